@@ -1,0 +1,40 @@
+# Two commands: `make demo` shows real work, `make test` runs every check. Both make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PHOTO := export/fexport/photographs/astronaut.jpg
+
+.PHONY: demo test lint types clean
+
+# the demo's bundle: real face detector, stand-ins (labelled) for the networks whose weights only the hub has
+demo: $(VENV)/.export
+	$(BIN)/fexport build demo/bundle --face-detector retinaface-mobilenet025 --stand-in
+	$(BIN)/fexport run $(PHOTO)
+	$(BIN)/fexport run demo/bundle $(PHOTO) --out demo/faces.csv --overlay demo/overlay
+	@echo "Look at demo/overlay/astronaut.png (box: real weights; points and axes: stand-ins) and demo/faces.csv"
+
+test: $(VENV)/.dev
+	$(MAKE) lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy -p fexruntime
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.export: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e ".[export]"
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/.export
+
+clean:
+	rm -rf $(VENV) demo dist

@@ -1,0 +1,62 @@
+"""The `fexport` command. One file a subcommand, imported when it is called, so that `fexport run` never loads torch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+
+import click
+
+from fexruntime.errors import FexportError
+
+COMMANDS = {
+    "build": "Build a verified bundle from weights (needs torch).",
+    "run": "Find and read faces in images.",
+    "verify": "Check that a bundle is whole and still right.",
+    "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "models": "List the networks with their licences and sizes.",
+    "doctor": "Show what this environment can do, and what mends the rest.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"fexport.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # from the table above: help must not import torch
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fexport", prog_name="fexport")
+@click.option("-v", "--verbose", is_flag=True, help="Show what is done, and the traceback of an error.")
+@click.pass_context
+def group(ctx: click.Context, verbose: bool) -> None:
+    """py-feat's networks as verified artefacts: the same numbers, faster, without torch."""
+    ctx.obj = verbose
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+def main() -> None:
+    """Entry point: errors of the FexportError tree become one line and exit status 1."""
+    try:
+        group(standalone_mode=False)
+    except FexportError as error:
+        if "--verbose" in sys.argv or "-v" in sys.argv[1:2]:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

@@ -1,0 +1,158 @@
+"""fexport run: images -> a table on the screen, a file of Fex rows, pictures with what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+
+from fexruntime.bundle import EDGE, MANIFEST
+from fexruntime.contracts import labels as L
+from fexruntime.detector import DEFAULT_THRESHOLD, Detector
+from fexruntime.errors import InputError
+from fexruntime.fex import Fex
+from fexruntime.identity import METHODS
+from fexruntime.results import FrameResult
+
+
+@click.command("run")
+@click.argument("paths", nargs=-1, required=True, metavar="[BUNDLE] INPUT...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write Fex rows: .csv, .parquet or .jsonl."
+)
+@click.option(
+    "--overlay", type=click.Path(path_type=Path), metavar="DIR", help="Write each picture with its faces drawn."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Frames run together.")
+@click.option("--output-size", type=click.IntRange(min=32), help="Scale the longer side to this and pad to a square.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option("--face-detection-threshold", type=click.FloatRange(0, 1), default=DEFAULT_THRESHOLD, show_default=True)
+@click.option("--face-identity-threshold", type=click.FloatRange(-1, 1), default=0.8, show_default=True)
+@click.option("--identity-method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
+@click.option(
+    "--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees: faster, not exact."
+)
+@click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
+@click.option("--backend", default="onnxruntime", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def command(
+    paths: tuple[str, ...],
+    out: Path | None,
+    overlay: Path | None,
+    batch_size: int,
+    output_size: int | None,
+    threads: int | None,
+    face_detection_threshold: float,
+    face_identity_threshold: float,
+    identity_method: str,
+    detector_size: int | None,
+    exif: bool,
+    backend: str,
+    device: str,
+) -> None:
+    """Find and read the faces of INPUTs (images or folders of them).
+
+    BUNDLE is a folder made by `fexport build`; without one, or with "edge", the packaged face detector runs. Without --out, a
+    table is shown: a face a line.
+    """
+    from fexport.cli.tables import console
+    from fexruntime import sinks
+
+    bundle, inputs = _split(paths)
+    if out is not None:
+        sinks.check_target(out)
+    if overlay is not None:
+        sinks.check_folder(overlay / "x")
+    with Detector(bundle, backend, device, threads, shared_pool=True) as detector:
+        made_up = detector.bundle.stand_ins
+        if made_up:
+            click.secho(
+                f"STAND-IN WEIGHTS in {', '.join(made_up)}: what they answer means nothing.", fg="yellow", err=True
+            )
+        stream = detector.stream(inputs, batch_size, output_size, face_detection_threshold, None, exif, detector_size)
+        with console(stderr=True).status("reading faces") as status:
+            results = list(_counted(stream, status.update))
+        fex = detector.to_fex(results, face_identity_threshold, identity_method)
+    if overlay is not None:
+        _write_overlays(results, overlay, made_up, exif)
+    if out is not None:
+        sinks.write_table(fex, out)
+        faces = sum(len(r) for r in results)
+        click.echo(f"{faces} faces in {len(results)} images: {len(fex)} rows in {out}")
+    else:
+        _show(fex)
+    if overlay is not None:
+        click.echo(f"{len(results)} pictures in {overlay}")
+
+
+def _split(paths: tuple[str, ...]) -> tuple[str, list[str]]:
+    """(bundle, inputs): the first path is the bundle if it is one."""
+    first = Path(paths[0])
+    if (first / MANIFEST).is_file() or (paths[0] == EDGE and not first.exists()):
+        if len(paths) == 1:
+            raise InputError(f"nothing to run on: give images or folders after the bundle {paths[0]!r}")
+        return paths[0], list(paths[1:])
+    if len(paths) > 1 and first.is_dir() and not any(p.is_file() for p in first.iterdir() if p.name[0] != "."):
+        raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")
+    return EDGE, list(paths)
+
+
+def _counted(stream: Iterator[FrameResult], say: object) -> Iterator[FrameResult]:
+    for count, result in enumerate(stream, start=1):
+        if callable(say):
+            say(f"{count} images read")
+        yield result
+
+
+def _write_overlays(results: list[FrameResult], folder: Path, stand_ins: list[str], exif: bool) -> None:
+    from fexruntime import overlay
+    from fexruntime.frames import read_image
+
+    stems = Counter(Path(r.name).stem for r in results)
+    for result in results:
+        stem = Path(result.name).stem
+        name = stem if stems[stem] == 1 else f"{stem}_{result.index}"
+        picture = overlay.draw(read_image(Path(result.name), exif), result, stand_ins)
+        overlay.write_png(picture, folder / f"{name}.png")
+
+
+def _show(fex: Fex) -> None:
+    from rich.table import Table
+
+    from fexport.cli.tables import console
+
+    table = Table()
+    whole = L.POSE[0] in fex.columns
+    heads = ["image", "face", "box x, y, w, h", "score"]
+    heads += ["pitch, roll, yaw °", "strongest AUs", "emotion", "identity"] if whole else []
+    for head in heads:
+        table.add_column(head)
+    face = 0
+    for i in range(len(fex)):
+        face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
+        name = Path(fex.inputs[i]).name
+        if np.isnan(fex["FaceRectX"][i]):
+            table.add_row(name, "none")
+            continue
+        box = ", ".join(f"{v:.0f}" for v in fex.block(L.FACEBOX[:4])[i])
+        cells = [name if face == 0 else "", str(face), box, f"{fex['FaceScore'][i]:.3f}"]
+        table.add_row(*cells, *(_face_cells(fex, i) if whole else []))
+    console().print(table)
+
+
+def _face_cells(fex: Fex, i: int) -> list[str]:
+    pose = ", ".join(f"{v:+.0f}" for v in np.degrees(fex.block(L.POSE[:3])[i]))
+    au = fex.block(L.AUS)[i]
+    strongest = [] if np.isnan(au).all() else np.argsort(-au)[:3]
+    emotions = L.EMOTIONS_V2 if L.EMOTIONS_V2[0] in fex.columns else L.EMOTIONS_V1
+    feeling = fex.block(emotions)[i]
+    best = int(np.argmax(feeling)) if not np.isnan(feeling).all() else None
+    return [
+        pose,
+        ", ".join(f"{L.AUS[k]} {au[k]:.2f}" for k in strongest),
+        "" if best is None else f"{emotions[best]} {feeling[best]:.2f}",
+        fex.identities[i] or "",
+    ]

@@ -1,0 +1,63 @@
+"""fexport verify: digests, the recorded answers, and torch again where it and the weights are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fexruntime.bundle import EDGE, Bundle, open_bundle
+from fexruntime.errors import CheckpointError, VerificationError
+
+
+@click.command("verify")
+@click.argument("bundle", default=EDGE)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights to compare with, not the hub's."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+def command(bundle: str, weights: Path | None, threads: int | None) -> None:
+    """Check that BUNDLE is whole and still answers what it answered when it was verified.
+
+    Every file's digest, then every network on its recorded input. Where torch is installed and the weights can be had, the
+    whole comparison with torch is repeated.
+    """
+    from fexruntime.canonical import check_canonical
+
+    found = open_bundle(bundle)
+    click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
+    checks = check_canonical(found, threads=threads)
+    for check in checks:
+        verdict = "ok" if check.passed else "BEYOND"
+        unit = check.unit or check.task
+        click.echo(f"  {check.network} {check.output}: max {check.max:.1e} {unit} (limit {check.limit:.0e}) {verdict}")
+    if not all(check.passed for check in checks):
+        raise VerificationError(
+            "the recorded answers are not reproduced here: this ONNX Runtime or CPU computes something else; "
+            "rebuild the bundle on this machine, or report it"
+        )
+    click.echo("the recorded answers are reproduced")
+    _against_torch(found, weights)
+
+
+def _against_torch(bundle: Bundle, weights: Path | None) -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        click.echo("not compared with torch: it is not installed (pip install 'fexport[export]')")
+        return
+
+    from fexport.build import repeat_verification
+    from fexport.cli import tables
+
+    reports = []
+    for role, network in bundle.networks.items():
+        try:
+            reports.append(repeat_verification(network, bundle.pipeline, weights))
+        except CheckpointError as error:
+            click.echo(f"{role} not compared with torch: {error}")
+    if reports:
+        tables.console().print(tables.report_table([r.as_json() for r in reports]))
+    failed = [r.network for r in reports if not r.passed]
+    if failed:
+        raise VerificationError(f"{', '.join(failed)} differs from torch beyond its tolerance")

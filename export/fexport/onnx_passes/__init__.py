@@ -1,0 +1,39 @@
+"""Named graph rewrites, one a file, applied at build and recorded in the manifest.
+
+Each keeps the graph's function to float round-off, and has a test that holds it to the unrewritten graph. None uses an
+operator outside opset 17's standard set, so TensorRT reads the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import onnx
+
+from fexport import onnx_graph
+from fexport.onnx_passes.fold_batch_norm import fold_batch_norm
+from fexport.onnx_passes.fuse_parallel_convs import fuse_parallel_convs
+from fexport.onnx_passes.grn_as_matmul import grn_as_matmul
+from fexport.onnx_passes.prelu_as_depthwise import prelu_as_depthwise
+
+Pass = Callable[[onnx.ModelProto], int]
+
+PASSES: dict[str, Pass] = {
+    "fold-batch-norm": fold_batch_norm,
+    "fuse-parallel-convs": fuse_parallel_convs,
+    "grn-as-matmul": grn_as_matmul,
+    "prelu-as-depthwise": prelu_as_depthwise,
+}
+"""In the order they run. A pass changes the model in place and answers how many places it rewrote."""
+
+
+def apply(model: onnx.ModelProto, names: Iterable[str] = tuple(PASSES)) -> dict[str, int]:
+    """Run the named passes; the result says how many places each rewrote (those that found none are left out)."""
+    done: dict[str, int] = {}
+    for name in names:
+        count = PASSES[name](model)
+        if count:
+            onnx_graph.tidy(model)
+            done[name] = count
+    onnx_graph.check(model)
+    return done

@@ -1,0 +1,41 @@
+"""PReLU as two 1x1 depthwise convolutions: a·x + (1-a)·relu(x).
+
+ONNX Runtime's PRelu kernel is slow and breaks the blocked layout that its convolutions run in (it is two thirds of
+MobileFaceNet's time). Depthwise convolutions stay in that layout, and the sum is fused into the second. Exact where
+a·x + (1-a)·x rounds to x, else within one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from fexport.onnx_graph import Graph
+
+
+def prelu_as_depthwise(model: onnx.ModelProto) -> int:
+    """Rewrite every PRelu with a slope per channel; answers how many."""
+    count = 0
+    for node in [n for n in model.graph.node if n.op_type == "PRelu"]:
+        graph = Graph(model)
+        slope = graph.value(node.input[1])
+        if slope is None or slope.ndim != 3 or slope.shape[1:] != (1, 1):
+            continue
+        channels = len(slope)
+        x, out = node.input[0], node.output[0]
+        kernel = slope.reshape(channels, 1, 1, 1).astype(np.float32)
+        below = graph.add_initialiser(f"{node.input[1]}.below", kernel)
+        above = graph.add_initialiser(f"{node.input[1]}.above", (1.0 - kernel.astype(np.float64)).astype(np.float32))
+        attributes = {"kernel_shape": [1, 1], "group": channels}
+        new = [
+            helper.make_node("Relu", [x], [f"{out}.relu"]),
+            helper.make_node("Conv", [x, below], [f"{out}.linear"], **attributes),
+            helper.make_node("Conv", [f"{out}.relu", above], [f"{out}.positive"], **attributes),
+            helper.make_node("Add", [f"{out}.linear", f"{out}.positive"], [out]),
+        ]
+        for k, new_node in enumerate(new):
+            new_node.name = f"{node.name}/depthwise/{k}"
+        graph.replace([node], new)
+        count += 1
+    return count

@@ -1,0 +1,103 @@
+"""What networks are verified on: a real face at several crops, and noise; always the same, so that reports compare.
+
+The photograph comes with the package. Noise reaches corners that one face does not; the face keeps activations where they are in use.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime import crop as cropping
+from fexruntime.contracts import Crop, Network
+from fexruntime.detect import fill_input_numpy
+from fexruntime.frames import read_image
+from fexruntime.resample import resize_u8
+
+F32 = NDArray[np.float32]
+PHOTOGRAPH = Path(__file__).parent / "photographs" / "astronaut.jpg"
+FACE_XYXY_PX = (178.0, 54.0, 271.0, 179.0)
+"""The face in the photograph, to about three pixels (a test holds the detector to it)."""
+
+_FRAME_SIZES_HW = ((512, 512), (333, 251), (96, 128))
+_JITTER = ((0.0, 0.0, 1.0), (9.0, -6.0, 1.15), (-14.0, 11.0, 0.85), (2.0, 40.0, 1.6))
+"""Shifts in pixels and scales of the face's box; the last one leaves the face off centre."""
+
+
+@lru_cache(maxsize=1)
+def photograph() -> NDArray[np.uint8]:
+    """The photograph, [512,512,3] uint8 RGB."""
+    return read_image(PHOTOGRAPH)
+
+
+def cases(network: Network, crop: Crop | None) -> dict[str, list[F32]]:
+    """Inputs of a network by kind ("faces", "noise"), each with a batch axis; batches of one and of several.
+
+    `crop` is the pipeline's. Raises KeyError for a network without inputs of a known kind.
+    """
+    name = network.inputs[0].name
+    if name == "frames":
+        return _frames(network)
+    if name == "landmarks_xy":
+        return _landmarks()
+    assert crop is not None
+    faces, noise = _chips(crop), _noise_chips(crop.size)
+    return {"faces": [faces, *(faces[i : i + 1] for i in range(2))], "noise": [noise, noise[:1]]}
+
+
+def canonical(network: Network, crop: Crop | None) -> F32:
+    """Candidates for the input that a bundle records with its outputs: small, exact in uint8 where it is an image."""
+    if network.inputs[0].name == "frames":
+        return _as_input(resize_u8(photograph(), 96, 128), network)
+    if network.inputs[0].name == "landmarks_xy":
+        return _landmarks()["noise"][0]
+    assert crop is not None
+    return (np.rint(_chips(crop) * 255) / 255).astype(np.float32)
+
+
+def _chips(crop: Crop) -> F32:
+    x1, y1, x2, y2 = FACE_XYXY_PX
+    boxes = []
+    for dx, dy, scale in _JITTER:
+        cx, cy, w, h = (x1 + x2) / 2 + dx, (y1 + y2) / 2 + dy, (x2 - x1) * scale, (y2 - y1) * scale
+        boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    region = cropping.locate(np.array(boxes, np.float32), crop)
+    chips = np.empty((len(boxes), 3, crop.size, crop.size), np.float32)
+    cropping.cut_numpy(photograph(), region.sample_xyxy_px, crop, chips)
+    chips[1] = chips[1, :, :, ::-1] * np.float32(0.7)  # mirrored, darker
+    return chips
+
+
+def _noise_chips(size: int) -> F32:
+    rng = np.random.RandomState(7)
+    smooth = np.stack(
+        [resize_u8(rng.randint(0, 256, (size // 8, size // 8, 3), np.uint8), size, size) for _ in range(2)]
+    )
+    chips = np.concatenate([smooth, rng.randint(0, 256, (1, size, size, 3)).astype(np.uint8)])
+    return np.ascontiguousarray(chips.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def _frames(network: Network) -> dict[str, list[F32]]:
+    rng = np.random.RandomState(8)
+    faces = [_as_input(resize_u8(photograph(), *size), network) for size in _FRAME_SIZES_HW]
+    pair = np.concatenate([faces[1], faces[1][:, :, :, ::-1]])
+    noise = _as_input(resize_u8(rng.randint(0, 256, (23, 31, 3), np.uint8), 181, 245), network)
+    return {"faces": [*faces, pair], "noise": [noise]}
+
+
+def _as_input(image: NDArray[np.uint8], network: Network) -> F32:
+    tensor = np.empty((1, 3, *image.shape[:2]), np.float32)
+    fill_input_numpy(image, network.preprocessing, tensor[0])
+    return tensor
+
+
+def _landmarks() -> dict[str, list[F32]]:
+    rng = np.random.RandomState(9)
+    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1) * [50, 70] + [200, 150]
+    faces = (ring + rng.standard_normal((4, 68, 2)) * 4).astype(np.float32)
+    noise = rng.uniform(0, 400, (3, 68, 2)).astype(np.float32)
+    return {"faces": [faces, faces[:1]], "noise": [noise, noise[:1]]}

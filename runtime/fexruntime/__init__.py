@@ -1,0 +1,39 @@
+"""fexruntime: facial expression analysis from verified artefacts, without torch.
+
+    from fexruntime import Detector
+    fex = Detector("bundle").detect("photo.jpg")
+
+Importing this package loads NumPy and nothing heavier; ONNX Runtime, OpenCV and pandas are loaded when first needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fexruntime.errors import FexportError
+
+if TYPE_CHECKING:
+    from fexruntime.bundle import Bundle, open_bundle
+    from fexruntime.detector import Detector
+    from fexruntime.fex import Fex
+    from fexruntime.pose import pose_from_landmarks
+    from fexruntime.results import FrameResult
+
+__all__ = ["Bundle", "Detector", "Fex", "FexportError", "FrameResult", "open_bundle", "pose_from_landmarks"]
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Detector": "detector",
+    "Fex": "fex",
+    "FrameResult": "results",
+    "open_bundle": "bundle",
+    "pose_from_landmarks": "pose",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fexruntime' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"fexruntime.{_HOMES[name]}"), name)

@@ -1,0 +1,158 @@
+"""Cutting faces out of a frame, and the way back from crop coordinates to the frame's.
+
+Mirrors `feat/utils/image_operations.py`: `extract_face_square_pad_torch` (Detectorv2) and
+`extract_face_from_bbox_torch` (Detectorv1). Both sample bilinearly on a grid that is separable: the column a pixel
+reads depends on x alone, its row on y alone. So a crop is two vectors of positions, computed here in float32 with
+torch's own sequence of operations, and one interpolation, done by OpenCV where it is exact and by NumPy elsewhere.
+
+`cut_numpy` is the plain twin of `cut`; tests hold them equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime.contracts import Crop
+
+F32 = NDArray[np.float32]
+
+_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where crops lie: `decode_xyxy_px` [N,4] maps crop fractions back, `sample_xyxy_px` [N,4] is where pixels are read.
+
+    The two differ for Detectorv1, which samples from the box as it is and decodes with its corners rounded to
+    even. A fraction (u, v) of a crop is the point (x1 + u·(x2-x1), y1 + v·(y2-y1)).
+    """
+
+    sample_xyxy_px: F32
+    decode_xyxy_px: F32
+
+
+def locate(boxes_xyxy_px: F32, crop: Crop) -> Region:
+    """Regions of the crops of face boxes [N,4] (float32, pixels of the frame the detector saw; not clamped to it)."""
+    boxes = np.asarray(boxes_xyxy_px, np.float32).reshape(-1, 4)
+    x1, y1, x2, y2 = boxes.T
+    centre_x, centre_y = (x1 + x2) / np.float32(2), (y1 + y2) / np.float32(2)
+    expand = np.float32(crop.expand)
+    if crop.kind == "square-pad":
+        side = np.maximum(np.maximum(x2 - x1, y2 - y1) * expand, np.float32(1.0))
+        left, top = centre_x - side / np.float32(2), centre_y - side / np.float32(2)
+        region = np.stack([left, top, left + side, top + side], 1)
+        return Region(np.stack([left, top, side, side], 1), region)
+    width, height = (x2 - x1) * expand, (y2 - y1) * expand
+    half_w, half_h = width / np.float32(2), height / np.float32(2)
+    corners = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], 1)
+    extent = np.stack([corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]], 1)
+    return Region(extent, np.rint(corners).astype(np.float32))
+
+
+def to_frame(fractions_xy: F32, region_xyxy_px: F32) -> F32:
+    """Points [N,K,2] as fractions of their crops -> [N,K,2] in pixels of the frame."""
+    origin = region_xyxy_px[:, None, :2]
+    extent = region_xyxy_px[:, None, 2:] - origin
+    moved: F32 = fractions_xy * extent + origin
+    return moved
+
+
+def cut(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32) -> F32:
+    """Cut N crops of one frame into `out` [N,3,S,S] float32 RGB in [0,1].
+
+    `frame_rgb_u8` [H,W,3]; `sample` [N,4] is `Region.sample_xyxy_px` (left, top, width, height). Uses OpenCV's remap if
+    its weights are exact (OpenCV 5), else `cut_numpy`. Within 1e-5 of it.
+    """
+    if not remap_is_exact():
+        return cut_numpy(frame_rgb_u8, sample, crop, out)
+    import cv2
+
+    height, width = frame_rgb_u8.shape[:2]
+    border = cv2.BORDER_REPLICATE if crop.kind == "square-pad" else cv2.BORDER_CONSTANT
+    for n in range(len(sample)):
+        xs, ys = _positions(sample[n], crop, height, width)
+        (x_first, x_last), (y_first, y_last) = _span(xs, width), _span(ys, height)
+        if x_first >= x_last or y_first >= y_last:  # nothing of the crop lies in the frame
+            out[n] = 0.0
+            continue
+        patch = cv2.LUT(np.ascontiguousarray(frame_rgb_u8[y_first:y_last, x_first:x_last]), _UNIT)
+        map_x, map_y = np.meshgrid(xs - np.float32(x_first), ys - np.float32(y_first))
+        chip = cv2.remap(patch, map_x, map_y, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
+        for c, plane in enumerate(out[n]):
+            cv2.extractChannel(chip, c, plane)
+    return out
+
+
+def cut_numpy(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32) -> F32:
+    """Plain twin of `cut`: torch's bilinear grid_sample written as four gathers."""
+    height, width = frame_rgb_u8.shape[:2]
+    for n in range(len(sample)):
+        xs, ys = _positions(sample[n], crop, height, width)
+        x0, y0 = np.floor(xs), np.floor(ys)
+        wx, wy = (xs - x0)[None, :], (ys - y0)[:, None]
+        total = np.zeros((len(ys), len(xs), 3), np.float32)
+        for dy, weight_y in ((0, 1 - wy), (1, wy)):
+            rows = y0.astype(np.int64) + dy
+            for dx, weight_x in ((0, 1 - wx), (1, wx)):
+                columns = x0.astype(np.int64) + dx
+                inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+                pixels = _UNIT[frame_rgb_u8[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]]
+                total += pixels * (weight_y * weight_x * inside)[..., None]
+        out[n] = total.transpose(2, 0, 1)
+    return out
+
+
+def _positions(sample: F32, crop: Crop, height: int, width: int) -> tuple[F32, F32]:
+    """Pixel positions (xs [S], ys [S]) that a crop reads, in torch's float32 arithmetic."""
+    left, top, across, down = sample
+    steps = (np.arange(crop.size, dtype=np.float32) + np.float32(0.5)) / np.float32(crop.size)
+    place = _reflected if crop.kind == "square-pad" else _stretched
+    return place(left + steps * across, width), place(top + steps * down, height)
+
+
+def _reflected(at: F32, size: int) -> F32:
+    """grid_sample's padding_mode="reflection", align_corners=False: mirrored about -0.5 and size-0.5, then clipped."""
+    grid = np.float32(2.0) * (at + np.float32(0.5)) / np.float32(size) - np.float32(1.0)
+    pixel = (grid + np.float32(1.0)) * np.float32(size / 2) - np.float32(0.5)
+    period = np.float32(2 * size)
+    phase = np.abs(pixel + np.float32(0.5))
+    phase = phase - np.trunc(phase / period) * period
+    mirrored = np.minimum(phase, period - phase) - np.float32(0.5)
+    inside: F32 = np.clip(mirrored, np.float32(0.0), np.float32(size - 1))
+    return inside
+
+
+def _stretched(at: F32, size: int) -> F32:
+    """Detectorv1's grid: made for corners at the outermost pixel centres, read as if they were the pixels' edges.
+
+    That moves a sample by up to half a pixel, depending on its place in the frame. It is what the weights are used
+    with. Far outside the frame the position is clipped, where the zero padding makes it irrelevant.
+    """
+    grid = np.float32(2.0) * at / np.float32(size - 1) - np.float32(1.0)
+    pixel = (grid + np.float32(1.0)) * np.float32(size / 2) - np.float32(0.5)
+    near: F32 = np.clip(pixel, np.float32(-2.0), np.float32(size + 1))
+    return near
+
+
+def _span(positions: F32, size: int) -> tuple[int, int]:
+    """First and one past the last pixel that bilinear interpolation at `positions` reads, inside the frame."""
+    first = int(np.floor(positions.min()))
+    last = int(np.floor(positions.max())) + 2
+    return max(first, 0), min(last, size)
+
+
+@lru_cache(maxsize=1)
+def remap_is_exact() -> bool:
+    """Whether this OpenCV interpolates float images with float weights (5.x), not in steps of 1/32 pixel (4.x)."""
+    try:
+        import cv2
+    except ImportError:
+        return False
+    ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))
+    at = np.full((1, 1), 3.0 + 1 / 96, np.float32)
+    read = cv2.remap(ramp, at, np.full((1, 1), 2.0, np.float32), cv2.INTER_LINEAR)
+    return bool(abs(float(read[0, 0]) - float(at[0, 0])) < 1e-6)

@@ -1,0 +1,31 @@
+"""The tree of errors: what happened, with which value, and what mends it."""
+
+from __future__ import annotations
+
+
+class FexportError(Exception):
+    """Base of every error that fexport raises on purpose; its message is one clear sentence for the user."""
+
+
+class InputError(FexportError):
+    """An image, array, box or option given by the caller cannot be used."""
+
+
+class BundleError(FexportError):
+    """A bundle is missing, incomplete, changed, or not made for this version."""
+
+
+class EnvironmentMissingError(FexportError):
+    """A package, provider or device that was asked for is not available here."""
+
+
+class CheckpointError(FexportError):
+    """A weights file is missing, unreadable, or not what its contract says."""
+
+
+class VerificationError(FexportError):
+    """An artefact does not answer what the network it was made from answers."""
+
+
+class OutputError(FexportError):
+    """A result cannot be written where it was asked for."""

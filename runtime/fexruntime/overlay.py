@@ -1,0 +1,106 @@
+"""Results drawn on the picture, for a person to look at: boxes, points, pose axes, and what is not real.
+
+Colours are RGB. With stand-in weights in the bundle the picture says so across its top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime.errors import OutputError
+from fexruntime.results import FrameResult
+from fexruntime.sinks import replacing
+
+Image = NDArray[np.uint8]
+BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200, 30, 30)
+AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
+"""Subject's left, up, and forward (out of the face)."""
+
+
+def draw(frame_rgb_u8: Image, result: FrameResult, stand_ins: Sequence[str] = ()) -> Image:
+    """A copy of the frame [H,W,3] with its faces drawn on it; `stand_ins` names networks without real weights."""
+    import cv2
+
+    image: Any = frame_rgb_u8.copy()
+    thick = max(1, round(max(image.shape[:2]) / 500))
+    for i in range(len(result)):
+        x1, y1, x2, y2 = (round(float(v)) for v in result.boxes_xyxy_px[i])
+        cv2.rectangle(image, (x1, y1), (x2, y2), BOX, thick)
+        _text(image, f"{result.scores[i]:.2f}", (x1, max(y1 - 4, 10)), BOX)
+        if result.mesh_xyz is not None:
+            _dots(image, result.mesh_xyz[i, :, :2], MESH, 1)
+        if result.landmarks_xy_px is not None:
+            _dots(image, result.landmarks_xy_px[i], POINTS, thick)
+        else:
+            _dots(image, result.points_xy_px[i], POINTS, thick + 1)
+        if result.pose is not None:
+            left, top, width, height = (float(v) for v in result.facerects_xywh_px[i])
+            centre = (left + width / 2, top + height / 2)
+            _axes(image, centre, 0.35 * max(width, height), result.pose[i, :3], thick + 1)
+    if stand_ins:
+        _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
+    return np.asarray(image, np.uint8)
+
+
+def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
+    """Image directions [3,2] (x right, y down) of the subject's left, up and forward, for Fex angles in radians.
+
+    Fex: +pitch looks up, +yaw turns and +roll tilts to the subject's right, which is the picture's left.
+    """
+    cp, sp, cy, sy, cr, sr = (f(a) for a in (pitch, yaw, roll) for f in (math.cos, math.sin))
+    turn = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+    nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    tilt = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+    # columns: left (picture's right), up (picture's -y), forward (towards the camera)
+    axes = turn @ nod @ tilt @ np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1]])
+    return np.asarray(axes.T[:, :2])
+
+
+def write_png(image_rgb_u8: Image, path: Path) -> None:
+    """Write an image as PNG, whole or not at all."""
+    import cv2
+
+    done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise OutputError(f"OpenCV could not encode {str(path)!r}")
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _dots(image: Image, points_xy: NDArray[Any], colour: tuple[int, int, int], radius: int) -> None:
+    import cv2
+
+    for x, y in points_xy[np.isfinite(points_xy).all(axis=1)]:
+        cv2.circle(image, (round(float(x)), round(float(y))), radius, colour, -1, cv2.LINE_AA)
+
+
+def _axes(image: Image, centre: tuple[float, float], length: float, pose: NDArray[Any], thick: int) -> None:
+    import cv2
+
+    start = (round(centre[0]), round(centre[1]))
+    for direction, colour in zip(pose_axes(*(float(v) for v in pose)), AXES, strict=True):
+        end = (round(centre[0] + length * direction[0]), round(centre[1] + length * direction[1]))
+        cv2.line(image, start, end, colour, thick, cv2.LINE_AA)
+
+
+def _text(image: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float = 0.45) -> None:
+    import cv2
+
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+def _banner(image: Image, text: str) -> None:
+    import cv2
+
+    width = image.shape[1]
+    (across, down), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    scale = 0.5 * min(1.0, (width - 12) / max(across, 1))
+    cv2.rectangle(image, (0, 0), (width, down + 14), BANNER, -1)
+    cv2.putText(image, text, (6, down + 6), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)

@@ -1,0 +1,90 @@
+"""Fixtures: bundles on stand-in weights, built once a session, and py-feat's recorded answers where they are there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT.parent / "shared" / "reference"
+GOLDENS = Path(__file__).parent / "goldens"
+PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
+FACE = np.array([[177.7, 53.75, 271.0, 178.75]], np.float32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Optimised graphs of the tests go to a folder of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def photo() -> Path:
+    return PHOTO
+
+
+@pytest.fixture(scope="session")
+def frame(photo):
+    from fexruntime.frames import read_image
+
+    return read_image(photo)
+
+
+def _build(folder: Path, *arguments, weights: Path | None = None):
+    from fexport import build
+
+    plan = build.plan(*arguments, weights=weights, stand_in_seed=None if weights else 0)
+    build.build(plan, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def v2_bundle(tmp_path_factory):
+    """Detectorv2, pyfeat-2.0, stand-in weights throughout (RetinaFace-R34 too)."""
+    return _build(tmp_path_factory.mktemp("v2") / "bundle", "detectorv2", "pyfeat-2.0")
+
+
+@pytest.fixture(scope="session")
+def v28_bundle(tmp_path_factory):
+    """Detectorv2, pyfeat-2.1, stand-in weights throughout."""
+    return _build(tmp_path_factory.mktemp("v28") / "bundle", "detectorv2", "pyfeat-2.1")
+
+
+@pytest.fixture(scope="session")
+def v1_bundle(tmp_path_factory):
+    """Detectorv1, stand-in weights throughout."""
+    return _build(tmp_path_factory.mktemp("v1") / "bundle", "detectorv1", "pyfeat-2.1")
+
+
+@pytest.fixture(scope="session")
+def v1_edge_bundle(tmp_path_factory):
+    """Detectorv1 with the real MobileNet-0.25 detector and FaceNet."""
+    folder = tmp_path_factory.mktemp("v1e") / "bundle"
+    return _build(folder, "detectorv1", "pyfeat-2.0", "retinaface-mobilenet025", "facenet")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    if not REFERENCE.is_dir():
+        pytest.skip("py-feat's full recorded answers are not here: the shipped ones in tests/goldens were checked")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def reference_weights(reference, tmp_path_factory):
+    """The two folders of weights that the full goldens were made with: (v2.5, v2.8)."""
+    folder = tmp_path_factory.mktemp("weights")
+    script = str(reference / "scripts" / "make_checkpoints.py")
+    landmarks = str(reference / "weights" / "mobilefacenet_cunjian.safetensors")
+    for name, *options in (
+        ("v25", "--seed", "0", "--multitask", "v25", "--face-bias", "7.6", "--mobilefacenet", landmarks),
+        ("v28", "--seed", "1", "--multitask", "v28", "--face-bias", "13.3"),
+    ):
+        subprocess.run([sys.executable, script, str(folder / name), *options], check=True)
+    return folder / "v25", folder / "v28"

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from conftest import FACE
+
+from fexruntime import Detector
+from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
+
+
+@pytest.fixture(scope="module")
+def edge():
+    return Detector()
+
+
+def test_finds_the_face_of_the_photograph_where_a_person_would_draw_it(edge, photo):
+    (result,) = edge.stream(photo)
+    assert len(result) == 1
+    assert result.scores[0] > 0.99
+    # the face without hair, drawn by hand: forehead to chin, ear to ear
+    drawn = np.array([176.0, 60.0, 274.0, 180.0])
+    a, b = result.boxes_xyxy_px[0], drawn
+    across = min(a[2], b[2]) - max(a[0], b[0])
+    down = min(a[3], b[3]) - max(a[1], b[1])
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - across * down
+    assert across * down / union > 0.8
+    right_eye, left_eye, nose, mouth_right, mouth_left = result.points_xy_px[0]
+    assert right_eye[0] < nose[0] < left_eye[0]
+    assert max(right_eye[1], left_eye[1]) < nose[1] < min(mouth_right[1], mouth_left[1])
+
+
+def test_faces_pipeline_gives_the_detectors_boxes(edge, photo):
+    fex = edge.detect(photo)
+    assert fex.columns[:5] == ("FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "FaceScore")
+    assert len(fex) == 1
+    assert fex["FrameHeight"].tolist() == [512.0]
+    assert fex["input"].tolist() == [str(photo)]
+
+
+def test_sizes_may_be_mixed_in_a_batch(edge, frame):
+    other = np.ascontiguousarray(frame[:300, :420])
+    alone = [edge.detect(image) for image in (frame, other, frame)]
+    together = edge.detect([frame, other, frame], batch_size=3)
+    assert together.frame.tolist() == [0, 1, 2]
+    for i, single in enumerate(alone):
+        assert np.allclose(together.values[i], single.values[0], atol=1e-3)
+
+
+def test_a_frame_without_a_face_has_one_nan_row_with_score_0(v1_edge_bundle):
+    fex = Detector(v1_edge_bundle).detect(np.zeros((120, 160, 3), np.uint8))
+    assert len(fex) == 1
+    assert fex["FaceScore"].tolist() == [0.0]
+    rest = [c for c in fex.numeric_columns if c != "FaceScore"]
+    assert np.isnan(fex.block(rest)).all()
+    assert fex["FrameHeight"].tolist() == [120.0]
+    assert fex.identities == [None]
+
+
+def test_columns_of_models_that_are_off_are_there_and_nan(v1_edge_bundle, photo):
+    fex = Detector(v1_edge_bundle).detect(photo)
+    assert len(fex.columns) == 694
+    assert np.isnan(fex.block(["AU01", "AU43", "anger", "gaze_yaw"])).all()
+    assert np.isfinite(fex.block(["x_0", "y_67", "Pitch", "Z", "Identity_512"])).all()
+    assert fex.identities == ["Person_0"]
+
+
+def test_facenet_embeddings_are_unit_vectors(v1_edge_bundle, photo):
+    (result,) = Detector(v1_edge_bundle).stream(photo)
+    assert np.linalg.norm(result.embedding[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_batches_of_frames_answer_what_single_frames_answer(v28_bundle, frame):
+    detector = Detector(v28_bundle)
+    frames = [frame, np.ascontiguousarray(frame[:, ::-1]), np.zeros_like(frame)]
+    boxes = [FACE, np.concatenate([FACE, FACE + 30]), np.empty((0, 4))]
+    together = detector.detect(frames, batch_size=3, boxes=boxes)
+    alone = [detector.detect(f, boxes=[b]) for f, b in zip(frames, boxes, strict=True)]
+    assert [len(a) for a in alone] == [1, 2, 0]
+    assert len(together) == 3
+    assert np.allclose(together.values, np.concatenate([a.values for a in alone]), rtol=1e-4, atol=1e-3)
+    assert together["FaceScore"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_more_faces_than_a_run_takes(v1_edge_bundle, frame):
+    boxes = FACE + np.arange(11, dtype=np.float32)[:, None]
+    detector = Detector(v1_edge_bundle)
+    together = detector.detect(frame, boxes=boxes)
+    last = detector.detect(frame, boxes=boxes[-1:])
+    assert len(together) == 11
+    assert np.allclose(together.values[-1], last.values[0], rtol=1e-4, atol=1e-3, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "says"),
+    [
+        (np.zeros((2, 3)), "must be .N,4."),
+        ([FACE, FACE], "boxes were given for 2 frames, but there are 1"),
+        ([], "boxes were given for 0 frames"),
+        (np.full((1, 4), np.nan), "finite"),
+        ("all", "numbers"),
+        (7, "must be an array"),
+    ],
+)
+def test_bad_boxes(edge, frame, boxes, says):
+    with pytest.raises(InputError, match=says):
+        edge.detect(frame, boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"face_detection_threshold": 1.5},
+        {"detector_size": 10},
+        {"identity_method": "kmeans"},
+        {"output_size": 3},
+    ],
+)
+def test_bad_options(edge, frame, options):
+    with pytest.raises(InputError):
+        edge.detect(frame, **options)
+
+
+def test_shrinking_for_the_detector_moves_boxes_by_little(edge, frame):
+    exact, shrunk = (edge.detect(frame, detector_size=size) for size in (None, 320))
+    assert len(shrunk) == len(exact) == 1
+    assert np.abs(shrunk.values[0, :4] - exact.values[0, :4]).max() < 6
+
+
+def test_what_is_not_there_is_an_error_and_never_something_else():
+    with pytest.raises(InputError, match="no backend 'tensorflow'"):
+        Detector(backend="tensorflow")
+    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available"):
+        Detector(device="cuda")
+    with pytest.raises(InputError, match="threads"):
+        Detector(threads=0)
+    with pytest.raises(BundleError, match="backend 'numpy'"):
+        Detector(backend="numpy")
+
+
+def test_describe_says_what_is_in_use():
+    said = Detector(threads=1).describe()["faces"]
+    assert said["provider"] == "CPUExecutionProvider"
+    assert said["threads"] == 1
+    assert said["precision"] == "fp32"
+
+
+def test_other_models_of_the_process_still_load(edge):
+    """A service has models of its own: loading a detector must not change how ONNX Runtime treats them."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    ort.InferenceSession(str(edge.bundle.networks["faces"].model.path), options, providers=["CPUExecutionProvider"])
+
+
+def test_the_optimised_graph_is_kept_checked_and_made_again(tmp_path, photo):
+    first = Detector(cache=tmp_path).detect(photo)
+    (kept,) = tmp_path.glob("*.onnx")
+    assert np.array_equal(Detector(cache=tmp_path).detect(photo).values, first.values)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert np.array_equal(Detector(cache=tmp_path).detect(photo).values, first.values)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.allclose(Detector(cache=False).detect(photo).values, first.values, atol=1e-3)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, photo):
+    (tmp_path / "file").write_text("")
+    assert len(Detector(cache=tmp_path / "file" / "cache").detect(photo)) == 1
+
+
+def test_threads_of_a_service_may_share_a_detector(edge, frame):
+    other = np.ascontiguousarray(frame[:400, 100:500])
+    expected = [edge.detect(f).values for f in (frame, other)]
+    wrong = []
+
+    def work(which):
+        for _ in range(5):
+            if not np.array_equal(edge.detect((frame, other)[which]).values, expected[which]):
+                wrong.append(which)
+
+    workers = [threading.Thread(target=work, args=(k % 2,)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def test_buffers_are_reused(edge, frame):
+    edge.detect(frame)
+    before = {name: id(buffer) for name, buffer in edge._buffers.items()}
+    edge.detect(frame)
+    edge.detect(frame[:200])
+    assert {name: id(buffer) for name, buffer in edge._buffers.items()} == before
+
+
+def test_results_do_not_change_when_the_next_frame_is_read(v28_bundle, frame):
+    detector = Detector(v28_bundle)
+    stream = detector.stream([frame, np.zeros_like(frame)], boxes=[FACE, FACE])
+    first = next(stream)
+    kept = {n: getattr(first, n).copy() for n in ("mesh_xyz", "au", "embedding", "landmarks_xy_px", "scores")}
+    next(stream)
+    for name, value in kept.items():
+        assert np.array_equal(getattr(first, name), value), name

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from fexruntime import Detector, sinks
+from fexruntime.errors import InputError, OutputError
+
+
+@pytest.fixture(scope="module")
+def fex(v1_edge_bundle, frame):
+    return Detector(v1_edge_bundle).detect([frame, np.zeros((64, 64, 3), np.uint8)])
+
+
+def test_csv_is_what_pandas_would_write_and_reads_back(fex, tmp_path):
+    import pandas as pd
+
+    fex.to_csv(tmp_path / "fex.csv")
+    table = fex.to_pandas()
+    buffer = io.StringIO()
+    table.to_csv(buffer, index=False)
+    ours, theirs = (pd.read_csv(f) for f in (tmp_path / "fex.csv", io.StringIO(buffer.getvalue())))
+    pd.testing.assert_frame_equal(ours, theirs, rtol=0, atol=0)
+    assert np.array_equal(ours[list(fex.numeric_columns)].to_numpy(np.float32), fex.values, equal_nan=True)
+
+
+def test_pandas_dtypes_are_pyfeats(fex):
+    table = fex.to_pandas()
+    assert tuple(table.columns) == fex.columns
+    assert table["AU01"].dtype == np.float32
+    assert table["FrameHeight"].dtype == np.float64
+    assert table["frame"].dtype == np.int64
+
+
+def test_parquet_and_jsonl_read_back(fex, tmp_path):
+    import pandas as pd
+
+    for suffix in (".parquet", ".jsonl"):
+        sinks.write_table(fex, tmp_path / f"fex{suffix}")
+    table = pd.read_parquet(tmp_path / "fex.parquet")
+    assert np.array_equal(table["Pitch"].to_numpy(), fex["Pitch"], equal_nan=True)
+    lines = [json.loads(line) for line in (tmp_path / "fex.jsonl").read_text().splitlines()]
+    assert list(lines[0]) == list(fex.columns)
+    assert np.float32(lines[0]["Pitch"]) == fex["Pitch"][0]
+    assert lines[1]["Pitch"] is None
+    assert lines[1]["Identity"] is None
+
+
+def test_a_suffix_that_is_not_known(fex, tmp_path):
+    with pytest.raises(InputError, match=r"\.csv, \.parquet, \.jsonl"):
+        sinks.write_table(fex, tmp_path / "fex.xlsx")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monkeypatch):
+    target = tmp_path / "fex.csv"
+    target.write_text("old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setitem(sinks._WRITERS, ".csv", fail)
+    with pytest.raises(OutputError, match="disk full"):
+        sinks.write_table(fex, target)
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["fex.csv"]
+
+
+def test_a_target_that_cannot_be_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        sinks.check_target(tmp_path / "file" / "fex.csv")
+    with pytest.raises(OutputError, match="is a folder"):
+        (tmp_path / "fex.csv").mkdir()
+        sinks.check_target(tmp_path / "fex.csv")
