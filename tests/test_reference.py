@@ -40,11 +40,12 @@ def bundle_for(reference_weights, tmp_path_factory):
     made = {}
 
     def bundle(weights, *names):
-        if (weights, *names) not in made:
+        key = (weights, *names)
+        if key not in made:
             folder = tmp_path_factory.mktemp("reference") / "bundle"
             build.build(build.plan(*names, weights=reference_weights[weights]), folder)
-            made[weights, *names] = folder
-        return made[weights, *names]
+            made[key] = folder
+        return made[key]
 
     return bundle
 

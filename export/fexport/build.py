@@ -85,7 +85,7 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
     VerificationError (with the report beside `out`) if an artefact is beyond its tolerance.
     """
     out = Path(os.path.abspath(out))  # "." and "bundle/" have a name to put things beside, too
-    _check_target(out)
+    check_target(out)
     staging = out.with_name(f".{out.name}.partial")
     report_path = out.with_name(f"{out.name}.{REPORT}")
     loaded: dict[str, Loaded] = {}
@@ -284,7 +284,8 @@ def notices(plan: Plan) -> str:
     return "\n".join(["# Licences of the networks in this bundle", "", *lines]) + "\n"
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """OutputError unless a bundle can be published at `out`: a new folder, an empty one, or an older bundle."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"cannot build at {str(out)!r}: it is a file")
     if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():

@@ -113,7 +113,7 @@ class Detector:
           for one frame, or one such array for each frame. Nothing is detected then.
         - `exif`: turn images as their orientation tag says (py-feat does not).
         - `detector_size`: shrink the detector's input so that its longer side is at most this. Faster on large
-          frames and **not exact**: boxes move by a fraction of a pixel, faces under 16 px after shrinking are lost.
+          frames and **not exact**: boxes move by some percent of their size, faces under 16 px after shrinking are lost.
 
         Raises InputError for inputs or options that cannot be used.
         """

@@ -69,7 +69,9 @@ def test_outside_the_frame_square_pad_mirrors_and_anisotropic_is_black():
     image = np.full((50, 50, 3), 200, np.uint8)
     box = np.array([[-40, -40, 10, 10]], np.float32)
     for row, corner in ((MULTITASK_CHIP, 200 / 255), (LANDMARK_CROP, 0.0)):
-        chip = crop.cut(image, crop.locate(box, row).sample_xyxy_px, row, np.empty((1, 3, row.size, row.size), np.float32))
+        chip = crop.cut(
+            image, crop.locate(box, row).sample_xyxy_px, row, np.empty((1, 3, row.size, row.size), np.float32)
+        )
         assert chip[0, 0, 0, 0] == pytest.approx(corner)
 
 

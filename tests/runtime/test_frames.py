@@ -42,7 +42,9 @@ def test_exif_orientation_is_ignored_unless_asked_for(tmp_path, frame):
     tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     segment = b"Exif\0\0" + tiff
     path = tmp_path / "turned.jpg"
-    path.write_bytes(data.tobytes()[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data.tobytes()[2:])
+    path.write_bytes(
+        data.tobytes()[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data.tobytes()[2:]
+    )
     assert read_image(path).shape == (40, 60, 3)
     assert read_image(path, exif=True).shape == (60, 40, 3)
 

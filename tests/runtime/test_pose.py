@@ -12,16 +12,16 @@ POINTS = np.random.RandomState(3).uniform(0, 300, (5, 68, 2)).astype(np.float32)
 
 def test_numpy_equals_onnx(v1_bundle):
     network = open_bundle(v1_bundle).networks["pose"]
-    answers = [
-        make_backend(name, network).infer({"landmarks_xy": POINTS})["pose"] for name in ("numpy", "onnxruntime")
-    ]
+    answers = [make_backend(name, network).infer({"landmarks_xy": POINTS})["pose"] for name in ("numpy", "onnxruntime")]
     assert np.abs(answers[0] - answers[1]).max() <= 1e-5
 
 
 def test_signs_are_the_contracts_and_the_detectors(v1_bundle, photo):
     fex = Detector(v1_bundle).detect(photo, boxes=np.array([[178.0, 54, 271, 179]], np.float32))
     points = np.stack([fex.block([f"{a}_{i}" for i in range(68)]) for a in "xy"], axis=2)
-    assert np.allclose(pose_from_landmarks(points, v1_bundle), fex.block(["Pitch", "Roll", "Yaw", "X", "Y", "Z"]), atol=1e-4)
+    assert np.allclose(
+        pose_from_landmarks(points, v1_bundle), fex.block(["Pitch", "Roll", "Yaw", "X", "Y", "Z"]), atol=1e-4
+    )
     raw = make_backend("numpy", open_bundle(v1_bundle).networks["pose"]).infer({"landmarks_xy": points})["pose"]
     # raw is Pitch, Roll, Yaw, …; Fex is -Pitch, -Yaw as Roll, +Roll as Yaw
     assert np.allclose(fex.block(["Pitch", "Roll", "Yaw"]), np.stack([-raw[:, 0], -raw[:, 2], raw[:, 1]], 1), atol=1e-4)

@@ -72,6 +72,6 @@ def test_a_target_that_cannot_be_is_found_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):
         sinks.check_target(tmp_path / "file" / "fex.csv")
+    (tmp_path / "fex.csv").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        (tmp_path / "fex.csv").mkdir()
         sinks.check_target(tmp_path / "fex.csv")

@@ -50,6 +50,7 @@ def command(
     from fexport.cli import tables
 
     plan = building.plan(pipeline, contract, face_detector, identity, weights, seed if stand_in else None)
+    building.check_target(out)
     screen = tables.console(stderr=True)
     screen.print(building.notices(plan), markup=False)
     with screen.status("building") as status:

@@ -50,5 +50,5 @@ def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
     inferred = onnx.shape_inference.infer_shapes(model)
     return {
         value.name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
-        for value in inferred.graph.value_info
+        for value in (*inferred.graph.input, *inferred.graph.value_info)
     }

@@ -1,0 +1,203 @@
+"""The command as a user calls it: its own process, exit status, what it says, what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from fexruntime.bundle import edge_bundle_path
+
+FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
+
+
+def fexport(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [*FEXPORT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+def refused(done, *says):
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    for text in says:
+        assert text in done.stderr.replace("\n", " "), done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4, done.stderr
+
+
+def test_run_finds_the_face_without_a_build(photo, tmp_path):
+    done = fexport("run", photo, "--out", tmp_path / "faces.csv", "--overlay", tmp_path / "pictures")
+    assert done.returncode == 0, done.stderr
+    assert "1 faces in 1 images" in done.stdout
+    with (tmp_path / "faces.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["FaceScore"]) > 0.99
+    picture = cv2.imread(str(tmp_path / "pictures" / "astronaut.png"))
+    assert picture.shape == (512, 512, 3)
+
+
+def test_run_shows_a_table(photo):
+    done = fexport("run", photo)
+    assert done.returncode == 0
+    assert "astronaut.jpg" in done.stdout
+    assert "0.999" in done.stdout
+
+
+def test_run_with_a_bundle_shows_pose_aus_emotion_and_labels_stand_ins(v28_bundle, photo):
+    done = fexport("run", v28_bundle, photo)
+    assert done.returncode == 0, done.stderr
+    assert "pitch, roll, yaw" in done.stdout
+    assert "AU" in done.stdout
+    assert "Person_0" in done.stdout
+    assert "STAND-IN WEIGHTS in retinaface-r34, multitask-v28, arcface" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_other_formats(photo, tmp_path, suffix):
+    assert fexport("run", "edge", photo, "--out", tmp_path / f"x.{suffix}").returncode == 0
+    assert (tmp_path / f"x.{suffix}").stat().st_size > 100
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path):
+    out = tmp_path / "faces.csv"
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:20000])
+    (tmp_path / "empty").mkdir()
+    for name, says in (
+        ("missing.jpg", "No such file"),
+        ("text.jpg", "not an image"),
+        ("cut.jpg", "cut off"),
+        ("empty", "no images"),
+    ):
+        refused(fexport("run", tmp_path / name, "--out", out), says, name)
+        refused(fexport("run", photo, tmp_path / name, "--out", out, "--overlay", tmp_path / "o"), says)
+        assert not out.exists()
+        assert not (tmp_path / "o").exists()
+
+
+def test_bad_targets_are_found_before_the_work(photo, tmp_path):
+    refused(fexport("run", photo, "--out", tmp_path / "faces.xlsx"), ".csv, .parquet, .jsonl")
+    (tmp_path / "file").write_text("")
+    refused(fexport("run", photo, "--out", tmp_path / "file" / "faces.csv"), "is not a folder")
+    refused(fexport("run", photo, "--overlay", tmp_path / "file" / "o"), "is not a folder")
+    refused(fexport("build", tmp_path / "file", "--pipeline", "faces"), "it is a file")
+    refused(fexport("build", tmp_path / "file" / "b", "--pipeline", "faces"), "is not a folder")
+
+
+def test_a_folder_that_is_not_writable(photo, tmp_path):
+    folder = Path("/proc") if os.geteuid() == 0 else tmp_path  # root may write anywhere else
+    tmp_path.chmod(0o500)
+    refused(fexport("run", photo, "--out", folder / "faces.csv"), "cannot write into")
+    refused(fexport("run", photo, "--overlay", folder / "o"), "cannot write into")
+    refused(fexport("build", folder / "b", "--pipeline", "faces"), "cannot write into")
+
+
+def test_bad_choices_name_the_good_ones(photo, tmp_path):
+    refused(fexport("run", photo, "--device", "cuda"), "device 'cuda' is not available")
+    refused(fexport("run", photo, "--backend", "tflite"), "onnxruntime")
+    refused(fexport("run", "edge"), "nothing to run on")
+    refused(fexport("run", photo, "--output-size", "3"), "32")
+    refused(fexport("build", tmp_path / "b", "--pipeline", "detectorv9"), "detectorv2")
+    refused(fexport("build", tmp_path / "b", "--weights", tmp_path / "none"), "is not a folder")
+    refused(fexport("inspect", tmp_path), "is not a bundle")
+    refused(fexport("dance"), "dance")
+
+
+def test_build_without_weights_says_what_is_missing(tmp_path):
+    (tmp_path / "w").mkdir()
+    done = fexport("build", tmp_path / "b", "--weights", tmp_path / "w")
+    assert done.returncode == 1
+    assert "retinaface_r34.safetensors, which is not in" in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_offline_mode_is_honoured_and_the_fix_named(tmp_path):
+    done = fexport("build", tmp_path / "b", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    assert done.returncode == 1
+    assert "--weights DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_build_verify_inspect(tmp_path):
+    done = fexport("build", "here/bundle", "--pipeline", "faces", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "MIT" in done.stderr
+    assert [p.name for p in (tmp_path / "here").iterdir()] == ["bundle"]
+    done = fexport("verify", tmp_path / "here" / "bundle")
+    assert done.returncode == 0
+    assert "byte for byte" in done.stdout
+    assert "the recorded answers are reproduced" in done.stdout
+    assert "artefact against torch" in done.stdout
+    done = fexport("inspect", tmp_path / "here" / "bundle")
+    assert "with fexport" in done.stdout
+    assert json.loads(fexport("inspect", "--json").stdout)["pipeline"] == "faces"
+
+
+def test_verify_finds_a_changed_byte(tmp_path):
+    shutil.copytree(edge_bundle_path(), tmp_path / "b")
+    data = bytearray((tmp_path / "b" / "faces.onnx").read_bytes())
+    data[-1000] ^= 4
+    (tmp_path / "b" / "faces.onnx").write_bytes(data)
+    refused(fexport("verify", tmp_path / "b"), "is not the file that was verified")
+    refused(fexport("run", tmp_path / "b", __file__), "is not the file that was verified")
+
+
+def test_verify_finds_answers_that_are_not_reproduced(tmp_path):
+    """The digests agree, the numbers do not: another runtime that computes something else."""
+    import hashlib
+    import io
+
+    import numpy as np
+
+    shutil.copytree(edge_bundle_path(), tmp_path / "b")
+    path = tmp_path / "b" / "faces.canonical.npz"
+    recorded = dict(np.load(path))
+    recorded["output.conf"] = recorded["output.conf"] + np.float32(1e-3)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **recorded)
+    path.write_bytes(buffer.getvalue())
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    manifest["networks"]["faces"]["canonical"]["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    done = fexport("verify", tmp_path / "b")
+    assert done.returncode == 1
+    assert "not reproduced" in done.stderr
+
+
+def test_models_lists_licences_and_sizes():
+    done = fexport("models")
+    assert done.returncode == 0
+    for text in ("arcface", "non-commercial", "88.6 MB", "pyfeat-2.1", "pose_mlp_v2.json"):
+        assert text in done.stdout
+    rows = json.loads(fexport("models", "--json").stdout)
+    assert rows["networks"]["multitask-v28"]["files"][0]["filename"] == "face_multitask_v28.safetensors"
+
+
+def test_doctor_has_a_verdict():
+    done = fexport("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "`fexport run` works here." in done.stdout
+
+
+def test_help_and_version():
+    assert "build" in fexport("--help").stdout
+    assert "0.1.0" in fexport("--version").stdout
+
+
+def test_the_readmes_commands_are_in_the_makefile():
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text()
+    assert "make demo" in readme
+    assert "make test" in readme

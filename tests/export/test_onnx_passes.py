@@ -1,0 +1,138 @@
+"""Every pass against the graph it rewrote: same function, fewer or cheaper nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from fexport import modules, onnx_export, onnx_passes, samples, session
+from fexport.networks.convnextv2 import GRN
+from fexport.networks.multitask import AFG
+from fexruntime.contracts import MULTITASK_CHIP, Tensor, network_row
+from fexruntime.errors import VerificationError
+
+
+def randomise(module):
+    generator = torch.Generator().manual_seed(0)
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if value.is_floating_point():
+            low, high = (0.5, 1.5) if "running_var" in name else (-0.5, 0.5)
+            value.data = torch.empty_like(value).uniform_(low, high, generator=generator)
+    return module.eval()
+
+
+def exported(module, shape):
+    axes = ("items", *shape)
+    example = torch.from_numpy(np.random.RandomState(0).standard_normal((3, *shape)).astype(np.float32))
+    out = module(example)
+    return onnx_export.export(
+        module, example, [Tensor("x", axes, "")], [Tensor("y", ("items", *out.shape[1:]), "")]
+    ), example
+
+
+class PReLUs(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 1), nn.PReLU(4))
+
+
+class LinearNorm(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 36, 7), nn.BatchNorm1d(7))
+
+
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.grn = GRN(16)
+
+    def forward(self, x):
+        return self.grn(x)
+
+
+CASES = {
+    "prelu-as-depthwise": (PReLUs, (3, 8, 8), "PRelu", 2),
+    "fold-batch-norm": (LinearNorm, (3, 8, 8), "BatchNormalization", 1),
+    "grn-as-matmul": (Normalised, (6, 6, 16), "ReduceL2", 1),
+    "fuse-parallel-convs": (lambda: AFG(12, 5), (12, 4, 4), "Concat", 1),
+}
+
+
+def test_every_pass_has_a_case():
+    assert set(CASES) == set(onnx_passes.PASSES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pass_keeps_the_function_and_rewrites_every_place(name):
+    make, shape, gone, places = CASES[name]
+    model, example = exported(randomise(make()), shape)
+    assert gone in Counter(n.op_type for n in model.graph.node)
+    rewritten = copy.deepcopy(model)
+    assert onnx_passes.apply(rewritten, [name]) == {name: places}
+    assert gone not in Counter(n.op_type for n in rewritten.graph.node)
+    before, after = (session.onnx_runner(m.SerializeToString())(example.numpy())["y"] for m in (model, rewritten))
+    assert np.abs(before - after).max() <= 2e-6 * np.ptp(before)
+    one = session.onnx_runner(rewritten.SerializeToString())(example.numpy()[:1])["y"]
+    assert np.abs(before[:1] - one).max() <= 2e-6 * np.ptp(before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_run_finds_nothing(name):
+    make, shape, _, _ = CASES[name]
+    model, _ = exported(randomise(make()), shape)
+    onnx_passes.apply(model, [name])
+    assert onnx_passes.apply(model, [name]) == {}
+
+
+def test_convolutions_of_different_inputs_are_left_alone():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return torch.stack([torch.relu(self.a(x)).mean((2, 3)), torch.relu(self.b(x * 2)).mean((2, 3))], 1)
+
+    model, _ = exported(Two(), (4, 3, 3))
+    assert onnx_passes.apply(model, ["fuse-parallel-convs"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("multitask-v28", {"fuse-parallel-convs": 1, "grn-as-matmul": 18}),
+        ("arcface", {"fold-batch-norm": 1, "prelu-as-depthwise": 25}),
+        ("mobilefacenet", {"prelu-as-depthwise": 33}),
+    ],
+)
+def test_whole_networks_keep_their_function(name, expected):
+    row = network_row(name)
+    size = 112 if name == "mobilefacenet" else 256
+    crop = MULTITASK_CHIP if size == 256 else None
+    module = modules.load(row, None, size, 0).module
+    from dataclasses import replace
+
+    from fexruntime.contracts import LANDMARK_CROP
+
+    chips = samples.cases(row, crop or LANDMARK_CROP)["faces"][0][:2]
+    inputs = [replace(t, shape=tuple(size if a == "chip" else a for a in t.shape)) for t in row.inputs]
+    model = onnx_export.export(module, torch.from_numpy(chips), inputs, row.outputs)
+    plain = session.onnx_runner(onnx_export.serialise(model))(chips)
+    done = onnx_passes.apply(model)
+    assert expected.items() <= done.items()
+    rewritten = session.onnx_runner(onnx_export.serialise(model))(chips)
+    for output, value in plain.items():
+        assert np.abs(value - rewritten[output]).max() <= 5e-6 * max(np.ptp(value), 1e-3), output
+
+
+def test_a_custom_operator_is_refused():
+    model, _ = exported(randomise(PReLUs()), (3, 8, 8))
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(VerificationError, match=r"com\.microsoft"):
+        onnx_passes.apply(model, [])

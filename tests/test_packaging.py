@@ -1,0 +1,96 @@
+"""What a user installs: the wheel's content, its extras, and that it runs with nothing but them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_content(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    sources = {
+        f"{package}/{path.relative_to(ROOT / room / package).as_posix()}"
+        for room, package in (("runtime", "fexruntime"), ("export", "fexport"), ("calibration", "fexcalibration"))
+        for path in (ROOT / room / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    inside = {n for n in names if ".dist-info/" not in n}
+    assert inside == sources
+    for name in (
+        "fexruntime/py.typed",
+        "fexruntime/bundles/edge/manifest.json",
+        "fexruntime/bundles/edge/faces.onnx",
+        "fexport/weights/retinaface_mnet025.safetensors",
+        "fexport/weights/NOTICE.md",
+        "fexport/photographs/astronaut.jpg",
+    ):
+        assert name in inside
+    assert not [n for n in inside if "mobilefacenet" in n and not n.endswith(".py")]
+    assert wheel.stat().st_size < 6_000_000
+
+
+def test_metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+        assert any(n.endswith("licenses/LICENSE") for n in archive.namelist())
+    needs = metadata.get_all("Requires-Dist")
+    base = {n.split(">")[0].split(";")[0].strip() for n in needs if "extra ==" not in n}
+    assert base == {"numpy", "click", "opencv-python-headless", "rich"}
+    extras = {e: [n for n in needs if f"extra == '{e}'" in n] for e in metadata.get_all("Provides-Extra")}
+    assert {"cpu", "gpu", "export", "tables", "video", "all", "dev"} <= set(extras)
+    for extra, names in extras.items():
+        both = {n.split(">")[0].strip() for n in names} & {"onnxruntime", "onnxruntime-gpu"}
+        assert len(both) < 2, extra
+    assert not any("gpu" in n for n in extras["all"])
+
+
+@pytest.mark.slow
+def test_an_empty_environment_with_the_cpu_extra_runs_the_packaged_bundle(wheel, tmp_path, photo):
+    """No torch, no pandas: pip install of the wheel, then run, verify and inspect."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", f"{wheel}[cpu]"]
+    subprocess.run(pip, check=True, capture_output=True)
+    fexport = tmp_path / "venv" / "bin" / "fexport"
+    environment = os.environ | {"FEXPORT_CACHE": str(tmp_path / "cache")}
+    for arguments in (
+        ("run", photo, "--out", "faces.csv", "--overlay", "pictures"),
+        ("verify",),
+        ("inspect",),
+        ("doctor",),
+    ):
+        done = subprocess.run(
+            [fexport, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "faces.csv").read_text().count("\n") == 2
+    assert (tmp_path / "pictures" / "astronaut.png").is_file()
+    for module in ("torch", "pandas", "onnx"):
+        assert subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode != 0
+    done = subprocess.run([fexport, "build", "b"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "pip install 'fexport[export]'" in done.stderr
+    done = subprocess.run(
+        [fexport, "run", photo, "--out", "x.parquet"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert "fexport[tables]" in done.stderr
