@@ -132,7 +132,7 @@ def repeat_verification(network: BundleNetwork, pipeline: Pipeline, weights: Pat
     recorded = [w["sha256"] for w in network.entry["weights"]]
     if [r["sha256"] for r in loaded.records] != recorded:
         raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
-    run = session.onnx_runner(network.model.read_checked())
+    run = session.onnx_runner(network.model.checked_path().read_bytes())
     cases = samples.cases(network.row, pipeline.crop)
     return verify.compare(network.row, loaded.module, run, cases, chip, "onnxruntime fp32")
 

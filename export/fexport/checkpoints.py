@@ -6,7 +6,6 @@ shapes are held strictly against the network's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from fexruntime.contracts import Network, WeightsFile
+from fexruntime.digest import file_sha256
 from fexruntime.errors import CheckpointError
 
 PACKAGED = Path(__file__).parent / "weights"
@@ -50,15 +50,6 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any] | None
     records: list[dict[str, Any]] = field(default_factory=list)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def at_hand(network: Network, weights: Path | None) -> bool:

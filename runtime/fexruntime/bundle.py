@@ -5,13 +5,13 @@ Reading one checks that every file is inside the folder and is, byte for byte, t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fexruntime.contracts import Network, Pipeline, network_row, pipeline_row
+from fexruntime.digest import file_sha256
 from fexruntime.errors import BundleError, InputError
 
 MANIFEST = "manifest.json"
@@ -28,20 +28,20 @@ class Artefact:
     sha256: str
     size_bytes: int
 
-    def read_checked(self) -> bytes:
-        """The file's bytes; BundleError if they are not the ones that were verified."""
+    def checked_path(self) -> Path:
+        """The file's path; BundleError if its bytes are not the ones that were verified."""
         try:
-            data = self.path.read_bytes()
+            found = file_sha256(self.path)
         except OSError as error:
             raise BundleError(
                 f"cannot read {str(self.path)!r}: {error.strerror or error}; build the bundle again"
             ) from None
-        if hashlib.sha256(data).hexdigest() != self.sha256:
+        if found != self.sha256:
             raise BundleError(
                 f"{str(self.path)!r} is not the file that was verified: its sha256 differs from the manifest's; "
                 "build the bundle again, or restore the file"
             )
-        return data
+        return self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Bundle:
         """Check the digest of every file; answers how many were checked."""
         artefacts = [a for n in self.networks.values() for a in (n.model, n.canonical, n.arrays) if a is not None]
         for artefact in artefacts:
-            artefact.read_checked()
+            artefact.checked_path()
         return len(artefacts)
 
 

@@ -5,7 +5,6 @@ Every network of a bundle has a recorded input and the outputs that the verified
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +40,7 @@ def check_canonical(bundle: Bundle, backend: str = "onnxruntime", threads: int |
     chip_size = bundle.pipeline.crop.size if bundle.pipeline.crop else 1
     checks = []
     for role, network in bundle.networks.items():
-        with np.load(io.BytesIO(network.canonical.read_checked())) as file:
+        with np.load(network.canonical.checked_path()) as file:
             recorded = dict(file)
         runner = make_backend(backend, network, threads=threads)
         found = runner.infer({runner.spec.input_name: recorded["input"]})

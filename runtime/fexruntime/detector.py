@@ -10,6 +10,7 @@ import itertools
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,10 +59,11 @@ class Detector:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.pipeline = self.bundle.pipeline
         folder = _cache_folder(cache)
-        self._networks = {
-            role: make_backend(backend, network, device, threads, folder, shared_pool)
-            for role, network in self.bundle.networks.items()
-        }
+        roles = self.bundle.networks
+        # two at a time: one is hashed while another is parsed
+        with ThreadPoolExecutor(max_workers=2) as loading:
+            made = loading.map(lambda n: make_backend(backend, n, device, threads, folder, shared_pool), roles.values())
+            self._networks = dict(zip(roles, made, strict=True))
         self._buffers: dict[str, F32] = {}
         self._lock = threading.Lock()
 
@@ -317,7 +319,7 @@ def _cache_folder(cache: str | Path | bool | None) -> Path | None:
     if cache is False:
         return None
     if cache is None or cache is True:
-        from fexruntime.backends.onnxruntime import default_cache
+        from fexruntime.backends.graph_cache import default_cache
 
         return default_cache()
     return Path(cache)

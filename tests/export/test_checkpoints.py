@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from fexport import build, checkpoints, modules, standin
 from fexruntime.contracts import network_row
+from fexruntime.digest import file_sha256
 from fexruntime.errors import CheckpointError
 
 V28 = standin.MULTITASK_CONFIG | standin.MULTITASK_FLAGS["multitask-v28"]
@@ -215,6 +216,6 @@ def test_pose_mlp_of_version_1_is_recognised(tmp_path):
 def test_the_packaged_weights_are_the_published_ones():
     row = network_row("retinaface-mobilenet025").files[0]
     path = checkpoints.PACKAGED / row.filename
-    assert checkpoints.file_sha256(path) == row.sha256
+    assert file_sha256(path) == row.sha256
     assert path.stat().st_size == row.size_bytes
     assert len(load_file(path)) > 200

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Find and read faces in images.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
     "models": "List the networks with their licences and sizes.",
     "doctor": "Show what this environment can do, and what mends the rest.",
 }

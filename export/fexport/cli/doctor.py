@@ -124,7 +124,7 @@ def _edge_bundle() -> Finding:
 
 
 def _cache() -> Finding:
-    from fexruntime.backends.onnxruntime import default_cache
+    from fexruntime.backends.graph_cache import default_cache
     from fexruntime.errors import OutputError
     from fexruntime.sinks import check_folder
 

@@ -5,7 +5,6 @@ Weights come from the bundle's .npz, which holds the checkpoint's own arrays.
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
@@ -32,7 +31,7 @@ class NumpyBackend:
             raise BundleError(
                 f"{network.row.name} cannot run on the backend 'numpy': use 'onnxruntime' (only Pose-MLP has arrays)"
             )
-        with np.load(io.BytesIO(network.arrays.read_checked())) as file:
+        with np.load(network.arrays.checked_path()) as file:
             self._arrays: dict[str, F32] = dict(file)
         self._linear = sorted(
             {int(k.split(".")[1]) for k, v in self._arrays.items() if k.endswith("weight") and v.ndim == 2}

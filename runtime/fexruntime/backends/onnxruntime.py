@@ -5,19 +5,13 @@ each other (`benchmarks/thread_pools.py`). By default every session's threads sl
 `shared_pool` all sessions of the process share ONNX Runtime's global pool; that is not the default because ONNX
 Runtime then refuses every session with threads of its own, so a service's other models would stop loading.
 
-The layout-optimised graph of a network is saved beside no bundle but in a cache, keyed by the model's digest, the ONNX
-Runtime version and the CPU's features, because it is right for that combination only. Loading it takes half the time
-and memory of optimising again.
+Layout-optimised graphs are kept between runs: see `graph_cache`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
-import platform
-from functools import lru_cache
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.backends.base import Arrays, Spec
+from fexruntime.backends.graph_cache import OptimisedGraph
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 
 F32 = NDArray[np.float32]
 PROVIDER = "CPUExecutionProvider"
-_log = logging.getLogger("fexport.onnxruntime")
 _process_pool: dict[str, int] = {}
 """{"threads": n} once this process has a global pool of our making: ONNX Runtime allows one, for good."""
+_pool_lock = threading.Lock()
 
 
 class OnnxRuntimeBackend:
@@ -57,8 +52,7 @@ class OnnxRuntimeBackend:
             raise EnvironmentMissingError(f"this ONNX Runtime has no {PROVIDER}: {ort.get_available_providers()}")
         self.threads = _checked_threads(threads)
         self._shared_pool = _join_process_pool(ort, self.threads, shared_pool)
-        data = network.model.read_checked()
-        self._session = self._load(data, network, cache)
+        self._session = self._load(network, cache)
         if self._session.get_providers() != [PROVIDER]:
             raise EnvironmentMissingError(f"asked for {PROVIDER}, got {self._session.get_providers()}")
         self.spec = Spec(network.entry["inputs"][0]["name"], tuple(network.input_shape), tuple(network.output_names))
@@ -109,97 +103,27 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
-    def _load(self, data: bytes, network: BundleNetwork, cache: Path | None) -> Any:
+    def _load(self, network: BundleNetwork, cache: Path | None) -> Any:
+        model = network.model.checked_path()
         options = self._options()
         levels = self._ort.GraphOptimizationLevel
-        kept = _OptimisedGraph(cache, network.model.sha256, self._ort.__version__) if cache else None
-        if kept is not None:
-            optimised = kept.read()
-            if optimised is not None:
-                options.graph_optimization_level = levels.ORT_DISABLE_ALL
-                return self._session_of(optimised, options, network)
-            options.graph_optimization_level = levels.ORT_ENABLE_ALL
-            with kept.being_written() as path:
-                if path is not None:
-                    options.optimized_model_filepath = str(path)
-                return self._session_of(data, options, network)
         options.graph_optimization_level = levels.ORT_ENABLE_ALL
-        return self._session_of(data, options, network)
+        if cache is None:
+            return self._session_of(model, options)
+        graph = OptimisedGraph(cache, network.model.sha256, self._ort.__version__)
+        if graph.is_whole():
+            options.graph_optimization_level = levels.ORT_DISABLE_ALL
+            return self._session_of(graph.path, options)
+        with graph.being_written() as path:
+            if path is not None:
+                options.optimized_model_filepath = str(path)
+            return self._session_of(model, options)
 
-    def _session_of(self, data: bytes, options: Any, network: BundleNetwork) -> Any:
+    def _session_of(self, model: Path, options: Any) -> Any:
         try:
-            return self._ort.InferenceSession(data, options, providers=[PROVIDER])
+            return self._ort.InferenceSession(str(model), options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(f"ONNX Runtime cannot load {network.model.path.name!r}: {error}") from error
-
-
-class _OptimisedGraph:
-    """One optimised graph in the cache, and the note beside it that says which bytes it should be."""
-
-    def __init__(self, cache: Path, model_sha256: str, version: str) -> None:
-        key = hashlib.sha256(f"{model_sha256} {version} {cpu_features()}".encode()).hexdigest()[:32]
-        self.path = cache / f"{key}.onnx"
-        self.note = cache / f"{key}.json"
-
-    def read(self) -> bytes | None:
-        """The graph, or None if it is not there or not what its note says."""
-        try:
-            expected = json.loads(self.note.read_text(encoding="utf-8"))["sha256"]
-            data = self.path.read_bytes()
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return data if hashlib.sha256(data).hexdigest() == expected else None
-
-    def being_written(self) -> _CacheWrite:
-        """A context whose path ONNX Runtime writes to; None where the cache cannot be written, which is no error."""
-        return _CacheWrite(self)
-
-
-class _CacheWrite:
-    def __init__(self, graph: _OptimisedGraph) -> None:
-        self.graph = graph
-        self.temporary = graph.path.with_name(f".{graph.path.stem}.{os.getpid()}.onnx")
-
-    def __enter__(self) -> Path | None:
-        folder = self.graph.path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.temporary.touch()
-        except OSError as error:
-            _log.info("no cache of optimised graphs in %s: %s", folder, error)
-            return None
-        return self.temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None and self.temporary.exists() and self.temporary.stat().st_size:
-                digest = hashlib.sha256(self.temporary.read_bytes()).hexdigest()
-                note = self.temporary.with_suffix(".json")
-                note.write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-                self.temporary.replace(self.graph.path)
-                note.replace(self.graph.note)
-        except OSError as error:
-            _log.info("cannot keep the optimised graph: %s", error)
-        finally:
-            self.temporary.unlink(missing_ok=True)
-
-
-def default_cache() -> Path:
-    """Folder of optimised graphs: $FEXPORT_CACHE, else the user's cache folder."""
-    if "FEXPORT_CACHE" in os.environ:
-        return Path(os.environ["FEXPORT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fexport" / "onnxruntime"
-
-
-@lru_cache(maxsize=1)
-def cpu_features() -> str:
-    """A text that differs between CPUs for which ONNX Runtime lays out graphs differently."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    lines = [line for line in info.splitlines() if line.lower().startswith(("flags", "features"))]
-    return f"{platform.machine()} {' '.join(sorted(set(lines[0].split()))) if lines else platform.processor()}"
+            raise BundleError(f"ONNX Runtime cannot load {str(model)!r}: {error}") from error
 
 
 def available_cores() -> int:
@@ -219,16 +143,18 @@ def _checked_threads(threads: int | None) -> int:
 
 def _join_process_pool(ort: Any, threads: int, wanted: bool) -> bool:
     """Whether this session uses the process's pool; makes it if it is wanted and not there."""
-    if not _process_pool:
-        if not wanted:
-            return False
-        try:
-            ort.set_global_thread_pool_sizes(threads, 1)
-        except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise EnvironmentMissingError(
-                f"ONNX Runtime's global thread pool was already made in this process, so shared_pool cannot be had: {error}"
-            ) from None
-        _process_pool["threads"] = threads
+    with _pool_lock:
+        if not _process_pool:
+            if not wanted:
+                return False
+            try:
+                ort.set_global_thread_pool_sizes(threads, 1)
+            except Exception as error:  # ONNX Runtime's errors have no common base of their own
+                raise EnvironmentMissingError(
+                    "shared_pool cannot be had: ONNX Runtime's global thread pool was already made in this process "
+                    f"({error})"
+                ) from None
+            _process_pool["threads"] = threads
     if _process_pool["threads"] != threads:
         raise InputError(
             f"this process shares a pool of {_process_pool['threads']} threads, made once: threads={threads} cannot be had"

@@ -1,0 +1,100 @@
+"""The other side of a comparison: py-feat in its own environment, asked for one frame at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexport.bench.measure import Sample
+from fexport.bench.workload import Boxes
+from fexruntime.errors import EnvironmentMissingError
+
+WORKER = Path(__file__).with_name("pyfeat_worker.py")
+
+
+class PyFeat:
+    """A py-feat process. `python` is the interpreter of an environment that has py-feat installed.
+
+    Raises EnvironmentMissingError if it cannot start or load, with its last line of output.
+    """
+
+    def __init__(
+        self,
+        python: Path,
+        pipeline: str,
+        identity: str | None,
+        weights: Path | None,
+        threads: int,
+        boxes: Boxes | None,
+        frame: NDArray[np.uint8],
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        path = Path(self._folder.name) / "frame.npy"
+        np.save(path, frame)
+        config = {
+            "pipeline": pipeline,
+            "identity": identity,
+            "weights": str(weights.resolve()) if weights else None,
+            "threads": threads,
+            "boxes": boxes,
+            "frame": str(path),
+        }
+        self._log = (Path(self._folder.name) / "log").open("w+")
+        try:
+            self._process = subprocess.Popen(
+                [str(python), str(WORKER), json.dumps(config)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                cwd=self._folder.name,
+            )
+        except OSError as error:
+            raise EnvironmentMissingError(f"cannot start {str(python)!r} for --against pyfeat: {error}") from None
+        self.ready = self._answer()
+
+    def __enter__(self) -> PyFeat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+    def frame(self, warmup: int = 0) -> Sample:
+        """One whole `detect`."""
+        return self._sample({"do": "frame", "warmup": warmup})
+
+    def network(self, name: str, warmup: int = 0) -> Sample:
+        """One run of a network on random input."""
+        return self._sample({"do": "network", "name": name, "warmup": warmup})
+
+    def _sample(self, request: dict[str, Any]) -> Sample:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        said = self._answer()
+        self.rss_mb = said["rss_mb"]
+        return Sample(said["wall_ms"], said["cpu_ms"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            said = [text for text in self._log.read().splitlines() if text.strip()]
+            raise EnvironmentMissingError(f"py-feat stopped: {said[-1] if said else 'it said nothing'}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

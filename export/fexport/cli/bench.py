@@ -1,0 +1,104 @@
+"""fexport bench: how fast a bundle is on this machine, against py-feat if asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fexruntime.errors import EnvironmentMissingError, InputError
+
+
+def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    try:
+        width, height = (int(v) for v in value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, such as 640x480") from None
+    if min(width, height) < 64:
+        raise click.BadParameter(f"{value!r} is too small: 64x64 or more")
+    return width, height
+
+
+@click.command("bench")
+@click.argument("bundle")
+@click.argument("picture", required=False, type=click.Path(path_type=Path), metavar="[INPUT]")
+@click.option(
+    "--faces", type=click.IntRange(1, 64), help="Read this many faces, whatever is found. Default: those found."
+)
+@click.option(
+    "--size", callback=_size, metavar="WxH", help="Tile the picture to this size. Default: 640x480 without INPUT."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of both sides. Default: all cores.")
+@click.option("--rounds", type=click.IntRange(min=3), default=20, show_default=True, help="Frames that are measured.")
+@click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Frames before them.")
+@click.option("--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees (not exact).")
+@click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
+@click.option("--against", type=click.Choice(["pyfeat"]), help="Run py-feat on the same frames, in turns.")
+@click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("fexport-bench"), show_default=True, metavar="DIR")
+def command(
+    bundle: str,
+    picture: Path | None,
+    faces: int | None,
+    size: tuple[int, int] | None,
+    threads: int | None,
+    rounds: int,
+    warmup: int,
+    detector_size: int | None,
+    networks: bool,
+    against: str | None,
+    pyfeat_python: Path | None,
+    weights: Path | None,
+    out: Path,
+) -> None:
+    """Measure BUNDLE on INPUT (a picture; default: the packaged photograph).
+
+    Keeps every sample as JSON in --out, with a report and plots: latency percentiles, stages, start-up, memory, installed
+    size. Says so when the machine was too noisy to be believed.
+    """
+    _need_packages()
+    from fexport.bench import report, runner
+    from fexport.cli import tables
+    from fexruntime.backends.onnxruntime import available_cores
+    from fexruntime.sinks import check_folder
+
+    if against and pyfeat_python is None:
+        raise InputError(
+            "--against pyfeat needs --pyfeat-python: the Python of an environment that has py-feat installed"
+        )
+    if picture is None and size is None:
+        size = (640, 480)
+    check_folder(out)
+    options = runner.Options(
+        bundle=bundle,
+        picture=picture,
+        size_wh=size,
+        faces=faces,
+        threads=threads or available_cores(),
+        rounds=rounds,
+        warmup=warmup,
+        detector_size=detector_size,
+        networks=networks,
+        against=pyfeat_python if against else None,
+        weights=weights,
+    )
+    with tables.console(stderr=True).status("measuring") as status:
+        result = runner.run(options, status.update)
+    written = report.write(result, out)
+    click.echo(report.markdown(result))
+    if result["fexport"]["noise"]:
+        click.secho(f"NOISY: {result['fexport']['noise']}", fg="yellow", err=True)
+    click.echo("written: " + ", ".join(str(path) for path in written))
+
+
+def _need_packages() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import psutil  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"fexport bench needs {error.name}, which is not installed: pip install 'fexport[bench]'"
+        ) from None
