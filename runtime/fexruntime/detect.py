@@ -7,7 +7,6 @@ suppression gives the same set as filtering after it, at a fraction of the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -73,13 +72,11 @@ def anchors(height: int, width: int) -> F32:
     return table
 
 
-def find(
-    loc: F32, conf: F32, landmarks: F32, sizes_hw: Sequence[tuple[int, int]], threshold: float
-) -> list[Detections]:
+def find(loc: F32, conf: F32, landmarks: F32, size_hw: tuple[int, int], threshold: float) -> list[Detections]:
     """Detections of each frame of a batch.
 
-    `loc` [B,A,4], `conf` [B,A,2], `landmarks` [B,A,10] are the network's outputs for frames of one size; `sizes_hw`
-    that size for each frame. Scores below `threshold`, and below 0.5 in any case, are dropped.
+    `loc` [B,A,4], `conf` [B,A,2], `landmarks` [B,A,10] are the network's outputs for frames of size `size_hw`.
+    Scores below `threshold`, and below 0.5 in any case, are dropped.
     """
     least = max(np.float32(threshold), np.float32(C.FINAL_SCORE))
     batch, anchor = np.nonzero(conf[..., 1] >= least)
@@ -87,7 +84,7 @@ def find(
     if len(batch) > most:  # counted over the whole batch, as py-feat does
         best = np.sort(np.argsort(-conf[batch, anchor, 1], kind="stable")[:most])
         batch, anchor = batch[best], anchor[best]
-    return [_frame(loc[b], conf[b, :, 1], landmarks[b], anchor[batch == b], *sizes_hw[b]) for b in range(len(conf))]
+    return [_frame(loc[b], conf[b, :, 1], landmarks[b], anchor[batch == b], *size_hw) for b in range(len(conf))]
 
 
 def _frame(loc: F32, scores: F32, landmarks: F32, chosen: NDArray[np.int64], height: int, width: int) -> Detections:

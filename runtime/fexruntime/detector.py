@@ -22,7 +22,10 @@ from fexruntime import crop as cropping
 from fexruntime import detect as detection
 from fexruntime import heads
 from fexruntime.backends import make_backend
+from fexruntime.boxes import GivenBoxes
 from fexruntime.bundle import EDGE, Bundle, open_bundle
+from fexruntime.contracts import Crop
+from fexruntime.crop import Region
 from fexruntime.errors import InputError
 from fexruntime.fex import Fex, assemble
 from fexruntime.frames import Frame, Inputs, OutputSize, read_frames
@@ -32,7 +35,7 @@ from fexruntime.shrink import shrink_for_detector
 
 F32 = NDArray[np.float32]
 FACE_BATCH = 8
-"""Faces per run of a face network: enough to fill the cores, little enough to bound memory."""
+"""Faces per run of the face networks: larger runs are no faster (`benchmarks`), and this bounds memory."""
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -42,7 +45,8 @@ class Detector:
     `bundle` is a folder, a `Bundle`, or "edge" (the packaged face detector, the default). `threads` is the number of CPU
     threads for the whole detector (None: all cores). `cache` is the folder of optimised graphs: None for the default,
     False for none. `shared_pool` puts all sessions of the process on one thread pool: only for a process in which nothing
-    else uses ONNX Runtime (see `backends.onnxruntime`). Calls are serialised: threads of a service may share a detector, but one at a time runs.
+    else uses ONNX Runtime (see `backends.onnxruntime`). Calls are serialised: threads of a service may share a detector,
+    but one at a time runs.
 
     Raises BundleError, EnvironmentMissingError or InputError with what to do about it.
     """
@@ -154,7 +158,7 @@ class Detector:
         """Results of each frame as arrays, as they come; options as in `detect`."""
         _check_options(batch_size, face_detection_threshold, detector_size)
         frames = read_frames(inputs, output_size, exif)
-        given = None if boxes is None else _GivenBoxes(boxes)
+        given = None if boxes is None else GivenBoxes(boxes)
         while batch := list(itertools.islice(frames, batch_size)):
             with self._lock:
                 if given is None:
@@ -182,7 +186,7 @@ class Detector:
                 for name, values in (("loc", 4), ("conf", 2), ("landmarks", 10))
             }
             network.infer({network.spec.input_name: tensor}, out)
-            faces = detection.find(out["loc"], out["conf"], out["landmarks"], [(height, width)] * len(group), threshold)
+            faces = detection.find(out["loc"], out["conf"], out["landmarks"], (height, width), threshold)
             found.update((p, views[p].to_frame(d)) for p, d in zip(group, faces, strict=True))
         return [found[position] for position in range(len(frames))]
 
@@ -192,38 +196,32 @@ class Detector:
         if crop is None:
             return [_result(f, d, d.boxes_xyxy_px, {}) for f, d in zip(frames, found, strict=True)]
         regions = [cropping.locate(d.boxes_xyxy_px, crop) for d in found]
-        total = sum(len(d) for d in found)
-        chips = self._buffer("chips", total, 3, crop.size, crop.size)
-        at = 0
-        for frame, region in zip(frames, regions, strict=True):
-            n = len(region.sample_xyxy_px)
-            cropping.cut(frame.rgb_u8, region.sample_xyxy_px, crop, chips[at : at + n])
-            at += n
-        outputs = self._face_outputs(chips, np.concatenate([r.decode_xyxy_px for r in regions])) if total else {}
+        faces = [(f, r, n) for f, r in zip(frames, regions, strict=True) for n in range(len(r.sample_xyxy_px))]
+        blocks = [self._face_outputs(faces[i : i + FACE_BATCH], crop) for i in range(0, len(faces), FACE_BATCH)]
+        outputs = {name: np.concatenate([b[name] for b in blocks]) for name in (blocks[0] if blocks else ())}
         results, at = [], 0
-        for frame, faces, region in zip(frames, found, regions, strict=True):
-            n = len(faces)
+        for frame, faces_here, region in zip(frames, found, regions, strict=True):
+            n = len(faces_here)
             mine = {name: value[at : at + n] for name, value in outputs.items()}
             values = self._values(mine, frame, region.decode_xyxy_px) if n else {}
-            results.append(_result(frame, faces, region.decode_xyxy_px, values))
+            results.append(_result(frame, faces_here, region.decode_xyxy_px, values))
             at += n
         return results
 
-    def _face_outputs(self, chips: F32, region: F32) -> dict[str, F32]:
-        """Raw outputs of the face networks for all chips; those of "identity" are called "embedding"."""
+    def _face_outputs(self, faces: Sequence[tuple[Frame, Region, int]], crop: Crop) -> dict[str, F32]:
+        """Raw outputs of the face networks for a block of faces, each the n-th region of a frame; by output name."""
+        chips = self._buffer("chips", len(faces), 3, crop.size, crop.size)
+        for slot, (frame, region, n) in enumerate(faces):
+            cropping.cut(frame.rgb_u8, region.sample_xyxy_px[n : n + 1], crop, chips[slot : slot + 1])
         outputs: dict[str, F32] = {}
         for role, network in self._networks.items():
             if role == "faces":
                 continue
             source = chips
             if role == "pose":
-                source = heads.landmarks_in_frame(outputs["landmarks"], region)
-            parts = [
-                network.infer({network.spec.input_name: source[i : i + FACE_BATCH]})
-                for i in range(0, len(source), FACE_BATCH)
-            ]
-            for name in network.spec.output_names:
-                outputs[name] = np.concatenate([p[name] for p in parts]) if len(parts) > 1 else parts[0][name]
+                decode = np.stack([region.decode_xyxy_px[n] for _, region, n in faces])
+                source = heads.landmarks_in_frame(outputs["landmarks"], decode)
+            outputs |= network.infer({network.spec.input_name: source})
         return outputs
 
     def _values(self, outputs: dict[str, F32], frame: Frame, region: F32) -> dict[str, F32]:
@@ -241,45 +239,6 @@ class Detector:
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = np.empty(size, np.float32)
         return self._buffers[name][:size].reshape(shape)
-
-
-class _GivenBoxes:
-    """The caller's boxes, one array a frame, checked."""
-
-    def __init__(self, boxes: Any) -> None:
-        if isinstance(boxes, np.ndarray) and boxes.ndim <= 2:
-            boxes = [boxes]
-        try:
-            self._frames = [self._checked(b) for b in boxes]
-        except TypeError:
-            raise InputError(f"boxes must be an array [N,4], or one for each frame, not {boxes!r}") from None
-        self._used = 0
-
-    @staticmethod
-    def _checked(boxes: Any) -> F32:
-        try:
-            array = np.asarray(boxes, np.float32)
-        except (TypeError, ValueError):
-            raise InputError(f"boxes must be numbers x1, y1, x2, y2, not {boxes!r}") from None
-        if array.size == 0:
-            return np.empty((0, 4), np.float32)
-        if array.ndim == 1:
-            array = array[None]
-        if array.ndim != 2 or array.shape[1] != 4:
-            raise InputError(f"boxes of a frame must be [N,4] (x1, y1, x2, y2), not of shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise InputError("boxes must be finite numbers; leave out faces that are not there")
-        return array
-
-    def __next__(self) -> F32:
-        if self._used == len(self._frames):
-            raise InputError(f"boxes were given for {len(self._frames)} frames, but there are more frames")
-        self._used += 1
-        return self._frames[self._used - 1]
-
-    def finish(self) -> None:
-        if self._used < len(self._frames):
-            raise InputError(f"boxes were given for {len(self._frames)} frames, but there are {self._used}")
 
 
 def _result(frame: Frame, faces: detection.Detections, region: F32, values: dict[str, F32]) -> FrameResult:

@@ -59,7 +59,7 @@ def _outputs(scores, height=64, width=96):
 
 def test_find_sorts_by_score_and_drops_below_the_threshold():
     loc, conf, points = _outputs([{0: 0.6, 40: 0.9, 80: 0.5, 120: 0.49}, {}])
-    first, second = detect.find(loc, conf, points, [(64, 96)] * 2, 0.5)
+    first, second = detect.find(loc, conf, points, (64, 96), 0.5)
     assert first.scores.tolist() == pytest.approx([0.9, 0.6, 0.5])
     assert len(second) == 0
     assert second.boxes_xyxy_px.shape == (0, 4)
@@ -68,13 +68,13 @@ def test_find_sorts_by_score_and_drops_below_the_threshold():
 
 def test_a_threshold_below_one_half_changes_nothing():
     loc, conf, points = _outputs([{0: 0.6, 40: 0.3}])
-    assert len(detect.find(loc, conf, points, [(64, 96)], 0.1)[0]) == 1
-    assert len(detect.find(loc, conf, points, [(64, 96)], 0.7)[0]) == 0
+    assert len(detect.find(loc, conf, points, (64, 96), 0.1)[0]) == 1
+    assert len(detect.find(loc, conf, points, (64, 96), 0.7)[0]) == 0
 
 
 def test_an_anchor_without_deltas_is_its_own_box():
     loc, conf, points = _outputs([{1: 0.9}])
-    (faces,) = detect.find(loc, conf, points, [(64, 96)], 0.5)
+    (faces,) = detect.find(loc, conf, points, (64, 96), 0.5)
     # second anchor of the first cell: 32 px round (4, 4)
     assert faces.boxes_xyxy_px[0].tolist() == pytest.approx([-12, -12, 20, 20])
     assert faces.points_xy_px[0, 0].tolist() == pytest.approx([4, 4])

@@ -1,0 +1,83 @@
+"""Has a network become slower? One-thread CPU time over eager torch's, in turns, against the recorded ratios.
+
+CPU time on one thread hardly notices other load, and a ratio in turns cancels the clock. Both torch and ONNX Runtime are
+those of this environment; a baseline is only good for the versions it was recorded with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from fexport import build, modules
+from fexruntime import open_bundle
+from fexruntime.backends import make_backend
+
+BASELINE = Path(__file__).parent / "results" / "gate.json"
+PIPELINES = (("detectorv2", "pyfeat-2.1"), ("detectorv1", "pyfeat-2.1"))
+NOISE = 0.10
+"""Ratios of two runs on one machine agree to within 5 %; twice that is a regression."""
+
+
+@click.command()
+@click.option("--record", is_flag=True, help="Write the measured ratios as the new baseline.")
+@click.option("--rounds", default=12, show_default=True)
+def main(record: bool, rounds: int) -> None:
+    """Measure, print, and fail if a ratio fell below its baseline by more than noise."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    found: dict[str, float] = {}
+    samples: dict[str, dict[str, list[float]]] = {}
+    for pipeline, contract in PIPELINES:
+        with tempfile.TemporaryDirectory() as folder:
+            plan = build.plan(pipeline, contract, stand_in_seed=0)
+            build.build(plan, Path(folder) / "bundle")
+            bundle = open_bundle(Path(folder) / "bundle")
+            for role, network in bundle.networks.items():
+                name = f"{pipeline} {network.row.name}"
+                module = modules.load(network.row, None, plan.chip_size, 0).module
+                samples[name] = _turns(module, make_backend("onnxruntime", network, threads=1), role, rounds)
+                found[name] = float(np.median(samples[name]["torch_ms"]) / np.median(samples[name]["fexport_ms"]))
+                print(f"{name}: {found[name]:.2f} times torch", flush=True)
+    if record:
+        versions = {k: v for k, v in build.tools().items() if k in ("torch", "onnxruntime")}
+        BASELINE.write_text(json.dumps({"built_with": versions, "ratio": found, "samples": samples}, indent=1) + "\n")
+        return
+    baseline = json.loads(BASELINE.read_text())["ratio"]
+    slower = [n for n, ratio in found.items() if n in baseline and ratio < baseline[n] * (1 - NOISE)]
+    missing = [n for n in baseline if n not in found]
+    for name in slower:
+        print(f"SLOWER: {name}: {found[name]:.2f} times torch, was {baseline[name]:.2f}")
+    if slower or missing:
+        sys.exit(f"{len(slower)} networks slower, {len(missing)} not measured")
+    print("no network became slower")
+
+
+def _turns(module: torch.nn.Module, backend, role: str, rounds: int) -> dict[str, list[float]]:
+    shape = (1, 3, 480, 640) if role == "faces" else (1, *(int(n) for n in backend.spec.input_shape[1:]))
+    value = np.random.RandomState(0).rand(*shape).astype(np.float32)
+    tensor = torch.from_numpy(value)
+    repeats = 50 if role == "pose" else 1
+    taken: dict[str, list[float]] = {"torch_ms": [], "fexport_ms": []}
+    for k in range(rounds + 2):
+        for side, run in (
+            ("torch_ms", lambda: module(tensor)),
+            ("fexport_ms", lambda: backend.infer({backend.spec.input_name: value})),
+        ):
+            start = time.process_time()
+            for _ in range(repeats):
+                run()
+            if k >= 2:
+                taken[side].append((time.process_time() - start) * 1e3 / repeats)
+    return taken
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""REPORT.md from the recorded samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from record import RESULTS, WORKLOADS
+
+from fexport.bench import report
+
+# GFLOP of a frame's networks (2 x multiply-adds, torch's FlopCounterMode) at 640x480, and the cores' measured peak
+GFLOP = {"faces": 49.2, "multitask": 9.59, "identity": 12.6}
+PEAK_GFLOPS = 224.0
+
+
+def main() -> None:
+    """Write REPORT.md beside this file."""
+    found = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
+    lines = [
+        "# What was measured",
+        "",
+        "Made by `benchmarks/report.py` from `benchmarks/results/`. Both sides took turns on the same frames with the same number of",
+        "threads; a ratio is the median of the rounds' own ratios. Weights: stand-ins, which cost what real ones cost.",
+        "",
+        "| workload | fexport p50 ms | py-feat p50 ms | ratio |",
+        "|---|---|---|---|",
+    ]
+    for name, result in found.items():
+        ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
+        lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {result['ratio']['paired_p50']:.2f} |")
+    lines += ["", *_limit(found), *_pools()]
+    for result in found.values():
+        lines += [report.markdown(result).replace("# ", "## ", 1)]
+    (Path(__file__).parent / "REPORT.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _limit(found: dict[str, dict]) -> list[str]:
+    lines = [
+        "## How far from the hardware's limit",
+        "",
+        f"fp32 multiply-adds of direct convolutions and matrix products at the two cores' peak ({PEAK_GFLOPS:.0f} GFLOP/s, the best",
+        "that any runtime showed on this kind of machine) against what the networks took:",
+        "",
+        "| workload | floor ms | networks ms | of peak |",
+        "|---|---|---|---|",
+    ]
+    for name, faces in (("vga_1_face", 1), ("vga_5_faces", 5)):
+        if name in found:
+            stages = found[name]["fexport"]["stages_ms"]
+            taken = sum(stages[f"{role} network"] for role in GFLOP)
+            floor = 1e3 * sum(g * (1 if role == "faces" else faces) for role, g in GFLOP.items()) / PEAK_GFLOPS
+            lines.append(f"| {name} | {floor:.0f} | {taken:.0f} | {floor / taken:.0%} |")
+    return [*lines, ""]
+
+
+def _pools() -> list[str]:
+    path = RESULTS / "thread_pools.json"
+    if not path.exists():
+        return []
+    samples = json.loads(path.read_text())["p50_ms"]
+    rows = [f"| {name} | {', '.join(f'{v:.0f}' for v in values)} |" for name, values in samples.items()]
+    return [
+        "## Thread pools",
+        "",
+        "A frame's three networks one after another (`benchmarks/thread_pools.py`), median ms of each of several processes:",
+        "",
+        "| threads | p50 ms |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The benchmark's plumbing: what is kept and said. No test asserts how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import fexport, refused
+
+from fexport.bench import measure, report, workload
+from fexport.bench.measure import Sample
+from fexruntime.errors import InputError
+
+
+def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
+    done = fexport("bench", "edge", "--rounds", "4", "--size", "320x240", "--networks", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "outside the networks" in done.stdout
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "samples.json", "report.md", "report.html", "latency.png", "stages.png",
+    }  # fmt: skip
+    result = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert len(result["fexport"]["samples"]) == 4
+    assert result["workload"]["frame"] == "320 x 240"
+    assert result["networks"]["faces"]["network"] == "retinaface-mobilenet025"
+    assert len(result["start_up"]) == 3
+    assert sum(result["fexport"]["stages_ms"].values()) > 0
+    assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_number_of_faces_is_given_to_the_networks(v1_edge_bundle):
+    frame = workload.frame_of(None, (320, 240))
+    boxes = workload.boxes_for(5, *frame.shape[:2])
+    with workload.TimedDetector(v1_edge_bundle, boxes=boxes) as detector:
+        assert len(detector.detect(frame)) == 5
+        _, stages = detector.run(frame)
+    assert set(stages) >= {"faces network", "landmarks network", "identity network", "finding", "crops and values"}
+
+
+@pytest.mark.parametrize("faces", [1, 2, 5, 12])
+def test_boxes_lie_inside_the_frame_apart_from_each_other(faces):
+    boxes = np.array(workload.boxes_for(faces, 480, 640))
+    assert len(boxes) == faces
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= 640
+    assert boxes[:, 3].max() <= 480
+    with pytest.raises(InputError):
+        workload.boxes_for(0, 480, 640)
+
+
+def test_statistics_and_noise():
+    steady = [Sample(10.0 + k / 10, 20.0) for k in range(20)]
+    found = measure.statistics(steady)
+    assert found["p50_ms"] == pytest.approx(10.95)
+    assert found["max_ms"] == pytest.approx(11.9)
+    assert found["frames_per_second"] == pytest.approx(1e3 / 10.95)
+    assert measure.noise(steady) is None
+    assert "other processes used 20%" in measure.noise([Sample(10, 20, 0.2)] * 5)
+    assert "not steady" in measure.noise([Sample(10, 20)] * 16 + [Sample(30, 20)] * 4)
+
+
+def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundle, tmp_path, monkeypatch):
+    """A worker that answers the protocol stands in for py-feat: what is tested is the taking of turns and the ratio."""
+    from fexport.bench import pyfeat, runner
+
+    stand_in = tmp_path / "worker.py"
+    stand_in.write_text(
+        "import json, sys\n"
+        "config = json.loads(sys.argv[1])\n"
+        "def say(**v): print(json.dumps(v), flush=True)\n"
+        "say(ready=True, load_s=1.0, versions={'py-feat': 'stand-in'}, installed_mb=1000.0)\n"
+        "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=900.0 if config['threads'] > 1 else 400.0, rss_mb=100.0)\n"
+    )
+    monkeypatch.setattr(pyfeat, "WORKER", stand_in)
+    monkeypatch.setattr(runner, "PAUSE_S", 0.0)
+    options = runner.Options(
+        str(v1_edge_bundle),
+        size_wh=(160, 120),
+        threads=2,
+        rounds=3,
+        start_up=False,
+        networks=True,
+        against=Path(sys.executable),
+    )
+    result = runner.run(options)
+    ours = result["fexport"]["statistics"]["p50_ms"]
+    assert result["ratio"]["p50"] == pytest.approx(500 / ours)
+    assert result["pyfeat"]["networks"]["landmarks"]["ratio"] > 0
+    assert "ratio" not in result["pyfeat"]["networks"]["pose"]
+    assert "times py-feat" in report.markdown(result)
+
+
+def test_a_worker_that_dies_is_one_sentence(v1_edge_bundle, tmp_path):
+    done = fexport(
+        "bench",
+        v1_edge_bundle,
+        "--against",
+        "pyfeat",
+        "--pyfeat-python",
+        sys.executable,
+        "--out",
+        tmp_path,
+        "--rounds",
+        "3",
+    )
+    refused(done, "py-feat stopped", "No module named 'feat'")
+    refused(fexport("bench", v1_edge_bundle, "--against", "pyfeat"), "--pyfeat-python")
+    refused(fexport("bench", "edge", "--size", "big"), "WIDTHxHEIGHT")
+    refused(
+        fexport("bench", "edge", "--against", "pyfeat", "--pyfeat-python", sys.executable), "py-feat has no detector"
+    )
