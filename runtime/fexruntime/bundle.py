@@ -107,7 +107,7 @@ def open_bundle(path: str | Path) -> Bundle:
     Raises BundleError if the folder has no manifest, or one that is damaged, of another format, or whose paths
     leave the folder. Files are checked when they are loaded.
     """
-    folder = edge_bundle_path() if path == EDGE and not Path(path).exists() else Path(path)
+    folder = edge_bundle_path() if str(path) == EDGE and not Path(path).exists() else Path(path)
     if not folder.is_dir():
         raise BundleError(f"no bundle at {str(path)!r}: make one with `fexport build {path}`")
     try:
