@@ -46,17 +46,22 @@ def main(record: bool, rounds: int) -> None:
                 samples[name] = _turns(module, make_backend("onnxruntime", network, threads=1), role, rounds)
                 found[name] = float(np.median(samples[name]["torch_ms"]) / np.median(samples[name]["fexport_ms"]))
                 print(f"{name}: {found[name]:.2f} times torch", flush=True)
+    versions = {k: v for k, v in build.tools().items() if k in ("torch", "onnxruntime")}
     if record:
-        versions = {k: v for k, v in build.tools().items() if k in ("torch", "onnxruntime")}
         BASELINE.write_text(json.dumps({"built_with": versions, "ratio": found, "samples": samples}, indent=1) + "\n")
         return
-    baseline = json.loads(BASELINE.read_text())["ratio"]
+    recorded = json.loads(BASELINE.read_text())
+    baseline = recorded["ratio"]
+    if recorded["built_with"] != versions:
+        sys.exit(
+            f"the baseline was recorded with {recorded['built_with']}, this is {versions}: record one with --record"
+        )
     slower = [n for n, ratio in found.items() if n in baseline and ratio < baseline[n] * (1 - NOISE)]
-    missing = [n for n in baseline if n not in found]
+    missing = sorted(baseline.keys() ^ found.keys())
     for name in slower:
         print(f"SLOWER: {name}: {found[name]:.2f} times torch, was {baseline[name]:.2f}")
     if slower or missing:
-        sys.exit(f"{len(slower)} networks slower, {len(missing)} not measured")
+        sys.exit(f"{len(slower)} networks slower, {len(missing)} on one side only: {missing}")
     print("no network became slower")
 
 

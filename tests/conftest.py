@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ROOT.parent / "shared" / "reference"
+REFERENCE = Path(os.environ.get("FEXPORT_REFERENCE", ROOT.parent / "shared" / "reference"))
 GOLDENS = Path(__file__).parent / "goldens"
 PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
 FACE = np.array([[177.7, 53.75, 271.0, 178.75]], np.float32)

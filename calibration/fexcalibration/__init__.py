@@ -1,4 +1,4 @@
 """Calibration of reduced precision: where activation ranges and sensitivities will be measured.
 
-Its first content comes with the precision work; nothing is importable from here yet.
+This version runs in fp32 alone and measures nothing yet: the package is empty.
 """

@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +26,7 @@ from fexport import modules, onnx_export, onnx_passes, samples, session, verify
 from fexport.modules import Loaded
 from fexruntime.bundle import FORMAT, MANIFEST, BundleNetwork, open_bundle
 from fexruntime.contracts import Network, Pipeline, Tensor, network_row, pipeline_row
-from fexruntime.errors import FexportError, InputError, OutputError, VerificationError
+from fexruntime.errors import BundleError, CheckpointError, FexportError, InputError, OutputError, VerificationError
 from fexruntime.sinks import check_folder
 
 REPORT = "verification.json"
@@ -105,19 +105,22 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
     document = {role: report.as_json() for role, report in reports.items()}
     failed = [r.network for r in reports.values() if not r.passed]
     if failed:
-        _write_json(report_path, document)
+        report_path.write_bytes(_json_bytes(document))
         shutil.rmtree(staging)
         raise VerificationError(
             f"{', '.join(failed)} differs from torch beyond its tolerance: no bundle was made; see {report_path}"
         )
-    _write_json(staging / REPORT, document)
-    (staging / NOTICES).write_text(notices(plan), encoding="utf-8")
-    _write_json(staging / MANIFEST, _manifest(plan, {role: entry for role, (entry, _) in made.items()}))
-    for leftover in staging.glob("*.step.json"):
-        leftover.unlink()
+    report = _write(staging, REPORT, _json_bytes(document))
+    notice = _write(staging, NOTICES, notices(plan).encode())
+    manifest = _manifest(plan, {role: entry for role, (entry, _) in made.items()}, report, notice)
+    _write(staging, MANIFEST, _json_bytes(manifest))
+    whole = open_bundle(staging)
+    whole.verify_files()
+    for path in staging.iterdir():  # notes for resuming, and parts of an interrupted build of something else
+        if path not in whole.files:
+            path.unlink()
     _publish(staging, out)
     report_path.unlink(missing_ok=True)
-    open_bundle(out)
     return reports
 
 
@@ -126,11 +129,18 @@ def repeat_verification(network: BundleNetwork, pipeline: Pipeline, weights: Pat
 
     Raises CheckpointError if the weights are not to be had, VerificationError if they are other ones.
     """
-    seeds = [w["seed"] for w in network.entry["weights"] if w["source"] == "stand-in"]
+    recorded = network.entry["weights"]
+    seeds = [w["seed"] for w in recorded if w["source"] == "stand-in"]
+    if weights is None and any(w["source"] == "folder" for w in recorded):
+        raise CheckpointError(f"{network.row.name} was built from a folder of weights: give it with --weights DIR")
+    if not seeds:  # the hub's files of the commit that the bundle was made from, wherever the hub is now
+        files = zip(network.row.files, recorded, strict=True)
+        row = replace(network.row, files=tuple(replace(f, revision=w["revision"] or f.revision) for f, w in files))
+    else:
+        row = network.row
     chip = pipeline.crop.size if pipeline.crop else DEFAULT_CHIP
-    loaded = modules.load(network.row, weights, chip, seeds[0] if seeds else None)
-    recorded = [w["sha256"] for w in network.entry["weights"]]
-    if [r["sha256"] for r in loaded.records] != recorded:
+    loaded = modules.load(row, weights, chip, seeds[0] if seeds else None)
+    if [r["sha256"] for r in loaded.records] != [w["sha256"] for w in recorded]:
         raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
     run = session.onnx_runner(network.model.checked_path().read_bytes())
     cases = samples.cases(network.row, pipeline.crop)
@@ -178,7 +188,7 @@ def _make(
     arrays = modules.numpy_arrays(network, loaded.module)
     if arrays is not None:
         entry["arrays"] = _write(staging, f"{role}.arrays.npz", _npz(arrays))
-    _write_json(step, {"key": key, "entry": entry, "report": report.as_json()})
+    step.write_bytes(_json_bytes({"key": key, "entry": entry, "report": report.as_json()}))
     return entry, report
 
 
@@ -256,7 +266,7 @@ def _kept(step: Path, key: str, staging: Path) -> tuple[dict[str, Any], verify.R
         return None
 
 
-def _manifest(plan: Plan, entries: dict[str, Any]) -> dict[str, Any]:
+def _manifest(plan: Plan, entries: dict[str, Any], report: dict[str, Any], notice: dict[str, Any]) -> dict[str, Any]:
     row = plan.pipeline
     return {
         "format": FORMAT,
@@ -265,7 +275,8 @@ def _manifest(plan: Plan, entries: dict[str, Any]) -> dict[str, Any]:
         "contract": row.contract,
         "reference": row.reference,
         "built_with": tools(),
-        "verification": REPORT,
+        "verification": report,
+        "notices": notice,
         "networks": entries,
     }
 
@@ -288,8 +299,16 @@ def check_target(out: Path) -> None:
     """OutputError unless a bundle can be published at `out`: a new folder, an empty one, or an older bundle."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"cannot build at {str(out)!r}: it is a file")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise OutputError(f"cannot build at {str(out)!r}: the folder has other things in it; give a new one")
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            own = open_bundle(out).files
+        except BundleError:
+            own = frozenset()
+        foreign = sorted(path.name for path in out.iterdir() if path not in own)
+        if foreign:
+            raise OutputError(
+                f"cannot build at {str(out)!r}: the folder has other things in it ({', '.join(foreign[:3])}); give a new one"
+            )
     check_folder(out.absolute().parent)
 
 
@@ -301,8 +320,8 @@ def _publish(staging: Path, out: Path) -> None:
         out.rename(old)
     try:
         staging.rename(out)
-    except OSError:
-        if old.exists():
+    except BaseException:  # an interrupt between the two renames must not lose the older bundle
+        if old.exists() and not out.exists():
             old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
@@ -313,5 +332,5 @@ def _write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
     return {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()

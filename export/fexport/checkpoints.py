@@ -147,6 +147,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] |
     config = None
     if isinstance(content, Mapping):
         config = content.get("config")
+        if config is not None and not isinstance(config, Mapping):
+            raise CheckpointError(f"{path.name}: its configuration is a {type(config).__name__}, not a mapping")
         for key in ("state_dict", "model"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]
@@ -168,9 +170,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     if "config" not in metadata:
         return tensors, None
     try:
-        return tensors, json.loads(metadata["config"])
+        config = json.loads(metadata["config"])
     except ValueError as error:
         raise CheckpointError(f"{path.name}: the configuration in its metadata is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path.name}: its configuration is a {type(config).__name__}, not an object")
+    return tensors, config
 
 
 def load_strictly(module: torch.nn.Module, checkpoint: Checkpoint, network: Network) -> None:

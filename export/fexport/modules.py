@@ -45,7 +45,7 @@ def load(network: Network, weights: Path | None, chip_size: int, stand_in_seed: 
     checkpoint = checkpoints.read(network, files)
     module, config = _build(network, checkpoint, chip_size)
     checkpoints.load_strictly(module, checkpoint, network)
-    if isinstance(module, RetinaFace) and network.name == "retinaface-mobilenet025":
+    if isinstance(module, RetinaFace) and network.weights_colour_order == "BGR":
         module.read_rgb()
     return Loaded(module, config, checkpoint.records)
 

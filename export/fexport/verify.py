@@ -61,8 +61,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Every difference within its limit, every value finite."""
-        return not self.not_finite and all(d.passed for d in self.differences)
+        """Every difference within its limit, every value finite, and something compared for every output."""
+        return not self.not_finite and not self.not_compared and all(d.passed for d in self.differences)
+
+    @property
+    def not_compared(self) -> list[str]:
+        """Outputs of which no value was left to compare."""
+        seen: dict[str, int] = {}
+        for d in self.differences:
+            seen[d.output] = seen.get(d.output, 0) + d.values
+        return [output for output, values in seen.items() if not values]
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -74,6 +82,7 @@ class Report:
             "inputs": self.faces,
             "near_ties_left_out": self.near_ties,
             "not_finite": self.not_finite,
+            "not_compared": self.not_compared,
             "differences": rows,
         }
 

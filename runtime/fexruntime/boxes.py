@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from fexruntime.errors import InputError
 
 F32 = NDArray[np.float32]
+FARTHEST_PX = 1e6
+"""Beyond this float32 has no pixels left to tell apart."""
 
 
 class GivenBoxes:
@@ -39,8 +41,10 @@ class GivenBoxes:
             array = array[None]
         if array.ndim != 2 or array.shape[1] != 4:
             raise InputError(f"boxes of a frame must be [N,4] (x1, y1, x2, y2), not of shape {array.shape}")
-        if not np.isfinite(array).all():
-            raise InputError("boxes must be finite numbers; leave out faces that are not there")
+        if not (np.abs(array) <= FARTHEST_PX).all():
+            raise InputError(
+                f"boxes must be finite numbers within {FARTHEST_PX:.0e} px; leave out faces that are not there"
+            )
         return array
 
     def __next__(self) -> F32:

@@ -81,6 +81,10 @@ class Bundle:
     path: Path
     pipeline: Pipeline
     networks: dict[str, BundleNetwork]
+    verification: Artefact
+    """Report of the comparison with torch (JSON)."""
+    notices: Artefact
+    """Licences of the networks (Markdown)."""
     manifest: dict[str, Any] = field(repr=False)
 
     @property
@@ -88,12 +92,22 @@ class Bundle:
         """Names of the networks that run on stand-in weights."""
         return [n.row.name for n in self.networks.values() if n.stand_in]
 
+    @property
+    def artefacts(self) -> list[Artefact]:
+        """Every file that the manifest names."""
+        networks = [a for n in self.networks.values() for a in (n.model, n.canonical, n.arrays) if a is not None]
+        return [*networks, self.verification, self.notices]
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """Paths of everything that belongs to the bundle, its manifest included."""
+        return frozenset(a.path for a in self.artefacts) | {self.path / MANIFEST}
+
     def verify_files(self) -> int:
         """Check the digest of every file; answers how many were checked."""
-        artefacts = [a for n in self.networks.values() for a in (n.model, n.canonical, n.arrays) if a is not None]
-        for artefact in artefacts:
+        for artefact in self.artefacts:
             artefact.checked_path()
-        return len(artefacts)
+        return len(self.artefacts)
 
 
 def edge_bundle_path() -> Path:
@@ -126,16 +140,20 @@ def open_bundle(path: str | Path) -> Bundle:
     try:
         pipeline = pipeline_row(manifest["pipeline"], manifest["contract"])
         networks = {role: _network(folder, role, entry) for role, entry in manifest["networks"].items()}
-    except (KeyError, TypeError, AttributeError, InputError) as error:
+        verification, notices = (_artefact(folder, manifest[name]) for name in ("verification", "notices"))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, InputError) as error:
         raise BundleError(f"the manifest of {str(folder)!r} is damaged ({error}): build the bundle again") from None
     missing = {"faces", *(role for role, _ in pipeline.roles)} - set(networks)
     if missing:
         raise BundleError(f"the manifest of {str(folder)!r} has no network for {', '.join(sorted(missing))}")
-    return Bundle(folder, pipeline, networks, manifest)
+    return Bundle(folder, pipeline, networks, verification, notices, manifest)
 
 
 def _network(folder: Path, role: str, entry: dict[str, Any]) -> BundleNetwork:
-    _ = [o["name"] for o in entry["outputs"]], entry["inputs"][0]["shape"], [w["source"] for w in entry["weights"]]
+    known = {"package", "folder", "hub", "stand-in"}
+    if not entry["outputs"] or not entry["inputs"][0]["shape"] or {w["source"] for w in entry["weights"]} - known:
+        raise ValueError(f"the entry of {role} is not one that a build writes")
+    _ = [o["name"] for o in entry["outputs"]]
     return BundleNetwork(
         role,
         network_row(entry["network"]),

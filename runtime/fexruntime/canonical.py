@@ -51,7 +51,7 @@ def check_canonical(bundle: Bundle, backend: str = "onnxruntime", threads: int |
                 continue
             gap = difference(tolerance, expected, found[tolerance.output], chip_size)
             unit = UNITS.get(tolerance.task, "")
-            worst = float(gap.max()) if gap.size else 0.0
+            worst = float(gap.max()) if gap.size else float("nan")
             checks.append(
                 CanonicalCheck(role, network.row.name, tolerance.output, tolerance.task, unit, worst, tolerance.limit)
             )

@@ -29,6 +29,7 @@ from fexruntime.crop import Region
 from fexruntime.errors import InputError
 from fexruntime.fex import Fex, assemble
 from fexruntime.frames import Frame, Inputs, OutputSize, read_frames
+from fexruntime.identity import DEFAULT_THRESHOLD as SAME_PERSON
 from fexruntime.identity import METHODS, name_identities
 from fexruntime.results import FrameResult
 from fexruntime.shrink import shrink_for_detector
@@ -43,7 +44,7 @@ class Detector:
     """A bundle, loaded and ready. Answers what py-feat's Detectorv2 (or Detectorv1) answers, without torch.
 
     `bundle` is a folder, a `Bundle`, or "edge" (the packaged face detector, the default). `threads` is the number of CPU
-    threads for the whole detector (None: all cores). `cache` is the folder of optimised graphs: None for the default,
+    threads of each network, which run one after another (None: all cores). `cache` is the folder of optimised graphs: None for the default,
     False for none. `shared_pool` puts all sessions of the process on one thread pool: only for a process in which nothing
     else uses ONNX Runtime (see `backends.onnxruntime`). Calls are serialised: threads of a service may share a detector,
     but one at a time runs.
@@ -81,19 +82,23 @@ class Detector:
 
     def close(self) -> None:
         """Release the networks and buffers."""
-        for network in self._networks.values():
-            network.close()
-        self._buffers.clear()
+        with self._lock:
+            for network in self._networks.values():
+                network.close()
+            self._networks = {}
+            self._buffers.clear()
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """For each role, the provider, device, precision and threads really in use."""
         return {role: network.describe() for role, network in self._networks.items()}
 
     def warmup(self, height: int = 480, width: int = 640, faces: int = 1) -> None:
-        """Run each network once, for frames of that size and that number of faces."""
-        for role, network in self._networks.items():
-            rest = [int(n) for n in network.spec.input_shape[1:] if isinstance(n, int)]
-            network.warmup([(1, 3, height, width) if role == "faces" else (faces, *rest)])
+        """Run everything once, for a frame of that size and that number of faces, so that no real call pays for set-up."""
+        frame = np.full((height, width, 3), 127, np.uint8)
+        self.detect(frame)
+        if self.pipeline.crop is not None and faces:
+            box = [width * 0.25, height * 0.25, width * 0.75, height * 0.75]
+            self.detect(frame, boxes=np.tile(np.array(box, np.float32), (faces, 1)))
 
     def detect(
         self,
@@ -101,7 +106,7 @@ class Detector:
         batch_size: int = 1,
         output_size: OutputSize = None,
         face_detection_threshold: float = DEFAULT_THRESHOLD,
-        face_identity_threshold: float = 0.8,
+        face_identity_threshold: float = SAME_PERSON,
         identity_method: str = "gallery",
         boxes: Any = None,
         exif: bool = False,
@@ -131,7 +136,7 @@ class Detector:
     def to_fex(
         self,
         results: Iterable[FrameResult],
-        face_identity_threshold: float = 0.8,
+        face_identity_threshold: float = SAME_PERSON,
         identity_method: str = "gallery",
         placeholder_rows: bool = True,
     ) -> Fex:
@@ -161,6 +166,8 @@ class Detector:
         given = None if boxes is None else GivenBoxes(boxes)
         while batch := list(itertools.islice(frames, batch_size)):
             with self._lock:
+                if not self._networks:
+                    raise InputError("this detector was closed: make a new one")
                 if given is None:
                     found = self._find(batch, face_detection_threshold, detector_size)
                 else:

@@ -61,7 +61,7 @@ def _sources(inputs: Inputs) -> Iterator[tuple[Path | NDArray[Any], str]]:
     if isinstance(inputs, (str, Path)):
         path = Path(inputs)
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            files = _images_in(path)
             if not files:
                 raise InputError(f"no images in the folder {str(path)!r}: looked for {', '.join(IMAGE_SUFFIXES)}")
             yield from ((p, str(p)) for p in files)
@@ -77,6 +77,13 @@ def _sources(inputs: Inputs) -> Iterator[tuple[Path | NDArray[Any], str]]:
             yield from _sources(item)
     else:
         raise InputError(f"cannot read frames from a {type(inputs).__name__}: give paths or [H,W,3] uint8 arrays")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror or error}") from None
 
 
 def check_array(image: Any) -> NDArray[np.uint8]:
@@ -104,8 +111,8 @@ def read_image(path: Path, exif: bool = False) -> NDArray[np.uint8]:
         raise InputError(f"{str(path)!r} is a video; this version reads images: extract its frames first")
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if not data:
         raise InputError(f"{str(path)!r} is empty")
     if _is_truncated(data):

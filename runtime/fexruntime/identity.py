@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from fexruntime.errors import EnvironmentMissingError, InputError
 
+DEFAULT_THRESHOLD = 0.8
 METHODS = ("gallery", "connected", "hdbscan")
 _NOISE = -1
 
 
 def name_identities(
-    embeddings: NDArray[np.float32], threshold: float = 0.8, method: str = "gallery"
+    embeddings: NDArray[np.float32], threshold: float = DEFAULT_THRESHOLD, method: str = "gallery"
 ) -> list[str | None]:
     """Names of N faces from embeddings [N,D] (any scale; they are L2-normalised here).
 

@@ -29,11 +29,14 @@ def pose_from_landmarks(landmarks_xy: F32, bundle: str | Path | None = None) -> 
     `bundle` is a bundle with a pose network (`fexport build OUT --pipeline detectorv1`); None means the one that the
     environment variable FEXPORT_BUNDLE names. Raises BundleError without one, InputError for another shape.
     """
-    points = np.asarray(landmarks_xy, np.float32)
+    try:
+        points = np.asarray(landmarks_xy, np.float32)
+    except (TypeError, ValueError):
+        raise InputError("landmarks must be numbers [N,68,2] (x, y)") from None
     if points.ndim == 2:
         points = points[None]
     if points.ndim != 3 or points.shape[1:] != (68, 2):
-        raise InputError(f"landmarks must be [N,68,2] (x, y), not of shape {np.shape(landmarks_xy)}")
+        raise InputError(f"landmarks must be [N,68,2] (x, y), not of shape {points.shape}")
     folder = bundle if bundle is not None else os.environ.get(BUNDLE_VARIABLE)
     if folder is None:
         raise BundleError(

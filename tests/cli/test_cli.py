@@ -198,6 +198,30 @@ def test_help_and_version():
 
 def test_the_readmes_commands_are_in_the_makefile():
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text()
-    assert "make demo" in readme
-    assert "make test" in readme
+    readme, makefile = ((root / name).read_text() for name in ("README.md", "Makefile"))
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme
+        assert f"\n{target}:" in makefile
+    assert "make test" in (root / ".ci" / "run").read_text()
+
+
+def test_overlays_never_replace_a_picture_and_never_each_other(photo, tmp_path):
+    picture = cv2.imread(str(photo))
+    for name in ("a.png", "a.jpg", "a_2.bmp"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    before = (tmp_path / "a.png").read_bytes()
+    done = fexport("run", tmp_path, "--overlay", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["a.png", "a_2.png", "a_2_2.png", "a_3.png"]
+
+
+def test_verify_without_the_export_extra_says_what_it_left_out(tmp_path):
+    """torch may be there without onnx: an ordinary environment that runs bundles."""
+    program = (
+        "import sys; sys.modules['onnx'] = None\nfrom fexport.cli import main\nsys.argv = ['fexport', 'verify']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not compared with torch: comparing with torch needs onnx" in done.stdout
+    refused(fexport("verify", "--weights", tmp_path / "none"), "is not a folder")

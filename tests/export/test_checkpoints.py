@@ -219,3 +219,22 @@ def test_the_packaged_weights_are_the_published_ones():
     assert file_sha256(path) == row.sha256
     assert path.stat().st_size == row.size_bytes
     assert len(load_file(path)) > 200
+
+
+@pytest.mark.parametrize("config", ["v2.5", 5, [1]])
+def test_a_configuration_that_is_no_mapping_is_refused(tmp_path, multitask, config):
+    tensors, _ = multitask["multitask-v2"]
+    write(tmp_path, "face_multitask_v2.safetensors", tensors, config)
+    with pytest.raises(CheckpointError, match="its configuration is a"):
+        load(tmp_path)
+    (tmp_path / "face_multitask_v2.safetensors").unlink()
+    torch.save({"model": tensors, "config": config}, tmp_path / "face_multitask_v2.pt")
+    with pytest.raises(CheckpointError, match="its configuration is a"):
+        load(tmp_path)
+
+
+def test_a_flag_of_the_wrong_type_is_refused(tmp_path, multitask):
+    tensors, config = multitask["multitask-v2"]
+    write(tmp_path, "face_multitask_v2.safetensors", tensors, config | {"knn_k": "4"})
+    with pytest.raises(CheckpointError, match="knn_k='4'"):
+        load(tmp_path)

@@ -27,12 +27,12 @@ def change_manifest(bundle, change):
 def test_the_packaged_bundle_is_small_and_whole():
     bundle = open_bundle("edge")
     assert sum(p.stat().st_size for p in edge_bundle_path().iterdir()) < 2_000_000
-    assert bundle.verify_files() == 2
+    assert bundle.verify_files() == 4
     assert bundle.stand_ins == []
     assert all(check.passed and check.max < 1e-5 for check in check_canonical(bundle))
 
 
-@pytest.mark.parametrize("name", ["faces.onnx", "faces.canonical.npz"])
+@pytest.mark.parametrize("name", ["faces.onnx", "faces.canonical.npz", "verification.json", "NOTICES.md"])
 def test_a_changed_byte_is_found(bundle, name):
     data = bytearray((bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -73,6 +73,11 @@ def test_a_link_that_leaves_the_bundle_is_refused(bundle, tmp_path):
         (lambda m: m["networks"].clear(), "no network for faces"),
         (lambda m: m["networks"]["faces"].update(network="resnet"), "no network 'resnet'"),
         (lambda m: m["networks"]["faces"].pop("weights"), "weights"),
+        (lambda m: m["networks"]["faces"].update(inputs=[]), "is damaged"),
+        (lambda m: m["networks"]["faces"]["model"].update(bytes="x"), "is damaged"),
+        (lambda m: m["networks"]["faces"]["model"].update(file="a\0b"), "is damaged"),
+        (lambda m: m["networks"]["faces"]["weights"][0].update(source="mail"), "is damaged"),
+        (lambda m: m["verification"].update(file="../x"), "outside the bundle"),
     ],
 )
 def test_damaged_manifests(bundle, change, says):

@@ -204,3 +204,20 @@ def test_results_do_not_change_when_the_next_frame_is_read(v28_bundle, frame):
     next(stream)
     for name, value in kept.items():
         assert np.array_equal(getattr(first, name), value), name
+
+
+def test_a_closed_detector_says_so(frame):
+    with Detector() as detector:
+        detector.warmup(64, 64)
+    with pytest.raises(InputError, match="was closed"):
+        detector.detect(frame)
+
+
+def test_a_graph_in_the_cache_that_does_not_load_is_passed_over(tmp_path, photo):
+    from fexruntime.digest import file_sha256
+
+    expected = Detector(cache=tmp_path).detect(photo).values
+    (graph,) = tmp_path.glob("*.onnx")
+    graph.write_bytes(b"not a graph")
+    graph.with_suffix(".json").write_text('{"sha256": "' + file_sha256(graph) + '"}')
+    assert np.allclose(Detector(cache=tmp_path).detect(photo).values, expected, atol=1e-3)

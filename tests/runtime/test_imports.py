@@ -24,15 +24,14 @@ for name in names:
     importlib.import_module(name)
 for name in fexruntime.__all__:
     getattr(fexruntime, name)
-import fexcalibration, fexport, fexport.cli
-assert not Forbid.names & {n.split(".")[0] for n in sys.modules} - {"click"}, sys.modules
+import fexcalibration, fexport
+assert not Forbid.names & {n.split(".")[0] for n in sys.modules}
 print(len(names))
 """
 
 
 def test_every_module_imports_with_the_heavy_packages_forbidden():
-    program = PROGRAM.replace("import fexcalibration, fexport, fexport.cli\n", "")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -82,8 +83,9 @@ class PyFeat:
 
     def _sample(self, request: dict[str, Any]) -> Sample:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # a worker that died says why in its log, below
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         said = self._answer()
         self.rss_mb = said["rss_mb"]
         return Sample(said["wall_ms"], said["cpu_ms"])

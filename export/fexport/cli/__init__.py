@@ -39,10 +39,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fexport", prog_name="fexport")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is done, and the traceback of an error.")
-@click.pass_context
-def group(ctx: click.Context, verbose: bool) -> None:
+def group(verbose: bool) -> None:
     """py-feat's networks as verified artefacts: the same numbers, faster, without torch."""
-    ctx.obj = verbose
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
@@ -54,6 +52,12 @@ def main() -> None:
         if "--verbose" in sys.argv or "-v" in sys.argv[1:2]:
             raise
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # what no command foresaw: a full disk, a folder that cannot be read
+        if "--verbose" in sys.argv or "-v" in sys.argv[1:2]:
+            raise
+        where = f" {error.filename!r}" if error.filename else ""
+        click.echo(f"Error: the system refused{where}: {error.strerror or error}", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fexruntime.errors import EnvironmentMissingError, InputError
+from fexport.cli.extras import need
+from fexruntime.errors import InputError
 
 
 def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -59,7 +60,7 @@ def command(
     Keeps every sample as JSON in --out, with a report and plots: latency percentiles, stages, start-up, memory, installed
     size. Says so when the machine was too noisy to be believed.
     """
-    _need_packages()
+    need("bench", "fexport bench")
     from fexport.bench import report, runner
     from fexport.cli import tables
     from fexruntime.backends.onnxruntime import available_cores
@@ -92,13 +93,3 @@ def command(
     if result["fexport"]["noise"]:
         click.secho(f"NOISY: {result['fexport']['noise']}", fg="yellow", err=True)
     click.echo("written: " + ", ".join(str(path) for path in written))
-
-
-def _need_packages() -> None:
-    try:
-        import matplotlib  # noqa: F401
-        import psutil  # noqa: F401
-    except ImportError as error:
-        raise EnvironmentMissingError(
-            f"fexport bench needs {error.name}, which is not installed: pip install 'fexport[bench]'"
-        ) from None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.extras import need
 from fexruntime.contracts import CONTRACTS, PIPELINES
-from fexruntime.errors import EnvironmentMissingError
 
 _PIPELINES = sorted({name for name, _ in PIPELINES})
 _DETECTORS = sorted({name for row in PIPELINES.values() for name in row.faces})
@@ -44,7 +44,7 @@ def command(
     Each network is exported to ONNX, compared with torch on a real face and on noise, and recorded with its licence. One that
     is beyond its tolerance stops the build: its report is kept beside OUT, and there is no bundle.
     """
-    _need_torch()
+    need("export", "fexport build")
 
     from fexport import build as building
     from fexport.cli import tables
@@ -63,16 +63,6 @@ def command(
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
     _warn_of_stand_ins(out)
     click.echo(f"Built {out}: {pipeline}, contract {contract}, {len(reports)} networks, all within tolerance.")
-
-
-def _need_torch() -> None:
-    try:
-        import onnx  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise EnvironmentMissingError(
-            f"building needs torch and onnx ({error.name} is not installed): pip install 'fexport[export]'"
-        ) from None
 
 
 def _warn_of_stand_ins(out: Path) -> None:

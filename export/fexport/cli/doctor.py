@@ -73,6 +73,8 @@ def _optional() -> list[Finding]:
         _package("torch", "building (torch)", "pip install 'fexport[export]'"),
         _package("onnx", "building (onnx)", "pip install 'fexport[export]'"),
         _package("safetensors", "building (safetensors)", "pip install 'fexport[export]'"),
+        _package("matplotlib", "fexport bench (matplotlib)", "pip install 'fexport[bench]'"),
+        _package("psutil", "fexport bench (psutil)", "pip install 'fexport[bench]'"),
         _package("huggingface_hub", "weights from the hub", "pip install 'fexport[export]'"),
         _package("sklearn", 'identity method "hdbscan"', "pip install scikit-learn", "scikit-learn"),
         _package("feat", "Fex.to_feat() (py-feat)", "pip install py-feat", "py-feat"),
@@ -99,8 +101,12 @@ def _onnxruntime() -> Finding:
         )
     if not present:
         return Finding("ONNX Runtime", "not installed", False, "pip install 'fexport[cpu]'")
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Finding(
+            "ONNX Runtime", f"cannot be imported: {error}", False, "pip install --force-reinstall 'fexport[cpu]'"
+        )
     return Finding("ONNX Runtime", f"{version(present[0])}: {', '.join(onnxruntime.get_available_providers())}", True)
 
 

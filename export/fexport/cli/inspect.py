@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from fexruntime.bundle import EDGE, Bundle, open_bundle
+from fexruntime.errors import BundleError
 
 
 @click.command("inspect")
@@ -61,7 +61,6 @@ def _origin(weights: dict[str, Any]) -> str:
 
 def _reports(bundle: Bundle) -> list[dict[str, Any]]:
     try:
-        content = json.loads((Path(bundle.path) / bundle.manifest["verification"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
-        return []
-    return list(content.values())
+        return list(json.loads(bundle.verification.checked_path().read_text(encoding="utf-8")).values())
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"{str(bundle.verification.path)!r} is not a verification report: {error}") from None

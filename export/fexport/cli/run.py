@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from fexruntime.contracts import labels as L
 from fexruntime.detector import DEFAULT_THRESHOLD, Detector
 from fexruntime.errors import InputError
 from fexruntime.fex import Fex
+from fexruntime.identity import DEFAULT_THRESHOLD as SAME_PERSON
 from fexruntime.identity import METHODS
 from fexruntime.results import FrameResult
 
@@ -30,7 +31,7 @@ from fexruntime.results import FrameResult
 @click.option("--output-size", type=click.IntRange(min=32), help="Scale the longer side to this and pad to a square.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
 @click.option("--face-detection-threshold", type=click.FloatRange(0, 1), default=DEFAULT_THRESHOLD, show_default=True)
-@click.option("--face-identity-threshold", type=click.FloatRange(-1, 1), default=0.8, show_default=True)
+@click.option("--face-identity-threshold", type=click.FloatRange(-1, 1), default=SAME_PERSON, show_default=True)
 @click.option("--identity-method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
 @click.option(
     "--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees: faster, not exact."
@@ -95,9 +96,16 @@ def _split(paths: tuple[str, ...]) -> tuple[str, list[str]]:
         if len(paths) == 1:
             raise InputError(f"nothing to run on: give images or folders after the bundle {paths[0]!r}")
         return paths[0], list(paths[1:])
-    if len(paths) > 1 and first.is_dir() and not any(p.is_file() for p in first.iterdir() if p.name[0] != "."):
+    if len(paths) > 1 and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")
     return EDGE, list(paths)
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(p.is_file() for p in folder.iterdir() if p.name[0] != ".")
+    except OSError as error:
+        raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror or error}") from None
 
 
 def _counted(stream: Iterator[FrameResult], say: object) -> Iterator[FrameResult]:
@@ -111,12 +119,24 @@ def _write_overlays(results: list[FrameResult], folder: Path, stand_ins: list[st
     from fexruntime import overlay
     from fexruntime.frames import read_image
 
-    stems = Counter(Path(r.name).stem for r in results)
-    for result in results:
-        stem = Path(result.name).stem
-        name = stem if stems[stem] == 1 else f"{stem}_{result.index}"
+    targets = _overlay_paths([Path(r.name) for r in results], folder)
+    for result, target in zip(results, targets, strict=True):
         picture = overlay.draw(read_image(Path(result.name), exif), result, stand_ins)
-        overlay.write_png(picture, folder / f"{name}.png")
+        overlay.write_png(picture, target)
+
+
+def _overlay_paths(inputs: list[Path], folder: Path) -> list[Path]:
+    """A PNG in `folder` for each input, named after it; numbered where a name is taken, and never an input itself."""
+    kept = {path.resolve() for path in inputs}
+    taken: set[Path] = set()
+    targets = []
+    for path in inputs:
+        names = itertools.chain([path.stem], (f"{path.stem}_{k}" for k in itertools.count(2)))
+        candidates = (folder / f"{name}.png" for name in names)
+        target = next(c for c in candidates if c not in taken and c.resolve() not in kept)
+        taken.add(target)
+        targets.append(target)
+    return targets
 
 
 def _show(fex: Fex) -> None:

@@ -38,6 +38,8 @@ def report_table(reports: Iterable[dict[str, Any]]) -> Table:
             )
         for name, count in report["not_finite"].items():
             table.add_row("", f"{name}: {count} values not finite", "", "", "", "", "", "[bold red]BEYOND")
+        for name in report["not_compared"]:
+            table.add_row("", f"{name}: nothing compared", "", "", "", "", "", "[bold red]BEYOND")
     return table
 
 

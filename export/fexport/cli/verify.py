@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.extras import need
 from fexruntime.bundle import EDGE, Bundle, open_bundle
-from fexruntime.errors import CheckpointError, VerificationError
+from fexruntime.errors import CheckpointError, EnvironmentMissingError, InputError, VerificationError
 
 
 @click.command("verify")
@@ -25,6 +26,8 @@ def command(bundle: str, weights: Path | None, threads: int | None) -> None:
     from fexruntime.canonical import check_canonical
 
     found = open_bundle(bundle)
+    if weights is not None and not weights.is_dir():
+        raise InputError(f"--weights {str(weights)!r} is not a folder")
     click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
     checks = check_canonical(found, threads=threads)
     for check in checks:
@@ -42,9 +45,9 @@ def command(bundle: str, weights: Path | None, threads: int | None) -> None:
 
 def _against_torch(bundle: Bundle, weights: Path | None) -> None:
     try:
-        import torch  # noqa: F401
-    except ImportError:
-        click.echo("not compared with torch: it is not installed (pip install 'fexport[export]')")
+        need("export", "comparing with torch")
+    except EnvironmentMissingError as error:
+        click.echo(f"not compared with torch: {error}")
         return
 
     from fexport.build import repeat_verification
@@ -55,6 +58,8 @@ def _against_torch(bundle: Bundle, weights: Path | None) -> None:
         try:
             reports.append(repeat_verification(network, bundle.pipeline, weights))
         except CheckpointError as error:
+            if weights is not None:  # they were asked for
+                raise
             click.echo(f"{role} not compared with torch: {error}")
     if reports:
         tables.console().print(tables.report_table([r.as_json() for r in reports]))

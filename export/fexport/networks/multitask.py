@@ -62,11 +62,20 @@ class MultitaskConfig:
     @classmethod
     def from_metadata(cls, config: Mapping[str, Any]) -> MultitaskConfig:
         """Read a checkpoint's configuration; training-only keys are passed over, unsupported values are errors."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        try:
-            self = cls(**{k: v for k, v in config.items() if k in known})
-        except TypeError as error:
-            raise CheckpointError(f"the checkpoint's configuration cannot be read: {error}") from error
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if field.name not in config:
+                continue
+            value = config[field.name]
+            kinds = (bool, type(None)) if field.default is None else (type(field.default),)
+            if kinds == (float,) and type(value) is int:
+                value = float(value)
+            if type(value) not in kinds:
+                raise CheckpointError(
+                    f"the checkpoint's configuration has {field.name}={value!r}, not a {kinds[0].__name__}"
+                )
+            values[field.name] = value
+        self = cls(**values)
         self._check()
         return self
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -60,16 +61,18 @@ class OptimisedGraph:
         except OSError as error:
             _log.info("cannot keep the optimised graph: %s", error)
         finally:
-            for leftover in (graph, note):
-                leftover.unlink(missing_ok=True)
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def default_cache() -> Path:
     """Folder of optimised graphs: $FEXPORT_CACHE, else the user's cache folder."""
     if "FEXPORT_CACHE" in os.environ:
         return Path(os.environ["FEXPORT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fexport" / "onnxruntime"
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a container whose user has no home
+        home = Path(tempfile.gettempdir())
+    return home / "fexport" / "onnxruntime"
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ Layout-optimised graphs are kept between runs: see `graph_cache`.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -25,6 +26,7 @@ from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 
 F32 = NDArray[np.float32]
 PROVIDER = "CPUExecutionProvider"
+_log = logging.getLogger("fexport.onnxruntime")
 _process_pool: dict[str, int] = {}
 """{"threads": n} once this process has a global pool of our making: ONNX Runtime allows one, for good."""
 _pool_lock = threading.Lock()
@@ -96,6 +98,7 @@ class OnnxRuntimeBackend:
     def _options(self) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if self._shared_pool:
             options.use_per_session_threads = False
         else:
@@ -107,17 +110,20 @@ class OnnxRuntimeBackend:
         model = network.model.checked_path()
         options = self._options()
         levels = self._ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL
         if cache is None:
             return self._session_of(model, options)
         graph = OptimisedGraph(cache, network.model.sha256, self._ort.__version__)
-        if graph.is_whole():
-            options.graph_optimization_level = levels.ORT_DISABLE_ALL
-            return self._session_of(graph.path, options)
-        with graph.being_written() as path:
-            if path is not None:
-                options.optimized_model_filepath = str(path)
-            return self._session_of(model, options)
+        try:
+            if graph.is_whole():
+                options.graph_optimization_level = levels.ORT_DISABLE_ALL
+                return self._session_of(graph.path, options)
+            with graph.being_written() as path:
+                if path is not None:
+                    options.optimized_model_filepath = str(path)
+                return self._session_of(model, options)
+        except BundleError as error:  # a full disk, or a graph that this build of ONNX Runtime cannot read after all
+            _log.info("loading without the cache: %s", error)
+            return self._session_of(model, self._options())
 
     def _session_of(self, model: Path, options: Any) -> Any:
         try:

@@ -68,6 +68,7 @@ RETINAFACE_MOBILENET025 = Network(
     ),
     licence="MIT",
     licence_note="weights by biubug6/Pytorch_Retinaface, shipped with fexport; trained on WIDER FACE",
+    weights_colour_order="BGR",
     inputs=_FRAMES,
     outputs=_DETECTIONS,
     preprocessing=DETECTOR_PREPROCESSING,

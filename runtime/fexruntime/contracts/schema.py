@@ -89,6 +89,8 @@ class Network:
     outputs: tuple[Tensor, ...]
     preprocessing: Preprocessing
     tolerances: tuple[Tolerance, ...]
+    weights_colour_order: str = "RGB"
+    """Order in which the published weights read colours; a build turns BGR ones into RGB ones."""
     optional_outputs: tuple[str, ...] = ()
     """Outputs that a checkpoint may lack, as its configuration says."""
     optional_keys: tuple[str, ...] = ()
