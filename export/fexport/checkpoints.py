@@ -83,12 +83,15 @@ def _locate(network: Network, row: WeightsFile, weights: Path | None) -> Located
 
 def _from_hub(network: Network, row: WeightsFile) -> Located:
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     reason: Exception | None = None
     for name in dict.fromkeys((row.hub_filename or row.filename, row.filename)):
         try:
             path = Path(huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision))
+        except LocalEntryNotFoundError as error:  # no connection: another name will not be there either
+            reason = error
+            break
         except EntryNotFoundError as error:
             reason = error
         except Exception as error:  # the hub's client raises its own, httpx's and OSError

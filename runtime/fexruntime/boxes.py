@@ -45,6 +45,8 @@ class GivenBoxes:
             raise InputError(
                 f"boxes must be finite numbers within {FARTHEST_PX:.0e} px; leave out faces that are not there"
             )
+        if (array[:, 2:] < array[:, :2]).any():
+            raise InputError(f"boxes are corners x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, not {array.tolist()}")
         return array
 
     def __next__(self) -> F32:

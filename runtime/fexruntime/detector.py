@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from fexruntime.boxes import GivenBoxes
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.contracts import Crop
 from fexruntime.crop import Region
-from fexruntime.errors import InputError
+from fexruntime.errors import InputError, StandInWarning
 from fexruntime.fex import Fex, assemble
 from fexruntime.frames import Frame, Inputs, OutputSize, read_frames
 from fexruntime.identity import DEFAULT_THRESHOLD as SAME_PERSON
@@ -63,6 +64,9 @@ class Detector:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.pipeline = self.bundle.pipeline
+        if self.bundle.stand_ins:
+            names = ", ".join(self.bundle.stand_ins)
+            warnings.warn(f"stand-in weights in {names}: what they answer means nothing", StandInWarning, stacklevel=2)
         folder = _cache_folder(cache)
         roles = self.bundle.networks
         # two at a time: one is hashed while another is parsed
@@ -89,8 +93,9 @@ class Detector:
             self._buffers.clear()
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """For each role, the provider, device, precision and threads really in use."""
-        return {role: network.describe() for role, network in self._networks.items()}
+        """For each role, the provider, device, precision and threads really in use, and whether its weights are made up."""
+        networks = self.bundle.networks
+        return {r: {"stand_in": networks[r].stand_in, **n.describe()} for r, n in self._networks.items()}
 
     def warmup(self, height: int = 480, width: int = 640, faces: int = 1) -> None:
         """Run everything once, for a frame of that size and that number of faces, so that no real call pays for set-up."""
@@ -120,8 +125,8 @@ class Detector:
           coordinates are the original's all the same.
         - `face_detection_threshold`: least score of a face; below 0.5 it has no effect, as in py-feat.
         - `face_identity_threshold`, `identity_method`: see `identity.name_identities`.
-        - `boxes`: faces that the caller knows, in pixels of the frame that the detector would see: [N,4] (x1, y1, x2, y2)
-          for one frame, or one such array for each frame. Nothing is detected then.
+        - `boxes`: faces that the caller knows, as corners (x1, y1, x2, y2) in pixels of the frame that the detector would
+          see: [N,4] for one frame, or one such array for each frame. Nothing is detected then.
         - `exif`: turn images as their orientation tag says (py-feat does not).
         - `detector_size`: shrink the detector's input so that its longer side is at most this. Faster on large
           frames and **not exact**: boxes move by some percent of their size, faces under 16 px after shrinking are lost.
@@ -159,10 +164,15 @@ class Detector:
         boxes: Any = None,
         exif: bool = False,
         detector_size: int | None = None,
+        on_bad: Callable[[InputError], None] | None = None,
     ) -> Iterator[FrameResult]:
-        """Results of each frame as arrays, as they come; options as in `detect`."""
+        """Results of each frame as arrays, as they come; options as in `detect`.
+
+        `on_bad` is called with the error of an input that cannot be read, which is then passed over (its index is left
+        out); without it, the error is raised.
+        """
         _check_options(batch_size, face_detection_threshold, detector_size)
-        frames = read_frames(inputs, output_size, exif)
+        frames = read_frames(inputs, output_size, exif, on_bad)
         given = None if boxes is None else GivenBoxes(boxes)
         while batch := list(itertools.islice(frames, batch_size)):
             with self._lock:

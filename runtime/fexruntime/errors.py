@@ -27,5 +27,9 @@ class VerificationError(FexportError):
     """An artefact does not answer what the network it was made from answers."""
 
 
+class StandInWarning(UserWarning):
+    """A bundle runs on made-up weights: what it answers means nothing."""
+
+
 class OutputError(FexportError):
     """A result cannot be written where it was asked for."""

@@ -7,7 +7,7 @@ brought to 8 bits, and frames of different sizes may share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,29 @@ class Frame:
     reported_hw: tuple[float, float] = (0.0, 0.0)
 
 
-def read_frames(inputs: Inputs, output_size: OutputSize = None, exif: bool = False) -> Iterator[Frame]:
+def read_frames(
+    inputs: Inputs,
+    output_size: OutputSize = None,
+    exif: bool = False,
+    on_bad: Callable[[InputError], None] | None = None,
+) -> Iterator[Frame]:
     """Frames of `inputs`, read one at a time, numbered from 0.
 
-    Raises InputError for anything that is not an image: missing, empty, truncated, not decodable, of the wrong
+    Raises InputError, or calls `on_bad` with it and goes on, for anything that is not an image: missing, empty, truncated, not decodable, of the wrong
     dtype or shape.
     """
     if output_size is not None:
         _check_output_size(output_size)
     for index, (source, name) in enumerate(_sources(inputs)):
-        rgb = read_image(source, exif) if isinstance(source, Path) else check_array(source)
-        yield _rescaled(rgb, index, name, output_size)
+        try:
+            rgb = read_image(source, exif) if isinstance(source, Path) else check_array(source)
+            frame = _rescaled(rgb, index, name, output_size)
+        except InputError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+        else:
+            yield frame
 
 
 def _sources(inputs: Inputs) -> Iterator[tuple[Path | NDArray[Any], str]]:
@@ -63,7 +75,9 @@ def _sources(inputs: Inputs) -> Iterator[tuple[Path | NDArray[Any], str]]:
         if path.is_dir():
             files = _images_in(path)
             if not files:
-                raise InputError(f"no images in the folder {str(path)!r}: looked for {', '.join(IMAGE_SUFFIXES)}")
+                raise InputError(
+                    f"no images in the folder {str(path)!r} (subfolders are not searched): looked for {', '.join(IMAGE_SUFFIXES)}"
+                )
             yield from ((p, str(p)) for p in files)
         else:
             yield path, str(inputs)

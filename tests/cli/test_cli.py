@@ -40,7 +40,7 @@ def refused(done, *says):
 def test_run_finds_the_face_without_a_build(photo, tmp_path):
     done = fexport("run", photo, "--out", tmp_path / "faces.csv", "--overlay", tmp_path / "pictures")
     assert done.returncode == 0, done.stderr
-    assert "1 faces in 1 images" in done.stdout
+    assert "1 face in 1 image: 1 row" in done.stdout
     with (tmp_path / "faces.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["FaceScore"]) > 0.99
@@ -210,7 +210,8 @@ def test_overlays_never_replace_a_picture_and_never_each_other(photo, tmp_path):
     for name in ("a.png", "a.jpg", "a_2.bmp"):
         cv2.imwrite(str(tmp_path / name), picture)
     before = (tmp_path / "a.png").read_bytes()
-    done = fexport("run", tmp_path, "--overlay", tmp_path)
+    refused(fexport("run", tmp_path, "--overlay", tmp_path), "is a folder of inputs")
+    done = fexport("run", *(tmp_path / n for n in ("a.jpg", "a.png", "a_2.bmp")), "--overlay", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").read_bytes() == before
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["a.png", "a_2.png", "a_2_2.png", "a_3.png"]
@@ -225,3 +226,24 @@ def test_verify_without_the_export_extra_says_what_it_left_out(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "not compared with torch: comparing with torch needs onnx" in done.stdout
     refused(fexport("verify", "--weights", tmp_path / "none"), "is not a folder")
+
+
+def test_bad_images_are_skipped_where_asked_for(photo, tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    done = fexport("run", tmp_path / "text.jpg", photo, "--skip-bad", "--out", tmp_path / "x.csv")
+    assert done.returncode == 3
+    assert "Skipped:" in done.stderr
+    with (tmp_path / "x.csv").open() as file:
+        assert [row["frame"] for row in csv.DictReader(file)] == ["1"]
+
+
+def test_swapped_and_mistyped_bundles_are_told(photo, tmp_path):
+    refused(fexport("run", photo, edge_bundle_path()), "is a bundle: give it first")
+    refused(fexport("run", tmp_path / "bundel", photo), "neither a bundle nor an image")
+
+
+def test_doctors_fixes_name_the_extras():
+    program = "import sys; sys.modules['pandas'] = None\nfrom fexport.cli import doctor\ndoctor.find_spec = lambda name: None\ndoctor.command()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "pip install 'fexport[tables]'" in done.stdout
+    assert done.returncode == 1

@@ -7,7 +7,7 @@ import pytest
 from conftest import FACE
 
 from fexruntime import Detector
-from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
+from fexruntime.errors import BundleError, EnvironmentMissingError, InputError, StandInWarning
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,7 @@ def test_more_faces_than_a_run_takes(v1_edge_bundle, frame):
         ([], "boxes were given for 0 frames"),
         (np.full((1, 4), np.nan), "finite"),
         ("all", "numbers"),
+        (np.array([[178, 54, 93, 125]]), "corners x1, y1, x2, y2"),
         (7, "must be an array"),
     ],
 )
@@ -221,3 +222,10 @@ def test_a_graph_in_the_cache_that_does_not_load_is_passed_over(tmp_path, photo)
     graph.write_bytes(b"not a graph")
     graph.with_suffix(".json").write_text('{"sha256": "' + file_sha256(graph) + '"}')
     assert np.allclose(Detector(cache=tmp_path).detect(photo).values, expected, atol=1e-3)
+
+
+def test_stand_ins_warn_and_are_described(v1_bundle):
+    with pytest.warns(StandInWarning, match="retinaface-r34"):
+        detector = Detector(v1_bundle)
+    assert detector.describe()["landmarks"]["stand_in"] is True
+    assert Detector().describe()["faces"]["stand_in"] is False

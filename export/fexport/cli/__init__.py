@@ -41,6 +41,8 @@ class _Commands(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show what is done, and the traceback of an error.")
 def group(verbose: bool) -> None:
     """py-feat's networks as verified artefacts: the same numbers, faster, without torch."""
+    if not verbose:  # it reports each of its retries, twice
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 

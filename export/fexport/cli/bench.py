@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
 
 from fexport.cli.extras import need
-from fexruntime.errors import InputError
+from fexruntime.errors import InputError, StandInWarning
 
 
 def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -86,6 +87,7 @@ def command(
         against=pyfeat_python if against else None,
         weights=weights,
     )
+    warnings.simplefilter("ignore", StandInWarning)  # the report says it
     with tables.console(stderr=True).status("measuring") as status:
         result = runner.run(options, status.update)
     written = report.write(result, out)

@@ -24,6 +24,7 @@ class Finding:
 @click.command("doctor")
 def command() -> None:
     """Show what this environment can do. Exit status 1 if `fexport run` cannot work here."""
+    from rich.markup import escape
     from rich.table import Table
 
     from fexport.cli import tables
@@ -32,10 +33,9 @@ def command() -> None:
     table = Table()
     for head in ("what", "found", "verdict", "what mends it"):
         table.add_column(head)
-    for finding in needed:
-        table.add_row(finding.what, finding.found, "ok" if finding.good else "[bold red]missing", finding.fix)
-    for finding in optional:
-        table.add_row(finding.what, finding.found, "ok" if finding.good else "not here", finding.fix)
+    for findings, otherwise in ((needed, "[bold red]missing"), (optional, "not here")):
+        for f in findings:  # escaped: an extra in brackets is no markup
+            table.add_row(f.what, escape(f.found), "ok" if f.good else otherwise, escape(f.fix))
     tables.console().print(table)
     if not all(finding.good for finding in needed):
         click.echo("`fexport run` cannot work here: see the lines marked missing.", err=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 from fexruntime.bundle import EDGE, MANIFEST
 from fexruntime.contracts import labels as L
 from fexruntime.detector import DEFAULT_THRESHOLD, Detector
-from fexruntime.errors import InputError
+from fexruntime.errors import InputError, StandInWarning
 from fexruntime.fex import Fex
 from fexruntime.identity import DEFAULT_THRESHOLD as SAME_PERSON
 from fexruntime.identity import METHODS
@@ -22,7 +24,10 @@ from fexruntime.results import FrameResult
 @click.command("run")
 @click.argument("paths", nargs=-1, required=True, metavar="[BUNDLE] INPUT...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write Fex rows: .csv, .parquet or .jsonl."
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write Fex rows: .csv, .parquet or .jsonl (its folder is made).",
 )
 @click.option(
     "--overlay", type=click.Path(path_type=Path), metavar="DIR", help="Write each picture with its faces drawn."
@@ -37,6 +42,7 @@ from fexruntime.results import FrameResult
     "--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees: faster, not exact."
 )
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
+@click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def command(
@@ -51,6 +57,7 @@ def command(
     identity_method: str,
     detector_size: int | None,
     exif: bool,
+    skip_bad: bool,
     backend: str,
     device: str,
 ) -> None:
@@ -66,14 +73,29 @@ def command(
     if out is not None:
         sinks.check_target(out)
     if overlay is not None:
-        sinks.check_folder(overlay / "x")
+        sinks.check_folder(overlay)
+        if any(Path(p).is_dir() and Path(p).resolve() == overlay.resolve() for p in inputs):
+            raise InputError(
+                f"--overlay {str(overlay)!r} is a folder of inputs: give another, or the drawings become inputs"
+            )
+    warnings.simplefilter("ignore", StandInWarning)  # said below, in colour
+    skipped: list[InputError] = []
     with Detector(bundle, backend, device, threads, shared_pool=True) as detector:
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(
                 f"STAND-IN WEIGHTS in {', '.join(made_up)}: what they answer means nothing.", fg="yellow", err=True
             )
-        stream = detector.stream(inputs, batch_size, output_size, face_detection_threshold, None, exif, detector_size)
+        stream = detector.stream(
+            inputs,
+            batch_size,
+            output_size,
+            face_detection_threshold,
+            None,
+            exif,
+            detector_size,
+            skipped.append if skip_bad else None,
+        )
         with console(stderr=True).status("reading faces") as status:
             results = list(_counted(stream, status.update))
         fex = detector.to_fex(results, face_identity_threshold, identity_method)
@@ -82,11 +104,19 @@ def command(
     if out is not None:
         sinks.write_table(fex, out)
         faces = sum(len(r) for r in results)
-        click.echo(f"{faces} faces in {len(results)} images: {len(fex)} rows in {out}")
+        click.echo(f"{_counts(faces, 'face')} in {_counts(len(results), 'image')}: {_counts(len(fex), 'row')} in {out}")
     else:
         _show(fex)
     if overlay is not None:
-        click.echo(f"{len(results)} pictures in {overlay}")
+        click.echo(f"{_counts(len(results), 'picture')} in {overlay}")
+    for error in skipped:
+        click.echo(f"Skipped: {error}", err=True)
+    if skipped:
+        sys.exit(3)
+
+
+def _counts(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _split(paths: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -96,6 +126,11 @@ def _split(paths: tuple[str, ...]) -> tuple[str, list[str]]:
         if len(paths) == 1:
             raise InputError(f"nothing to run on: give images or folders after the bundle {paths[0]!r}")
         return paths[0], list(paths[1:])
+    for later in paths[1:]:
+        if (Path(later) / MANIFEST).is_file():
+            raise InputError(f"{later!r} is a bundle: give it first, then the inputs")
+    if len(paths) > 1 and not first.exists():
+        raise InputError(f"{paths[0]!r} does not exist: neither a bundle nor an image is there")
     if len(paths) > 1 and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")
     return EDGE, list(paths)
@@ -146,7 +181,7 @@ def _show(fex: Fex) -> None:
 
     table = Table()
     whole = L.POSE[0] in fex.columns
-    heads = ["image", "face", "box x, y, w, h", "score"]
+    heads = ["image", "face", "crop x, y, w, h" if whole else "box x, y, w, h", "score"]
     heads += ["pitch, roll, yaw °", "strongest AUs", "emotion", "identity"] if whole else []
     for head in heads:
         table.add_column(head)

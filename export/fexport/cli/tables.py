@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 def console(stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for any table where there is none."""
     plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=200)
+    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=200)
 
 
 def report_table(reports: Iterable[dict[str, Any]]) -> Table:
