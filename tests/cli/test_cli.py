@@ -244,6 +244,12 @@ def test_swapped_and_mistyped_bundles_are_told(photo, tmp_path):
 
 def test_doctors_fixes_name_the_extras():
     program = "import sys; sys.modules['pandas'] = None\nfrom fexport.cli import doctor\ndoctor.find_spec = lambda name: None\ndoctor.command()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
     assert "pip install 'fexport[tables]'" in done.stdout
     assert done.returncode == 1
