@@ -24,7 +24,7 @@ def fexport(*arguments, cwd=None, **environment):
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=os.environ | environment,
+        env=os.environ | {"COLUMNS": "200"} | environment,
         check=False,
     )
 
