@@ -103,8 +103,8 @@ class Fex:
         """The table as a `feat.Fex`, py-feat's own class, with its column groups and model names (needs py-feat)."""
         try:
             from feat.data import Fex as FeatFex
-        except ImportError:
-            raise EnvironmentMissingError("to_feat() needs py-feat: pip install py-feat") from None
+        except ImportError as error:
+            raise EnvironmentMissingError(f"to_feat() needs py-feat ({error}): pip install py-feat") from error
         emotions = [c for c in (*L.EMOTIONS_V1, *L.EMOTIONS_V2) if c in self._place]
         blendshapes = [c for c in L.BLENDSHAPES if c in self._place]
         return FeatFex(
