@@ -31,6 +31,8 @@ NOISE = 0.10
 @click.option("--rounds", default=12, show_default=True)
 def main(record: bool, rounds: int) -> None:
     """Measure, print, and fail if a ratio fell below its baseline by more than noise."""
+    versions = {k: v for k, v in build.tools().items() if k in ("torch", "onnxruntime")}
+    baseline = {} if record else _baseline(versions)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     found: dict[str, float] = {}
@@ -46,16 +48,9 @@ def main(record: bool, rounds: int) -> None:
                 samples[name] = _turns(module, make_backend("onnxruntime", network, threads=1), role, rounds)
                 found[name] = float(np.median(samples[name]["torch_ms"]) / np.median(samples[name]["fexport_ms"]))
                 print(f"{name}: {found[name]:.2f} times torch", flush=True)
-    versions = {k: v for k, v in build.tools().items() if k in ("torch", "onnxruntime")}
     if record:
         BASELINE.write_text(json.dumps({"built_with": versions, "ratio": found, "samples": samples}, indent=1) + "\n")
         return
-    recorded = json.loads(BASELINE.read_text())
-    baseline = recorded["ratio"]
-    if recorded["built_with"] != versions:
-        sys.exit(
-            f"the baseline was recorded with {recorded['built_with']}, this is {versions}: record one with --record"
-        )
     slower = [n for n, ratio in found.items() if n in baseline and ratio < baseline[n] * (1 - NOISE)]
     missing = sorted(baseline.keys() ^ found.keys())
     for name in slower:
@@ -63,6 +58,16 @@ def main(record: bool, rounds: int) -> None:
     if slower or missing:
         sys.exit(f"{len(slower)} networks slower, {len(missing)} on one side only: {missing}")
     print("no network became slower")
+
+
+def _baseline(versions: dict[str, str]) -> dict[str, float]:
+    """The recorded ratios; exits if they were recorded with other versions, before minutes of measuring."""
+    recorded = json.loads(BASELINE.read_text())
+    if recorded["built_with"] != versions:
+        sys.exit(
+            f"the baseline was recorded with {recorded['built_with']}, this is {versions}: record one with --record"
+        )
+    return recorded["ratio"]
 
 
 def _turns(module: torch.nn.Module, backend, role: str, rounds: int) -> dict[str, list[float]]:

@@ -41,25 +41,11 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
             if pipeline not in bundles:
                 bundles[pipeline] = Path(folder) / pipeline
                 build.build(build.plan(pipeline, "pyfeat-2.1", weights=weights), bundles[pipeline])
-            command = [
-                *(
-                    sys.executable,
-                    "-m",
-                    "fexport",
-                    "bench",
-                    str(bundles[pipeline]),
-                    "--threads",
-                    "2",
-                    "--rounds",
-                    str(rounds),
-                ),
-                *("--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)),
-                *("--out", folder + "/out", *chosen),
-            ]
+            options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", *chosen]
+            options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
             print(name, flush=True)
-            subprocess.run(
-                command, check=True
-            )  # a process of its own: torch, which built the bundle, is not in its memory
+            # a process of its own: torch, which built the bundle, is not in its memory
+            subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundles[pipeline]), *options], check=True)
             shutil.copy(Path(folder) / "out" / "samples.json", RESULTS / f"{name}.json")
     (RESULTS / "peak.json").write_text(json.dumps({"gflops": peak_gflops()}, indent=1) + "\n")
 

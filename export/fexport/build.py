@@ -133,11 +133,9 @@ def repeat_verification(network: BundleNetwork, pipeline: Pipeline, weights: Pat
     seeds = [w["seed"] for w in recorded if w["source"] == "stand-in"]
     if weights is None and any(w["source"] == "folder" for w in recorded):
         raise CheckpointError(f"{network.row.name} was built from a folder of weights: give it with --weights DIR")
-    if not seeds:  # the hub's files of the commit that the bundle was made from, wherever the hub is now
-        files = zip(network.row.files, recorded, strict=True)
-        row = replace(network.row, files=tuple(replace(f, revision=w["revision"] or f.revision) for f, w in files))
-    else:
-        row = network.row
+    # the hub's files of the commit that the bundle was made from, wherever the hub is now
+    files = zip(network.row.files, recorded, strict=True)
+    row = replace(network.row, files=tuple(replace(f, revision=w["revision"] or f.revision) for f, w in files))
     chip = pipeline.crop.size if pipeline.crop else DEFAULT_CHIP
     loaded = modules.load(row, weights, chip, seeds[0] if seeds else None)
     if [r["sha256"] for r in loaded.records] != [w["sha256"] for w in recorded]:

@@ -37,7 +37,7 @@ from fexruntime.shrink import shrink_for_detector
 
 F32 = NDArray[np.float32]
 FACE_BATCH = 8
-"""Faces per run of the face networks: larger runs are no faster (`benchmarks`), and this bounds memory."""
+"""Faces per run of the face networks: enough to fill the cores, little enough to bound memory."""
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -45,8 +45,8 @@ class Detector:
     """A bundle, loaded and ready. Answers what py-feat's Detectorv2 (or Detectorv1) answers, without torch.
 
     `bundle` is a folder, a `Bundle`, or "edge" (the packaged face detector, the default). `threads` is the number of CPU
-    threads of each network, which run one after another (None: all cores). `cache` is the folder of optimised graphs: None for the default,
-    False for none. `shared_pool` puts all sessions of the process on one thread pool: only for a process in which nothing
+    threads of each network, which run one after another (None: all cores). `cache` is the folder of optimised graphs:
+    None for the default, False for none. `shared_pool` puts all sessions of the process on one thread pool: only for a process in which nothing
     else uses ONNX Runtime (see `backends.onnxruntime`). Calls are serialised: threads of a service may share a detector,
     but one at a time runs.
 

@@ -48,15 +48,16 @@ def group(verbose: bool) -> None:
 
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
+    verbose = "--verbose" in sys.argv or "-v" in sys.argv[1:2]
     try:
         group(standalone_mode=False)
     except FexportError as error:
-        if "--verbose" in sys.argv or "-v" in sys.argv[1:2]:
+        if verbose:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except OSError as error:  # what no command foresaw: a full disk, a folder that cannot be read
-        if "--verbose" in sys.argv or "-v" in sys.argv[1:2]:
+        if verbose:
             raise
         where = f" {error.filename!r}" if error.filename else ""
         click.echo(f"Error: the system refused{where}: {error.strerror or error}", err=True)

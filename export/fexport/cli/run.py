@@ -91,10 +91,9 @@ def command(
             batch_size,
             output_size,
             face_detection_threshold,
-            None,
-            exif,
-            detector_size,
-            skipped.append if skip_bad else None,
+            exif=exif,
+            detector_size=detector_size,
+            on_bad=skipped.append if skip_bad else None,
         )
         with console(stderr=True).status("reading faces") as status:
             results = list(_counted(stream, status.update))
