@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 lint types clean
+.PHONY: demo test opencv4 lint types gate clean
 
 # the demo's bundle: real face detector, stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -21,19 +21,23 @@ test: $(VENV)/.dev
 
 # the parts that read and cut images, on OpenCV 4, whose remap rounds positions (the suite runs on what pip chose, 5 today)
 opencv4: $(VENV)/opencv4/.done
-	$(VENV)/opencv4/bin/python -m pytest -q -p no:cacheprovider tests/runtime/test_crop.py tests/runtime/test_detect.py tests/runtime/test_frames.py
+	$(VENV)/opencv4/bin/python -m pytest -q -p no:cacheprovider tests/runtime/test_crop.py tests/runtime/test_detect.py tests/runtime/test_sources.py
 
 $(VENV)/opencv4/.done: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/opencv4
-	$(VENV)/opencv4/bin/python -m pip --disable-pip-version-check install -q "opencv-python-headless<5" pytest -e ".[cpu]"
+	$(VENV)/opencv4/bin/python -m pip --disable-pip-version-check install -q "opencv-python-headless<5" pytest pandas pillow -e ".[cpu]"
 	touch $@
+
+# has a network become slower? on a quiet machine; the baseline names its CPU
+gate: $(VENV)/.dev
+	$(BIN)/python benchmarks/gate.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy -p fexruntime
+	$(BIN)/mypy -p fexruntime -p fexport -p fexcalibration
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from fexport import build
+from fexport import build, modules, plan
+from fexruntime.contracts import network_row
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS: dict[str, tuple[str, list[str]]] = {
@@ -40,7 +41,7 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
                 continue
             if pipeline not in bundles:
                 bundles[pipeline] = Path(folder) / pipeline
-                build.build(build.plan(pipeline, "pyfeat-2.1", weights=weights), bundles[pipeline])
+                build.build(plan.plan(pipeline, "pyfeat-2.1", weights=[weights]), bundles[pipeline])
             options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", *chosen]
             options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
             print(name, flush=True)
@@ -48,6 +49,22 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
             subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundles[pipeline]), *options], check=True)
             shutil.copy(Path(folder) / "out" / "samples.json", RESULTS / f"{name}.json")
     (RESULTS / "peak.json").write_text(json.dumps({"gflops": peak_gflops()}, indent=1) + "\n")
+    (RESULTS / "gflop.json").write_text(json.dumps(gflop(), indent=1) + "\n")
+
+
+def gflop(height: int = 480, width: int = 640) -> dict[str, float]:
+    """GFLOP (two for a multiply-add) of each network of Detectorv2, counted by torch on the modules, by role; one item."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found = {}
+    for role, part in plan.plan("detectorv2", "pyfeat-2.1", stand_in_seed=0).parts.items():
+        loaded = modules.load(network_row(part.network.name), part.choice.crop, stand_in_seed=0)
+        shape = (1, 3, height, width) if part.choice.crop is None else (1, 3, part.crop_size, part.crop_size)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            loaded.module(torch.zeros(shape))
+        found[role] = counter.get_total_flops() / 1e9
+    return found
 
 
 def peak_gflops(size: int = 2048, runs: int = 30) -> list[float]:

@@ -32,16 +32,15 @@ def photo() -> Path:
 
 @pytest.fixture(scope="session")
 def frame(photo):
-    from fexruntime.frames import read_image
+    from fexruntime.sources.images import read_image
 
     return read_image(photo)
 
 
-def _build(folder: Path, *arguments, weights: Path | None = None):
-    from fexport import build
+def _build(folder: Path, pipeline, contract, **choices):
+    from fexport import build, plan
 
-    plan = build.plan(*arguments, weights=weights, stand_in_seed=None if weights else 0)
-    build.build(plan, folder)
+    build.build(plan.plan(pipeline, contract, choices, stand_in_seed=0), folder)
     return folder
 
 
@@ -67,7 +66,7 @@ def v1_bundle(tmp_path_factory):
 def v1_edge_bundle(tmp_path_factory):
     """Detectorv1 with the real MobileNet-0.25 detector and FaceNet."""
     folder = tmp_path_factory.mktemp("v1e") / "bundle"
-    return _build(folder, "detectorv1", "pyfeat-2.0", "retinaface-mobilenet025", "facenet")
+    return _build(folder, "detectorv1", "pyfeat-2.0", faces="retinaface-mobilenet025", identity="facenet")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from conftest import GOLDENS
 from fex_compare import assert_same_fex
 
-from fexport import build
+from fexport import build, plan
 from fexruntime import Detector
 
 BOXES = np.array(
@@ -43,8 +43,8 @@ def test_detectorv2_pyfeat21_boxes(v28_bundle, photo):
 
 
 def test_detectorv2_with_facenet(tmp_path, photo):
-    plan = build.plan("detectorv2", "pyfeat-2.1", "retinaface-mobilenet025", "facenet", None, 0)
-    build.build(plan, tmp_path / "bundle")
+    choices = {"faces": "retinaface-mobilenet025", "identity": "facenet"}
+    build.build(plan.plan("detectorv2", "pyfeat-2.1", choices, stand_in_seed=0), tmp_path / "bundle")
     fex = Detector(tmp_path / "bundle").detect(photo, boxes=BOXES)
     assert_same_fex(fex, GOLDENS / "detectorv2_pyfeat215_boxes_facenet.csv")
 

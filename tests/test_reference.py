@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fex_compare import assert_same_fex
 
-from fexport import build
+from fexport import build, plan
 from fexruntime import Detector
 
 pytestmark = [pytest.mark.reference, pytest.mark.slow]
@@ -39,11 +39,12 @@ CASES = {
 def bundle_for(reference_weights, tmp_path_factory):
     made = {}
 
-    def bundle(weights, *names):
-        key = (weights, *names)
+    def bundle(weights, pipeline, contract, detector, identity):
+        key = (weights, pipeline, contract, detector, identity)
         if key not in made:
             folder = tmp_path_factory.mktemp("reference") / "bundle"
-            build.build(build.plan(*names, weights=reference_weights[weights]), folder)
+            choices = {"faces": detector, "identity": identity}
+            build.build(plan.plan(pipeline, contract, choices, [reference_weights[weights]]), folder)
             made[key] = folder
         return made[key]
 
@@ -84,7 +85,7 @@ def test_modules_equal_pyfeats(reference, reference_weights):
     import torch
 
     from fexport import modules
-    from fexruntime.contracts import network_row
+    from fexruntime.contracts import Crop, network_row
 
     inputs = np.load(reference / "goldens" / "inputs.npz")
     expected = np.load(reference / "goldens" / "modules.npz")
@@ -95,7 +96,7 @@ def test_modules_equal_pyfeats(reference, reference_weights):
         import dataclasses
 
         row = dataclasses.replace(network_row(name), **changes)
-        loaded = modules.load(row, reference_weights[weights], size)
+        loaded = modules.load(row, Crop("square-pad", size, 1.2), [reference_weights[weights]])
         with torch.inference_mode():
             outputs = loaded.module(torch.from_numpy(np.ascontiguousarray(value)))
         return [o.numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -1,13 +1,15 @@
 """Weights: where they come from, and whether they are what the contract says.
 
-A file is taken from the package, from a `--weights` folder, or from the hub; read without running any code; and its keys and
-shapes are held strictly against the network's.
+A file is taken from the package, from one of the `--weights` folders, or from the hub; read once, without running any
+code; and its digest, keys and shapes are held against the contract's.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from typing import Any
 import torch
 
 from fexruntime.contracts import Network, WeightsFile
-from fexruntime.digest import file_sha256
 from fexruntime.errors import CheckpointError
+from fexruntime.manifest import WeightsRecord
 
 PACKAGED = Path(__file__).parent / "weights"
 
@@ -30,17 +32,27 @@ class Located:
     source: str
     revision: str | None = None
 
-    def record(self) -> dict[str, Any]:
-        """What the manifest says of it."""
-        return {
-            "filename": self.path.name,
-            "source": self.source,
-            "repository": self.row.repository,
-            "revision": self.revision,
-            "sha256": file_sha256(self.path),
-            "bytes": self.path.stat().st_size,
-            "published": self.row.sha256 is not None and self.row.sha256 == file_sha256(self.path),
-        }
+    def read(self) -> tuple[bytes, WeightsRecord]:
+        """The file's bytes, read once, and what the manifest says of them.
+
+        CheckpointError if it came with the package or from the hub and is not the published file; a user's own file may
+        be another (fine-tuned, say), which its record tells.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"cannot read {str(self.path)!r}: {error.strerror or error}") from None
+        digest = hashlib.sha256(data).hexdigest()
+        published = self.row.sha256
+        if published is not None and published != digest and self.source != "folder":
+            raise CheckpointError(
+                f"{self.path.name} from {self.row.repository} is not the published file: its sha256 is {digest}, "
+                f"published is {published}"
+            )
+        record = WeightsRecord(
+            self.path.name, self.source, self.row.repository, self.revision, digest, len(data), published == digest
+        )
+        return data, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +61,45 @@ class Checkpoint:
 
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any] | None
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[WeightsRecord] = field(default_factory=list)
 
 
-def at_hand(network: Network, weights: Path | None) -> bool:
-    """Whether all files of a network are in the package or the folder, without asking the hub."""
-    return all(
-        row.packaged or (weights is not None and any((weights / name).is_file() for name in row.names))
-        for row in network.files
-    )
+def at_hand(network: Network, folders: Sequence[Path]) -> bool:
+    """Whether all files of a network are in the package or a folder, without asking the hub."""
+    return all(row.packaged or _in_folders(row, folders) is not None for row in network.files)
 
 
-def locate(network: Network, weights: Path | None) -> list[Located]:
+def locate(network: Network, folders: Sequence[Path]) -> list[Located]:
     """Find the files of a network. Raises CheckpointError naming the ones that are not there and the fix."""
-    return [_locate(network, row, weights) for row in network.files]
+    return [_locate(network, row, folders) for row in network.files]
 
 
-def _locate(network: Network, row: WeightsFile, weights: Path | None) -> Located:
+def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
     if row.packaged:
         return Located(PACKAGED / row.filename, row, "package")
-    if weights is None:
+    if not folders:
         return _from_hub(network, row)
-    if not weights.is_dir():
-        raise CheckpointError(f"--weights {str(weights)!r} is not a folder")
-    for name in row.names:
-        if (weights / name).is_file():
-            return Located(weights / name, row, "folder")
-    raise CheckpointError(
-        f"{network.name} needs {row.filename}, which is not in {str(weights)!r}: put it there "
-        f"(from {row.repository} on the hub)"
-    )
+    for folder in folders:
+        if not folder.is_dir():
+            raise CheckpointError(f"--weights {str(folder)!r} is not a folder")
+    found = _in_folders(row, folders)
+    if found is None:
+        where = " or ".join(repr(str(folder)) for folder in folders)
+        raise CheckpointError(
+            f"{network.name} needs {row.filename}, which is not in {where}: put it there "
+            f"(from {row.repository} on the hub)"
+        )
+    return found
+
+
+def _in_folders(row: WeightsFile, folders: Sequence[Path]) -> Located | None:
+    """The file in the first folder that has it, under any of its names; a preferred name in that folder goes first."""
+    for folder in folders:
+        for candidate in (row, *row.others):
+            for name in candidate.names:
+                if (folder / name).is_file():
+                    return Located(folder / name, candidate, "folder")
+    return None
 
 
 def _from_hub(network: Network, row: WeightsFile) -> Located:
@@ -111,73 +132,71 @@ def read(network: Network, files: list[Located]) -> Checkpoint:
     """Read a network's checkpoint: tensors, and configuration if the files carry one."""
     tensors: dict[str, torch.Tensor] = {}
     config: dict[str, Any] | None = None
+    records = []
     for located in files:
-        _check_digest(located)
+        data, record = located.read()
+        records.append(record)
         if located.path.suffix == ".json":
-            config = _read_json(located.path)
+            config = _read_json(located.path.name, data)
         else:
-            tensors, found = _read_tensors(located.path)
+            tensors, found = _read_tensors(located.path.name, data)
             config = found if found is not None else config
-    return Checkpoint(tensors, config, [located.record() for located in files])
+    return Checkpoint(tensors, config, records)
 
 
-def _check_digest(located: Located) -> None:
-    row = located.row
-    if row.sha256 is not None and located.source != "folder" and file_sha256(located.path) != row.sha256:
-        raise CheckpointError(f"{located.path.name} is not the published file: its sha256 is not {row.sha256}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(name: str, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name}: {error}") from None
+        value = json.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"cannot read {name}: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} does not hold a JSON object")
+        raise CheckpointError(f"{name} does not hold a JSON object")
     return value
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+def _read_tensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    if name.endswith(".safetensors"):
+        return _read_safetensors(name, data)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle's, zipfile's and its own errors
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path.name} cannot be read as tensors alone, without running code from it: {first[:200]}"
+            f"{name} cannot be read as tensors alone, without running code from it: {first[:200]}"
         ) from None
     config = None
     if isinstance(content, Mapping):
         config = content.get("config")
         if config is not None and not isinstance(config, Mapping):
-            raise CheckpointError(f"{path.name}: its configuration is a {type(config).__name__}, not a mapping")
+            raise CheckpointError(f"{name}: its configuration is a {type(config).__name__}, not a mapping")
         for key in ("state_dict", "model"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise CheckpointError(f"{path.name} holds no state dict")
+        raise CheckpointError(f"{name} holds no state dict")
     return {str(k).removeprefix("module."): v for k, v in content.items()}, dict(config) if config else None
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    from safetensors import SafetensorError, safe_open
+def _read_safetensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is not a whole safetensors file: {error}") from None
+        tensors = load(data)
+        # the format: eight bytes of length, then a JSON header, whose "__metadata__" is free text by key
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{name} is not a whole safetensors file: {error}") from None
+    metadata = header.get("__metadata__") or {}
     if "config" not in metadata:
         return tensors, None
     try:
         config = json.loads(metadata["config"])
     except ValueError as error:
-        raise CheckpointError(f"{path.name}: the configuration in its metadata is not JSON: {error}") from None
+        raise CheckpointError(f"{name}: the configuration in its metadata is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path.name}: its configuration is a {type(config).__name__}, not an object")
+        raise CheckpointError(f"{name}: its configuration is a {type(config).__name__}, not an object")
     return tensors, config
 
 
@@ -197,7 +216,7 @@ def load_strictly(module: torch.nn.Module, checkpoint: Checkpoint, network: Netw
         for kind, keys in (("missing", missing), ("extra", extra), ("misshaped", misshaped))
         if keys
     ]
-    names = ", ".join(r["filename"] for r in checkpoint.records)
+    names = ", ".join(r.filename for r in checkpoint.records)
     if problems:
         raise CheckpointError(f"{names} is not a checkpoint of {network.name}: tensors {'; '.join(problems)}")
     broken = [k for k, v in checkpoint.tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]

@@ -24,7 +24,7 @@ IR_VERSION = 8
 
 
 def export(
-    module: nn.Module, example: torch.Tensor, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> onnx.ModelProto:
     """Export `module`, called with `example`, as a checked model whose inputs and outputs are the contract's.
 
@@ -39,8 +39,8 @@ def export(
         warnings.simplefilter("ignore")  # the tracing exporter announces its own deprecation
         torch.onnx.export(
             module.eval(),
-            (example,),
-            buffer,
+            example,
+            buffer,  # type: ignore[arg-type]  # a file object serves, whatever the annotation says
             input_names=[t.name for t in inputs],
             output_names=[t.name for t in outputs],
             dynamic_axes=dynamic,

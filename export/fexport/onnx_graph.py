@@ -29,10 +29,16 @@ class Graph:
         self.outputs = {o.name for o in self.proto.output}
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The constant called `name` (an initialiser or a Constant node), or None."""
+        """The constant called `name` (an initialiser or a Constant node), or None.
+
+        Looks through the Identity nodes that the exporter leaves on constants which several nodes share.
+        """
+        node = self.producer.get(name)
+        while node is not None and node.op_type == "Identity":
+            name = node.input[0]
+            node = self.producer.get(name)
         if name in self.initialisers:
             return numpy_helper.to_array(self.initialisers[name])
-        node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
             return numpy_helper.to_array(node.attribute[0].t)
         return None

@@ -9,15 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fexport.session import Case
 from fexruntime import crop as cropping
-from fexruntime.contracts import Crop, Network
+from fexruntime.arrays import F32, U8
+from fexruntime.contracts import VALUES, Choice, Crop, Network
+from fexruntime.contracts.labels import LANDMARKS
 from fexruntime.detect import fill_input_numpy
-from fexruntime.frames import read_image
 from fexruntime.resample import resize_u8
+from fexruntime.sources.images import read_image
 
-F32 = NDArray[np.float32]
+Cases = dict[str, list[Case]]
+"""Inputs of a network by kind ("faces", "noise"), each with a batch axis; batches of one and of several."""
 PHOTOGRAPH = Path(__file__).parent / "photographs" / "astronaut.jpg"
 FACE_XYXY_PX = (178.0, 54.0, 271.0, 179.0)
 """The face in the photograph, to about three pixels (a test holds the detector to it)."""
@@ -28,34 +31,50 @@ _JITTER = ((0.0, 0.0, 1.0), (9.0, -6.0, 1.15), (-14.0, 11.0, 0.85), (2.0, 40.0, 
 
 
 @lru_cache(maxsize=1)
-def photograph() -> NDArray[np.uint8]:
+def photograph() -> U8:
     """The photograph, [512,512,3] uint8 RGB."""
     return read_image(PHOTOGRAPH)
 
 
-def cases(network: Network, crop: Crop | None) -> dict[str, list[F32]]:
-    """Inputs of a network by kind ("faces", "noise"), each with a batch axis; batches of one and of several.
-
-    `crop` is the pipeline's. Raises KeyError for a network without inputs of a known kind.
-    """
-    name = network.inputs[0].name
-    if name == "frames":
+def cases(network: Network, choice: Choice) -> Cases:
+    """What to compare a network on, by what its choice reads: frames (a finder), chips, or values of earlier stages."""
+    if not choice.reads:
         return _frames(network)
-    if name == "landmarks_xy":
-        return _landmarks()
-    assert crop is not None
+    parts = [_of_crop(r) if isinstance(r, Crop) else _of_value(r) for r in choice.reads]
+    return {
+        kind: [tuple(arrays) for arrays in zip(*(part[kind] for part in parts), strict=True)]
+        for kind in ("faces", "noise")
+    }
+
+
+def canonical(network: Network, choice: Choice) -> Case:
+    """Candidates for the input that a bundle records with its outputs: small, exact in uint8 where it is an image."""
+    if not choice.reads:
+        return (_as_input(resize_u8(photograph(), 96, 128), network),)
+    return tuple(
+        (np.rint(_chips(r) * 255) / 255).astype(np.float32) if isinstance(r, Crop) else _of_value(r)["faces"][0]
+        for r in choice.reads
+    )
+
+
+def _of_crop(crop: Crop) -> dict[str, list[F32]]:
     faces, noise = _chips(crop), _noise_chips(crop.size)
     return {"faces": [faces, *(faces[i : i + 1] for i in range(2))], "noise": [noise, noise[:1]]}
 
 
-def canonical(network: Network, crop: Crop | None) -> F32:
-    """Candidates for the input that a bundle records with its outputs: small, exact in uint8 where it is an image."""
-    if network.inputs[0].name == "frames":
-        return _as_input(resize_u8(photograph(), 96, 128), network)
-    if network.inputs[0].name == "landmarks_xy":
-        return _landmarks()["noise"][0]
-    assert crop is not None
-    return (np.rint(_chips(crop) * 255) / 255).astype(np.float32)
+def _of_value(name: str) -> dict[str, list[F32]]:
+    """Landmarks as rings of plausible size; of any other value numbers of its shape."""
+    rng = np.random.RandomState(9)
+    shape = VALUES[name].shape
+    if shape == (LANDMARKS, 2):
+        angle = np.linspace(0, 2 * np.pi, LANDMARKS, endpoint=False)
+        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * [50, 70] + [200, 150]
+        faces = (ring + rng.standard_normal((4, *shape)) * 4).astype(np.float32)
+        noise = rng.uniform(0, 400, (3, *shape)).astype(np.float32)
+    else:
+        faces = rng.standard_normal((4, *shape)).astype(np.float32)
+        noise = (8 * rng.standard_normal((3, *shape))).astype(np.float32)
+    return {"faces": [faces, faces[:1], faces[1:2]], "noise": [noise, noise[:1]]}
 
 
 def _chips(crop: Crop) -> F32:
@@ -64,7 +83,9 @@ def _chips(crop: Crop) -> F32:
     for dx, dy, scale in _JITTER:
         cx, cy, w, h = (x1 + x2) / 2 + dx, (y1 + y2) / 2 + dy, (x2 - x1) * scale, (y2 - y1) * scale
         boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-    region = cropping.locate(np.array(boxes, np.float32), crop)
+    # what a finder says of an upright face, for kinds of crop that ask
+    upright = {v.name: np.zeros((len(boxes), *v.shape), np.float32) for v in VALUES.values()}
+    region = cropping.locate(np.array(boxes, np.float32), crop, upright)
     chips = np.empty((len(boxes), 3, crop.size, crop.size), np.float32)
     cropping.cut_numpy(photograph(), region.sample_xyxy_px, crop, chips)
     chips[1] = chips[1, :, :, ::-1] * np.float32(0.7)  # mirrored, darker
@@ -77,27 +98,20 @@ def _noise_chips(size: int) -> F32:
         [resize_u8(rng.randint(0, 256, (size // 8, size // 8, 3), np.uint8), size, size) for _ in range(2)]
     )
     chips = np.concatenate([smooth, rng.randint(0, 256, (1, size, size, 3)).astype(np.uint8)])
-    return np.ascontiguousarray(chips.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+    planar: F32 = np.ascontiguousarray(chips.transpose(0, 3, 1, 2)).astype(np.float32)
+    unit: F32 = planar / np.float32(255)
+    return unit
 
 
-def _frames(network: Network) -> dict[str, list[F32]]:
+def _frames(network: Network) -> Cases:
     rng = np.random.RandomState(8)
     faces = [_as_input(resize_u8(photograph(), *size), network) for size in _FRAME_SIZES_HW]
     pair = np.concatenate([faces[1], faces[1][:, :, :, ::-1]])
     noise = _as_input(resize_u8(rng.randint(0, 256, (23, 31, 3), np.uint8), 181, 245), network)
-    return {"faces": [*faces, pair], "noise": [noise]}
+    return {"faces": [(f,) for f in (*faces, pair)], "noise": [(noise,)]}
 
 
-def _as_input(image: NDArray[np.uint8], network: Network) -> F32:
+def _as_input(image: U8, network: Network) -> F32:
     tensor = np.empty((1, 3, *image.shape[:2]), np.float32)
     fill_input_numpy(image, network.preprocessing, tensor[0])
     return tensor
-
-
-def _landmarks() -> dict[str, list[F32]]:
-    rng = np.random.RandomState(9)
-    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
-    ring = np.stack([np.cos(angle), np.sin(angle)], 1) * [50, 70] + [200, 150]
-    faces = (ring + rng.standard_normal((4, 68, 2)) * 4).astype(np.float32)
-    noise = rng.uniform(0, 400, (3, 68, 2)).astype(np.float32)
-    return {"faces": [faces, faces[:1]], "noise": [noise, noise[:1]]}

@@ -1,31 +1,32 @@
 """Verification: does the artefact answer what the torch network answers, on faces and noise, in the task's own unit?
 
-The gate of a build, and `fexport verify` later. A difference beyond the contract's tolerance, or a value that is not
-finite, fails. The action-unit graph picks each AU's nearest neighbours: where two candidates tie to within round-off the
-pick may flip and AU values jump, on any pair of runtimes. Such faces are left out of the outputs that depend on the pick,
-and counted in the report.
+The gate of a build, and `fexport verify` later. A difference beyond the contract's gate, a value that is not finite, or
+an output of which nothing was compared on faces, fails. Some networks decide between candidates (the action-unit
+graph picks each AU's nearest neighbours): where two tie to within round-off the pick may flip and values jump, on any
+pair of runtimes. Such faces are left out of the outputs that depend on the pick, and counted in the report.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from fexport.networks.multitask import Multitask, unit
-from fexruntime.contracts import Network, Tolerance
-from fexruntime.tolerances import UNITS, difference
+from fexport.modules import Loaded
+from fexport.samples import Cases
+from fexport.session import Case, Runner
+from fexruntime.arrays import F32, F64
+from fexruntime.contracts import Gate, gates_of
+from fexruntime.differences import UNITS, difference
+from fexruntime.errors import VerificationError
 
-F32 = NDArray[np.float32]
-Runner = Callable[[F32], dict[str, F32]]
 TIE_MARGIN = 1e-5
-"""Neighbours whose cosines differ by less may swap places between runtimes."""
+"""Candidates whose likeness differs by less may swap places between runtimes in fp32."""
+DECISIVE = "faces"
+"""The kind of input on which every output has to be compared; the others are there for corners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +42,27 @@ class Difference:
     p99: float
     mean: float
     values: int
+    """How many were compared; with 0 the others say nothing."""
 
     @property
     def passed(self) -> bool:
         """Within the limit (NaN is not)."""
-        return bool(self.max <= self.limit)
+        return not self.values or bool(self.max <= self.limit)
 
 
 @dataclass(slots=True)
 class Report:
-    """What verifying one network found."""
+    """What verifying one artefact of a network found."""
 
     network: str
+    precision: str
     against: str
+    outputs: tuple[str, ...]
+    """Every output that has to be compared."""
     differences: list[Difference] = field(default_factory=list)
     not_finite: dict[str, int] = field(default_factory=dict)
     near_ties: int = 0
-    faces: int = 0
+    inputs: int = 0
 
     @property
     def passed(self) -> bool:
@@ -66,21 +71,26 @@ class Report:
 
     @property
     def not_compared(self) -> list[str]:
-        """Outputs of which no value was left to compare."""
-        seen: dict[str, int] = {}
+        """Outputs of which a gate had nothing to compare on faces, or for which there is no gate."""
+        compared: dict[str, list[int]] = {}
         for d in self.differences:
-            seen[d.output] = seen.get(d.output, 0) + d.values
-        return [output for output, values in seen.items() if not values]
+            if d.kind == DECISIVE:
+                compared.setdefault(d.output, []).append(d.values)
+        return [name for name in self.outputs if not all(compared.get(name, [0]))] or (
+            [] if self.outputs else ["anything"]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values."""
         rows = [asdict(d) | {"passed": d.passed} for d in self.differences]
         return {
             "network": self.network,
+            "precision": self.precision,
             "against": self.against,
             "passed": self.passed,
-            "inputs": self.faces,
+            "inputs": self.inputs,
             "near_ties_left_out": self.near_ties,
+            "outputs": list(self.outputs),
             "not_finite": self.not_finite,
             "not_compared": self.not_compared,
             "differences": rows,
@@ -92,7 +102,9 @@ class Report:
         rows = [{k: v for k, v in row.items() if k != "passed"} for row in value["differences"]]
         return cls(
             value["network"],
+            value["precision"],
             value["against"],
+            tuple(value["outputs"]),
             [Difference(**row) for row in rows],
             value["not_finite"],
             value["near_ties_left_out"],
@@ -100,93 +112,71 @@ class Report:
         )
 
 
-def compare(
-    network: Network, module: nn.Module, run: Runner, cases: dict[str, list[F32]], chip_size: int, against: str
-) -> Report:
-    """Hold `run` (an artefact) to `module` (torch) on `cases`, by the contract's tolerances."""
-    report = Report(network.name, against)
-    names = [t.name for t in network.outputs]
+def compare(loaded: Loaded, run: Runner, cases: Cases, crop_size: int, precision: str, against: str) -> Report:
+    """Hold `run` (an artefact) to the network's torch module on `cases`, by the contract's gates for that precision.
+
+    Raises VerificationError if the artefact has other outputs than the network.
+    """
+    network = loaded.network
+    gates = gates_of(network.name, precision)
+    tied = loaded.recipe.tied_outputs(loaded.module)
+    report = Report(network.name, precision, against, loaded.outputs)
     for kind, inputs in cases.items():
-        gathered: dict[int, list[NDArray[np.float64]]] = {}
-        for value in inputs:
-            expected, steady = _reference(module, value, names)
-            found = run(value)
-            report.faces += len(value)
+        gathered: dict[Gate, list[F64]] = {}
+        for case in inputs:
+            expected, steady = reference(loaded, case)
+            found = run(case)
+            if set(found) != set(expected):
+                raise VerificationError(
+                    f"{network.name} answers {', '.join(sorted(found))}; torch answers {', '.join(sorted(expected))}"
+                )
+            report.inputs += len(case[0])
             report.near_ties += int((~steady).sum())
-            for name in expected:
-                bad = int((~np.isfinite(found[name])).sum())
+            for name, value in found.items():
+                bad = int((~np.isfinite(value)).sum())
                 if bad:
                     report.not_finite[name] = report.not_finite.get(name, 0) + bad
-            for k, tolerance in enumerate(network.tolerances):
-                if tolerance.output in expected:
-                    rows = steady if tolerance.output in _depend_on_neighbours(module) else slice(None)
-                    a, b = expected[tolerance.output][rows], found[tolerance.output][rows]
-                    gathered.setdefault(k, []).append(difference(tolerance, a, b, chip_size))
-        for k, parts in gathered.items():
-            report.differences.append(_summary(network.tolerances[k], kind, np.concatenate(parts)))
+            for gate in gates:
+                if gate.output in expected:
+                    rows = steady if gate.output in tied else slice(None)
+                    a, b = expected[gate.output][rows], found[gate.output][rows]
+                    gathered.setdefault(gate, []).append(difference(gate, a, b, crop_size))
+        report.differences += [_summary(gate, kind, np.concatenate(parts)) for gate, parts in gathered.items()]
     return report
 
 
-def _reference(module: nn.Module, value: F32, names: Iterable[str]) -> tuple[dict[str, F32], NDArray[np.bool_]]:
+def reference(loaded: Loaded, case: Case) -> tuple[dict[str, F32], NDArray[np.bool_]]:
     """Torch's outputs by name, and which inputs are free of near-ties."""
     margins: list[torch.Tensor] = []
-    with _neighbour_margins(module, margins), torch.inference_mode():
-        outputs = module(torch.from_numpy(value))
+    with loaded.recipe.watch_ties(loaded.module, margins), torch.inference_mode():
+        outputs = loaded.module(*(torch.from_numpy(array) for array in case))
     if isinstance(outputs, torch.Tensor):
         outputs = (outputs,)
-    steady = margins[0].numpy() > TIE_MARGIN if margins else np.ones(len(value), bool)
-    return {n: o.numpy() for n, o in zip(names, outputs, strict=False)}, steady
+    if len(outputs) != len(loaded.outputs):
+        raise VerificationError(
+            f"{loaded.network.name}'s module gives {len(outputs)} outputs; its row and checkpoint have "
+            f"{len(loaded.outputs)}: {', '.join(loaded.outputs)}"
+        )
+    steady = margins[0].numpy() > TIE_MARGIN if margins else np.ones(len(case[0]), bool)
+    return {n: o.numpy() for n, o in zip(loaded.outputs, outputs, strict=True)}, steady
 
 
-@contextlib.contextmanager
-def _neighbour_margins(module: nn.Module, margins: list[torch.Tensor]) -> Iterator[None]:
-    """Append the margins of the faces that a multitask network sees inside the block to `margins`."""
-    if not isinstance(module, Multitask):
-        yield
-        return
-    k = module.config.knn_k
-
-    def note(fgg: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        margins.append(neighbour_margin(inputs[0], k))
-
-    handle = module.fgg.register_forward_pre_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def steadiest(module: nn.Module, value: F32) -> int:
-    """Which input of a batch is furthest from a tie of neighbours (the first, for a network without them)."""
-    if not isinstance(module, Multitask):
-        return 0
+def steadiest(loaded: Loaded, case: Case) -> int:
+    """Which input of a batch is furthest from a tie (the first, for a network that has none)."""
     margins: list[torch.Tensor] = []
-    with _neighbour_margins(module, margins), torch.inference_mode():
-        module(torch.from_numpy(value))
-    return int(margins[0].argmax())
+    with loaded.recipe.watch_ties(loaded.module, margins), torch.inference_mode():
+        loaded.module(*(torch.from_numpy(array) for array in case))
+    return int(margins[0].argmax()) if margins else 0
 
 
-def neighbour_margin(v: torch.Tensor, k: int) -> torch.Tensor:
-    """Least gap, per face, between the last cosine that makes an AU's top k+1 and the first that does not."""
-    v_unit = unit(v)
-    ranked = v_unit.matmul(v_unit.transpose(1, 2)).sort(dim=-1, descending=True).values
-    return (ranked[..., k] - ranked[..., k + 1]).amin(dim=-1)
-
-
-def _depend_on_neighbours(module: nn.Module) -> tuple[str, ...]:
-    if not isinstance(module, Multitask):
-        return ()
-    return ("au", "emotion", "valence_arousal") if module.config.emotion_use_au_prob else ("au",)
-
-
-def _summary(tolerance: Tolerance, kind: str, values: NDArray[np.float64]) -> Difference:
+def _summary(gate: Gate, kind: str, values: F64) -> Difference:
     empty = not len(values)
     return Difference(
-        output=tolerance.output,
-        task=tolerance.task,
-        unit=UNITS.get(tolerance.task, ""),
+        output=gate.output,
+        task=gate.task,
+        unit=UNITS.get(gate.task, ""),
         kind=kind,
-        limit=tolerance.limit,
+        limit=gate.limit,
         max=0.0 if empty else float(np.max(values)),
         p99=0.0 if empty else float(np.percentile(values, 99)),
         mean=0.0 if empty else float(np.mean(values)),

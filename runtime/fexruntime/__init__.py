@@ -13,19 +13,36 @@ from typing import TYPE_CHECKING, Any
 from fexruntime.errors import FexportError
 
 if TYPE_CHECKING:
+    from fexruntime.backends.base import Place
     from fexruntime.bundle import Bundle, open_bundle
     from fexruntime.detector import Detector
     from fexruntime.fex import Fex
+    from fexruntime.options import Options
     from fexruntime.pose import pose_from_landmarks
     from fexruntime.results import FrameResult
+    from fexruntime.sources.frame import Frame
 
-__all__ = ["Bundle", "Detector", "Fex", "FexportError", "FrameResult", "open_bundle", "pose_from_landmarks"]
+__all__ = [
+    "Bundle",
+    "Detector",
+    "Fex",
+    "FexportError",
+    "Frame",
+    "FrameResult",
+    "Options",
+    "Place",
+    "open_bundle",
+    "pose_from_landmarks",
+]
 
 _HOMES = {
     "Bundle": "bundle",
     "Detector": "detector",
     "Fex": "fex",
+    "Frame": "sources.frame",
     "FrameResult": "results",
+    "Options": "options",
+    "Place": "backends.base",
     "open_bundle": "bundle",
     "pose_from_landmarks": "pose",
 }
@@ -37,3 +54,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"fexruntime.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,113 +1,92 @@
 """A bundle: a folder of verified artefacts and the manifest that says what they are, where from, and how verified.
 
-Reading one checks that every file is inside the folder and is, byte for byte, the one that was verified.
+Opening one reads the manifest and holds it against the contract tables of the running code; a file is read once, when
+it is loaded, and must be byte for byte the one that was verified.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fexruntime.contracts import Network, Pipeline, network_row, pipeline_row
-from fexruntime.digest import file_sha256
+from fexruntime.contracts import (
+    CONTRACTS,
+    Choice,
+    Network,
+    Pipeline,
+    Stage,
+    contract_sha256,
+    network_row,
+    pipeline_row,
+)
 from fexruntime.errors import BundleError, InputError
+from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
 
-MANIFEST = "manifest.json"
-FORMAT = 1
 EDGE = "edge"
-"""Name of the bundle that comes with the package: the MobileNet-0.25 face detector."""
-
-
-@dataclass(frozen=True, slots=True)
-class Artefact:
-    """One file of a bundle: its path, digest and size as recorded."""
-
-    path: Path
-    sha256: str
-    size_bytes: int
-
-    def checked_path(self) -> Path:
-        """The file's path; BundleError if its bytes are not the ones that were verified."""
-        try:
-            found = file_sha256(self.path)
-        except OSError as error:
-            raise BundleError(
-                f"cannot read {str(self.path)!r}: {error.strerror or error}; build the bundle again"
-            ) from None
-        if found != self.sha256:
-            raise BundleError(
-                f"{str(self.path)!r} is not the file that was verified: its sha256 differs from the manifest's; "
-                "build the bundle again, or restore the file"
-            )
-        return self.path
+"""Name of the bundle that comes with the package: the MobileNet-0.25 face detector. A folder called so is "./edge"."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleNetwork:
-    """A network of a bundle: its contract row, its artefacts, and its manifest entry."""
+    """What fills a role of a bundle: the stage, the choice made, its contract row, its record in the manifest."""
 
     role: str
+    stage: Stage
+    choice: Choice
     row: Network
-    model: Artefact
-    canonical: Artefact
-    """A recorded input and the outputs that the verified graph gave for it (.npz)."""
-    arrays: Artefact | None
-    """Weights for the NumPy backend (.npz), where there is one."""
-    entry: dict[str, Any] = field(repr=False)
+    record: NetworkRecord
+    folder: Path
 
-    @property
-    def output_names(self) -> list[str]:
-        """Names of the graph's outputs, in order."""
-        return [o["name"] for o in self.entry["outputs"]]
+    def variant(self, precision: str, kinds: tuple[str, ...]) -> Variant:
+        """The artefact in a precision, of the first of these kinds that is there; BundleError says which there are."""
+        for kind in kinds:
+            for variant in self.record.variants:
+                if (variant.precision, variant.kind) == (precision, kind):
+                    return variant
+        there = ", ".join(f"{v.precision} {v.kind}" for v in self.record.variants)
+        raise BundleError(
+            f"{self.row.name} ({self.role}) has no {precision} artefact of kind {' or '.join(kinds)} in this bundle: "
+            f"it has {there}"
+        )
 
-    @property
-    def input_shape(self) -> list[int | str]:
-        """Shape of the graph's input; strings are dynamic axes."""
-        shape: list[int | str] = self.entry["inputs"][0]["shape"]
-        return shape
-
-    @property
-    def stand_in(self) -> bool:
-        """Whether any weight of this network is made up: its numbers test the arithmetic and mean nothing."""
-        return any(w["source"] == "stand-in" for w in self.entry["weights"])
+    def read(self, file: FileRecord) -> bytes:
+        """The bytes of one of its files, checked against the manifest."""
+        return file.read(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that was read and whose manifest holds together. Roles are "faces", the pipeline's own, "identity"."""
+    """A bundle whose manifest was read and holds together.
+
+    `networks` is by role, the finder first, then in the order in which the pipeline runs them. `host_roles` are the
+    stages that it has without a graph.
+    """
 
     path: Path
     pipeline: Pipeline
-    networks: dict[str, BundleNetwork]
-    verification: Artefact
-    """Report of the comparison with torch (JSON)."""
-    notices: Artefact
-    """Licences of the networks (Markdown)."""
-    manifest: dict[str, Any] = field(repr=False)
+    contract: str
+    manifest: Manifest
+    networks: Mapping[str, BundleNetwork]
+    host_roles: frozenset[str]
 
     @property
     def stand_ins(self) -> list[str]:
         """Names of the networks that run on stand-in weights."""
-        return [n.row.name for n in self.networks.values() if n.stand_in]
+        return [n.row.name for n in self.networks.values() if n.record.stand_in]
 
     @property
-    def artefacts(self) -> list[Artefact]:
-        """Every file that the manifest names."""
-        networks = [a for n in self.networks.values() for a in (n.model, n.canonical, n.arrays) if a is not None]
-        return [*networks, self.verification, self.notices]
-
-    @property
-    def files(self) -> frozenset[Path]:
-        """Paths of everything that belongs to the bundle, its manifest included."""
-        return frozenset(a.path for a in self.artefacts) | {self.path / MANIFEST}
+    def roles(self) -> frozenset[str]:
+        """Every role that this bundle fills, with a graph or without."""
+        return frozenset(self.networks) | self.host_roles
 
     def verify_files(self) -> int:
         """Check the digest of every file; answers how many were checked."""
-        for artefact in self.artefacts:
-            artefact.checked_path()
-        return len(self.artefacts)
+        for file in self.manifest.files:
+            file.read(self.path)
+        return len(self.manifest.files)
 
 
 def edge_bundle_path() -> Path:
@@ -115,57 +94,110 @@ def edge_bundle_path() -> Path:
     return Path(__file__).parent / "bundles" / EDGE
 
 
-def open_bundle(path: str | Path) -> Bundle:
-    """Read a bundle's manifest. `path` is a folder, or "edge" for the one that comes with the package.
+def open_bundle(path: str | Path | None = None) -> Bundle:
+    """Read a bundle's manifest. `path` is a folder; None, or the word "edge", is the bundle that comes with the package.
 
-    Raises BundleError if the folder has no manifest, or one that is damaged, of another format, or whose paths
-    leave the folder. Files are checked when they are loaded.
+    Raises BundleError if there is no bundle, its manifest is damaged, of another format, or of other contract rows than
+    this version's. Files are checked when they are loaded.
     """
-    folder = edge_bundle_path() if str(path) == EDGE and not Path(path).exists() else Path(path)
+    folder = edge_bundle_path() if path is None or path == EDGE else Path(path)
     if not folder.is_dir():
         raise BundleError(f"no bundle at {str(path)!r}: make one with `fexport build {path}`")
+    value = read_manifest(folder)
+    if value.get("format") != FORMAT:
+        raise BundleError(
+            f"the bundle {str(folder)!r} has format {value.get('format')!r}; this version reads {FORMAT}: "
+            f"make it again with `{rebuild_command(value, folder)}`"
+        )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = Manifest.from_json(value)
+        pipeline = pipeline_row(manifest.pipeline, manifest.contract)
+        networks, host = _filled(pipeline, manifest, folder)
+        digest = contract_sha256(
+            pipeline, manifest.contract, {r: None if n is None else n.network for r, n in manifest.networks.items()}
+        )
+    except (BundleError, InputError) as error:
+        raise BundleError(
+            f"the manifest of {str(folder)!r} is damaged ({error}): "
+            f"make the bundle again with `{rebuild_command(value, folder)}`"
+        ) from None
+    if digest != manifest.contract_sha256:
+        raise BundleError(
+            f"the bundle {str(folder)!r} was made under other contract rows (fexport {manifest.fexport}): its numbers would "
+            f"be read wrongly here; make it again with `{rebuild_command(value, folder)}`"
+        )
+    return Bundle(folder, pipeline, manifest.contract, manifest, networks, host)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder as plain values; BundleError if there is none, or none that can be read."""
+    try:
+        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
             f"{str(folder)!r} is not a bundle: it has no {MANIFEST}; make one with `fexport build`"
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read {str(folder / MANIFEST)!r}: {error}; build the bundle again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BundleError(
-            f"the bundle {str(folder)!r} has format {found!r}; this version reads {FORMAT}: build it again"
-        )
+    if not isinstance(value, dict):
+        raise BundleError(f"{str(folder / MANIFEST)!r} is not the manifest of a bundle: it holds no JSON object")
+    return value
+
+
+def _filled(pipeline: Pipeline, manifest: Manifest, folder: Path) -> tuple[dict[str, BundleNetwork], frozenset[str]]:
+    """What fills each role, in the pipeline's order, whatever the manifest's; BundleError for what cannot fill it."""
+    unknown = set(manifest.networks) - {s.role for s in (pipeline.finder, *pipeline.stages)}
+    if unknown:
+        raise BundleError(f"{pipeline.name} has no role {', '.join(sorted(unknown))}")
+    if manifest.networks.get(pipeline.finder.role) is None:
+        raise BundleError(f"there is no network for {pipeline.finder.role}")
+    networks, host = {}, set()
+    for stage in (pipeline.finder, *pipeline.stages):
+        if stage.role not in manifest.networks:
+            continue
+        record = manifest.networks[stage.role]
+        name = None if record is None else record.network
+        try:
+            choice = stage.choice(name)
+        except KeyError:
+            raise BundleError(
+                f"{name} cannot be the {stage.role} of {pipeline.name} under {manifest.contract}: "
+                f"that is {' or '.join(stage.networks)}"
+            ) from None
+        if record is None:
+            host.add(stage.role)
+        else:
+            networks[stage.role] = BundleNetwork(stage.role, stage, choice, network_row(record.network), record, folder)
+    return networks, frozenset(host)
+
+
+def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
+    """The command that makes a bundle like this one in its folder, from a manifest of any format."""
+    words = ["fexport build", str(folder)]
+    name, contract, networks = (manifest.get(k) for k in ("pipeline", "contract", "networks"))
+    if isinstance(name, str):
+        words += ["--pipeline", name]
+    if contract in CONTRACTS:
+        words += ["--contract", str(contract)]
+    if not isinstance(networks, dict) or not isinstance(name, str):
+        return " ".join(words)
     try:
-        pipeline = pipeline_row(manifest["pipeline"], manifest["contract"])
-        networks = {role: _network(folder, role, entry) for role, entry in manifest["networks"].items()}
-        verification, notices = (_artefact(folder, manifest[name]) for name in ("verification", "notices"))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, InputError) as error:
-        raise BundleError(f"the manifest of {str(folder)!r} is damaged ({error}): build the bundle again") from None
-    missing = {"faces", *(role for role, _ in pipeline.roles)} - set(networks)
-    if missing:
-        raise BundleError(f"the manifest of {str(folder)!r} has no network for {', '.join(sorted(missing))}")
-    return Bundle(folder, pipeline, networks, verification, notices, manifest)
+        row = pipeline_row(name, contract if contract in CONTRACTS else None)
+    except InputError:
+        return " ".join(words)
+    for stage in (row.finder, *row.stages):
+        entry = networks.get(stage.role)
+        chosen = entry.get("network") if isinstance(entry, dict) else "none"
+        if len(stage.networks) > 1 or chosen == "none":
+            words += [stage_option(row, stage), str(chosen)]
+    weights = [
+        w for n in networks.values() if isinstance(n, dict) for w in n.get("weights") or () if isinstance(w, dict)
+    ]
+    sources = {w.get("source") for w in weights}
+    words += ["--weights DIR"] * ("folder" in sources) + ["--stand-in"] * ("stand-in" in sources)
+    return " ".join(words)
 
 
-def _network(folder: Path, role: str, entry: dict[str, Any]) -> BundleNetwork:
-    known = {"package", "folder", "hub", "stand-in"}
-    if not entry["outputs"] or not entry["inputs"][0]["shape"] or {w["source"] for w in entry["weights"]} - known:
-        raise ValueError(f"the entry of {role} is not one that a build writes")
-    _ = [o["name"] for o in entry["outputs"]]
-    return BundleNetwork(
-        role,
-        network_row(entry["network"]),
-        _artefact(folder, entry["model"]),
-        _artefact(folder, entry["canonical"]),
-        _artefact(folder, entry["arrays"]) if entry.get("arrays") else None,
-        entry,
-    )
-
-
-def _artefact(folder: Path, entry: dict[str, Any]) -> Artefact:
-    path = folder / entry["file"]
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"the manifest of {str(folder)!r} names a file outside the bundle: {entry['file']!r}")
-    return Artefact(path, str(entry["sha256"]), int(entry["bytes"]))
+def stage_option(pipeline: Pipeline, stage: Stage) -> str:
+    """The option of `fexport build` that chooses the network of a stage."""
+    return "--face-detector" if stage is pipeline.finder else f"--{stage.role.replace('_', '-')}"

@@ -1,25 +1,33 @@
 """Does a bundle still answer here what it answered when it was verified? A check that needs no torch.
 
-Every network of a bundle has a recorded input and the outputs that the verified graph gave for it.
+Every artefact of a bundle has a recorded input and the outputs that the verified one gave for it. It is run as a
+detector would run it, from the device's store too.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from fexruntime.backends import make_backend
-from fexruntime.bundle import Bundle
-from fexruntime.tolerances import UNITS, difference
+from fexruntime.backends import open_variant
+from fexruntime.backends.base import Place
+from fexruntime.bundle import Bundle, BundleNetwork
+from fexruntime.contracts import gates_of
+from fexruntime.differences import UNITS, difference
+from fexruntime.errors import BundleError
+from fexruntime.manifest import Variant
 
 
 @dataclass(frozen=True, slots=True)
 class CanonicalCheck:
-    """One output of one network against its recorded value: largest difference and its limit, in the task's unit."""
+    """One output of one artefact against its recorded value: largest difference and its limit, in the task's unit."""
 
     role: str
     network: str
+    artefact: str
     output: str
     task: str
     unit: str
@@ -32,27 +40,41 @@ class CanonicalCheck:
         return bool(self.max <= self.limit)
 
 
-def check_canonical(bundle: Bundle, backend: str = "onnxruntime", threads: int | None = None) -> list[CanonicalCheck]:
-    """Run every network of a bundle on its recorded input and compare. Files are checked against their digests.
+def check_canonical(bundle: Bundle, place: Place | None = None) -> list[CanonicalCheck]:
+    """Run every artefact of a bundle on its recorded input and compare.
 
-    Raises BundleError if a file is not the one that was verified.
+    Raises BundleError if a file is not the one that was verified, or if there is nothing recorded for an output.
     """
-    chip_size = bundle.pipeline.crop.size if bundle.pipeline.crop else 1
-    checks = []
-    for role, network in bundle.networks.items():
-        with np.load(network.canonical.checked_path()) as file:
-            recorded = dict(file)
-        runner = make_backend(backend, network, threads=threads)
-        found = runner.infer({runner.spec.input_name: recorded["input"]})
-        runner.close()
-        for tolerance in network.row.tolerances:
-            expected = recorded.get(f"output.{tolerance.output}")
-            if expected is None:
-                continue
-            gap = difference(tolerance, expected, found[tolerance.output], chip_size)
-            unit = UNITS.get(tolerance.task, "")
-            worst = float(gap.max()) if gap.size else float("nan")
-            checks.append(
-                CanonicalCheck(role, network.row.name, tolerance.output, tolerance.task, unit, worst, tolerance.limit)
-            )
-    return checks
+    return [
+        check
+        for network in bundle.networks.values()
+        for variant in network.record.variants
+        for check in _checks(network, variant, place or Place())
+    ]
+
+
+def _checks(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[CanonicalCheck]:
+    name = network.row.name
+    with np.load(io.BytesIO(network.read(variant.canonical))) as file:
+        recorded = dict(file)
+    inputs, outputs = ([t.name for t in tensors] for tensors in (network.record.inputs, network.record.outputs))
+    missing = [k for k in (*(f"input.{n}" for n in inputs), *(f"output.{n}" for n in outputs)) if k not in recorded]
+    if missing:
+        raise BundleError(
+            f"the recorded answers of {name} lack {', '.join(missing)}: nothing can be compared; build the bundle again"
+        )
+    runner = open_variant(network, variant, place)
+    found = runner.infer({n: recorded[f"input.{n}"] for n in inputs})
+    runner.close()
+    gates = [g for g in gates_of(name, variant.precision) if g.output in outputs]
+    ungated = set(outputs) - {g.output for g in gates}
+    if ungated:
+        raise BundleError(f"{name} has no gate for {', '.join(sorted(ungated))}: nothing can be compared")
+    crop = network.choice.crop
+    for gate in gates:
+        gap = difference(gate, recorded[f"output.{gate.output}"], found[gate.output], crop.size if crop else 1)
+        worst = float(gap.max()) if gap.size else float("nan")
+        artefact = f"{variant.precision} {variant.kind}"
+        yield CanonicalCheck(
+            network.role, name, artefact, gate.output, gate.task, UNITS.get(gate.task, ""), worst, gate.limit
+        )

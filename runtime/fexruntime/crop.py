@@ -5,20 +5,21 @@ Mirrors `feat/utils/image_operations.py`: `extract_face_square_pad_torch` (Detec
 reads depends on x alone, its row on y alone. So a crop is two vectors of positions, computed here in float32 with
 torch's own sequence of operations, and one interpolation, done by OpenCV where it is exact and by NumPy elsewhere.
 
-`cut_numpy` is the plain twin of `cut`; tests hold them equal.
+`cut_numpy` is the plain twin of `cut`; tests hold them equal. A kind of crop is an entry in `KINDS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fexruntime.arrays import F32, U8, Values
 from fexruntime.contracts import Crop
-
-F32 = NDArray[np.float32]
+from fexruntime.errors import InputError
 
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
@@ -35,22 +36,49 @@ class Region:
     decode_xyxy_px: F32
 
 
-def locate(boxes_xyxy_px: F32, crop: Crop) -> Region:
+class Cut(Protocol):
+    """Cuts N crops of one frame [H,W,3] uint8 RGB into `out` [N,3,S,S] float32 in [0,1]."""
+
+    def __call__(self, frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:
+        """`sample` [N,K] is `Region.sample_xyxy_px`, K numbers that say where one crop's pixels are read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to cut faces out: where crops lie, and how they are read, by a fast path and by its plain twin.
+
+    `locate` is given boxes [N,4], the crop, and what the finder says of each face beside its box (a rotation, say).
+    """
+
+    locate: Callable[[F32, Crop, Values], Region]
+    cut: Cut
+    cut_numpy: Cut
+
+
+def locate(boxes_xyxy_px: F32, crop: Crop, found: Values | None = None) -> Region:
     """Regions of the crops of face boxes [N,4] (float32, pixels of the frame the detector saw; not clamped to it)."""
-    boxes = np.asarray(boxes_xyxy_px, np.float32).reshape(-1, 4)
-    x1, y1, x2, y2 = boxes.T
-    centre_x, centre_y = (x1 + x2) / np.float32(2), (y1 + y2) / np.float32(2)
-    expand = np.float32(crop.expand)
-    if crop.kind == "square-pad":
-        side = np.maximum(np.maximum(x2 - x1, y2 - y1) * expand, np.float32(1.0))
-        left, top = centre_x - side / np.float32(2), centre_y - side / np.float32(2)
-        region = np.stack([left, top, left + side, top + side], 1)
-        return Region(np.stack([left, top, side, side], 1), region)
-    width, height = (x2 - x1) * expand, (y2 - y1) * expand
-    half_w, half_h = width / np.float32(2), height / np.float32(2)
-    corners = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], 1)
-    extent = np.stack([corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]], 1)
-    return Region(extent, np.rint(corners).astype(np.float32))
+    return _kind(crop).locate(np.asarray(boxes_xyxy_px, np.float32).reshape(-1, 4), crop, found or {})
+
+
+def cut(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:
+    """Cut N crops of one frame into `out` [N,3,S,S] float32 RGB in [0,1]; see `Cut`.
+
+    Uses OpenCV's remap if its weights are exact (OpenCV 5), else `cut_numpy`. Within 1e-6 of it.
+    """
+    return _kind(crop).cut(frame_rgb_u8, sample, crop, out)
+
+
+def cut_numpy(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:
+    """Plain twin of `cut`: torch's bilinear grid_sample written as four gathers."""
+    return _kind(crop).cut_numpy(frame_rgb_u8, sample, crop, out)
+
+
+def _kind(crop: Crop) -> Kind:
+    try:
+        return KINDS[crop.kind]
+    except KeyError:
+        raise InputError(f"no crop kind {crop.kind!r}: there are {', '.join(KINDS)}") from None
 
 
 def to_frame(fractions_xy: F32, region_xyxy_px: F32) -> F32:
@@ -61,20 +89,43 @@ def to_frame(fractions_xy: F32, region_xyxy_px: F32) -> F32:
     return moved
 
 
-def cut(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32) -> F32:
-    """Cut N crops of one frame into `out` [N,3,S,S] float32 RGB in [0,1].
+def _square(boxes: F32, crop: Crop, found: Values) -> Region:
+    """Detectorv2: a square of the longer side, sampled and decoded alike."""
+    (x1, y1, x2, y2), (centre_x, centre_y) = boxes.T, _centres(boxes)
+    side = np.maximum(np.maximum(x2 - x1, y2 - y1) * np.float32(crop.expand), np.float32(1.0))
+    left, top = centre_x - side / np.float32(2), centre_y - side / np.float32(2)
+    region = np.stack([left, top, left + side, top + side], 1)
+    return Region(np.stack([left, top, side, side], 1), region)
 
-    `frame_rgb_u8` [H,W,3]; `sample` [N,4] is `Region.sample_xyxy_px` (left, top, width, height). Uses OpenCV's remap if
-    its weights are exact (OpenCV 5), else `cut_numpy`. Within 1e-5 of it.
-    """
+
+def _rectangle(boxes: F32, crop: Crop, found: Values) -> Region:
+    """Detectorv1: the box's own shape; sampled as it is, decoded with its corners rounded to even."""
+    (x1, y1, x2, y2), (centre_x, centre_y) = boxes.T, _centres(boxes)
+    expand = np.float32(crop.expand)
+    half_w, half_h = (x2 - x1) * expand / np.float32(2), (y2 - y1) * expand / np.float32(2)
+    corners = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], 1)
+    extent = np.stack([corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]], 1)
+    return Region(extent, np.rint(corners).astype(np.float32))
+
+
+def _centres(boxes: F32) -> tuple[F32, F32]:
+    x1, y1, x2, y2 = boxes.T
+    return (x1 + x2) / np.float32(2), (y1 + y2) / np.float32(2)
+
+
+_Place = Callable[[F32, int], F32]
+"""Positions along one axis of a frame of that size -> the pixel positions that are read there."""
+
+
+def _remap(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, place: _Place, mirrored: bool) -> F32:
     if not remap_is_exact():
-        return cut_numpy(frame_rgb_u8, sample, crop, out)
+        return _gather(frame_rgb_u8, sample, crop, out, place)
     import cv2
 
     height, width = frame_rgb_u8.shape[:2]
-    border = cv2.BORDER_REPLICATE if crop.kind == "square-pad" else cv2.BORDER_CONSTANT
+    border = cv2.BORDER_REPLICATE if mirrored else cv2.BORDER_CONSTANT
     for n in range(len(sample)):
-        xs, ys = _positions(sample[n], crop, height, width)
+        xs, ys = _positions(sample[n], crop, place, height, width)
         (x_first, x_last), (y_first, y_last) = _span(xs, width), _span(ys, height)
         if x_first >= x_last or y_first >= y_last:  # nothing of the crop lies in the frame
             out[n] = 0.0
@@ -87,11 +138,10 @@ def cut(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32) -> F
     return out
 
 
-def cut_numpy(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32) -> F32:
-    """Plain twin of `cut`: torch's bilinear grid_sample written as four gathers."""
+def _gather(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, place: _Place) -> F32:
     height, width = frame_rgb_u8.shape[:2]
     for n in range(len(sample)):
-        xs, ys = _positions(sample[n], crop, height, width)
+        xs, ys = _positions(sample[n], crop, place, height, width)
         x0, y0 = np.floor(xs), np.floor(ys)
         wx, wy = (xs - x0)[None, :], (ys - y0)[:, None]
         total = np.zeros((len(ys), len(xs), 3), np.float32)
@@ -106,11 +156,10 @@ def cut_numpy(frame_rgb_u8: NDArray[np.uint8], sample: F32, crop: Crop, out: F32
     return out
 
 
-def _positions(sample: F32, crop: Crop, height: int, width: int) -> tuple[F32, F32]:
+def _positions(sample: F32, crop: Crop, place: _Place, height: int, width: int) -> tuple[F32, F32]:
     """Pixel positions (xs [S], ys [S]) that a crop reads, in torch's float32 arithmetic."""
     left, top, across, down = sample
     steps = (np.arange(crop.size, dtype=np.float32) + np.float32(0.5)) / np.float32(crop.size)
-    place = _reflected if crop.kind == "square-pad" else _stretched
     return place(left + steps * across, width), place(top + steps * down, height)
 
 
@@ -156,3 +205,14 @@ def remap_is_exact() -> bool:
     at = np.full((1, 1), 3.0 + 1 / 96, np.float32)
     read = cv2.remap(ramp, at, np.full((1, 1), 2.0, np.float32), cv2.INTER_LINEAR)
     return bool(abs(float(read[0, 0]) - float(at[0, 0])) < 1e-6)
+
+
+def _separable(where: Callable[[F32, Crop, Values], Region], place: _Place, mirrored: bool) -> Kind:
+    return Kind(where, partial(_remap, place=place, mirrored=mirrored), partial(_gather, place=place))
+
+
+KINDS: dict[str, Kind] = {
+    "square-pad": _separable(_square, _reflected, mirrored=True),
+    "anisotropic": _separable(_rectangle, _stretched, mirrored=False),
+}
+"""Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1)."""

@@ -12,12 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fexruntime.arrays import F32, U8, Indices
+from fexruntime.contracts import Preprocessing
 from fexruntime.contracts import detection as C
-from fexruntime.contracts.schema import Preprocessing
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,21 @@ def given(boxes_xyxy_px: F32) -> Detections:
     return Detections(boxes_xyxy_px, np.ones(n, np.float32), np.full((n, 5, 2), np.nan, np.float32))
 
 
-def fill_input(frame_rgb_u8: NDArray[np.uint8], preprocessing: Preprocessing, out: F32) -> None:
-    """Write a frame [H,W,3] into `out` [3,H,W] float32, planar, minus the mean. Exact in float32."""
+def fill_input(frame_rgb_u8: U8, preprocessing: Preprocessing, out: F32) -> None:
+    """Write a frame [H,W,3] into `out` [3,H,W] float32, planar, (value - mean) / std. Exact where the std is 1."""
     import cv2
 
     for c, plane in enumerate(out):
         mean: Any = preprocessing.mean[c]  # a scalar is right here; OpenCV's stubs know arrays only
         cv2.subtract(cv2.extractChannel(frame_rgb_u8, c), mean, plane, dtype=cv2.CV_32F)
+        if preprocessing.std[c] != 1.0:
+            plane /= np.float32(preprocessing.std[c])
 
 
-def fill_input_numpy(frame_rgb_u8: NDArray[np.uint8], preprocessing: Preprocessing, out: F32) -> None:
+def fill_input_numpy(frame_rgb_u8: U8, preprocessing: Preprocessing, out: F32) -> None:
     """Plain twin of `fill_input`."""
-    out[:] = (
-        frame_rgb_u8.transpose(2, 0, 1).astype(np.float32) - np.array(preprocessing.mean, np.float32)[:, None, None]
-    )
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    out[:] = (frame_rgb_u8.transpose(2, 0, 1).astype(np.float32) - mean) / std
 
 
 @lru_cache(maxsize=16)
@@ -87,7 +86,7 @@ def find(loc: F32, conf: F32, landmarks: F32, size_hw: tuple[int, int], threshol
     return [_frame(loc[b], conf[b, :, 1], landmarks[b], anchor[batch == b], *size_hw) for b in range(len(conf))]
 
 
-def _frame(loc: F32, scores: F32, landmarks: F32, chosen: NDArray[np.int64], height: int, width: int) -> Detections:
+def _frame(loc: F32, scores: F32, landmarks: F32, chosen: Indices, height: int, width: int) -> Detections:
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     prior = anchors(height, width)[chosen]
     boxes = _decode(loc[chosen], prior) * np.array([width, height, width, height], np.float32)
@@ -105,7 +104,7 @@ def _decode(loc: F32, prior: F32) -> F32:
     return np.concatenate([first, size + first], axis=1)
 
 
-def suppress(boxes_xyxy: F32, iou: float) -> NDArray[np.int64]:
+def suppress(boxes_xyxy: F32, iou: float) -> Indices:
     """Greedy non-maximum suppression of boxes [N,4] already in descending order of score; indices kept.
 
     IoU in float32, compared with the threshold in float64 (torchvision's kernel).

@@ -19,6 +19,10 @@ class EnvironmentMissingError(FexportError):
     """A package, provider or device that was asked for is not available here."""
 
 
+class InferenceError(FexportError):
+    """A network could not be run on what it was given: most often there was not enough memory for it."""
+
+
 class CheckpointError(FexportError):
     """A weights file is missing, unreadable, or not what its contract says."""
 

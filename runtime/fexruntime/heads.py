@@ -1,22 +1,37 @@
-"""Raw outputs of the face networks -> named values in the original frame's coordinates.
+"""Raw outputs of the face networks -> named values, in pixels of the frame that the detector saw.
 
-Mirrors `Detectorv2.forward` and `Detectorv1.forward`. Axis signs come from the contract row. Chip fractions become
-pixels of the frame the detector saw, then of the original: (p - pad) / scale, in float32.
+Mirrors `Detectorv2.forward` and `Detectorv1.forward`. Axis signs come from the contract row. Points become pixels of
+the original frame once, at the end of the walk (`faces`): (p - pad) / scale, in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fexruntime.contracts import AxisMap, Pipeline
-from fexruntime.contracts.labels import DLIB68_FROM_MESH, MESH_POINTS
-from fexruntime.crop import to_frame
+from fexruntime.arrays import F32, Values
+from fexruntime.contracts import AxisMap, Crop, Stage
+from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS
+from fexruntime.crop import Region, to_frame
 
-F32 = NDArray[np.float32]
 _DLIB68 = np.array(DLIB68_FROM_MESH)
+
+
+class Faces(Protocol):
+    """What a decoder may ask of the faces that it decodes for."""
+
+    def regions(self, crop: Crop) -> Region:
+        """Where their crops lie."""
+        ...
+
+
+Decoder = Callable[[Values, Faces, Stage, "Crop | None"], dict[str, F32]]
+"""(raw outputs by name, the faces, the stage, the crop that its network read) -> the stage's values by name.
+
+Of a stage without a graph the raw outputs are what it reads: "chips" for a crop, a value by its name.
+"""
 
 
 def to_original(points_xy: F32, pad_xy: tuple[int, int], scale: float) -> F32:
@@ -38,47 +53,48 @@ def mapped(raw: F32, axes: AxisMap) -> F32:
     return chosen
 
 
-def from_multitask(
-    outputs: Mapping[str, F32], pipeline: Pipeline, region: F32, pad_xy: tuple[int, int], scale: float
-) -> dict[str, F32]:
-    """Values of Detectorv2's multitask network, keyed as in FrameResult."""
-    mesh = outputs["mesh"].reshape(-1, MESH_POINTS, 3)
-    xy = to_original(to_frame(mesh[:, :, :2], region), pad_xy, scale)
-    mesh_xyz = np.concatenate([xy, mesh[:, :, 2:]], axis=2)
-    assert pipeline.pose is not None
-    assert pipeline.gaze is not None
+def _multitask(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Detectorv2's multitask network."""
+    assert crop is not None
+    mesh = raw["mesh"].reshape(-1, MESH_POINTS, 3)
+    xy = to_frame(mesh[:, :, :2], faces.regions(crop).decode_xyxy_px)
+    axes = {a.value: a for a in stage.axes}
     values = {
         "landmarks_xy_px": xy[:, _DLIB68],
-        "pose": mapped(outputs["pose"], pipeline.pose),
-        "au": outputs["au"].copy(),
-        "emotion": outputs["emotion"].copy(),
-        "valence_arousal": outputs["valence_arousal"].copy(),
-        "gaze_rad": _with_angle(mapped(outputs["gaze"], pipeline.gaze)),
-        "mesh_xyz": mesh_xyz,
+        "pose": mapped(raw["pose"], axes["pose"]),
+        "gaze_rad": _with_angle(mapped(raw["gaze"], axes["gaze_rad"])),
+        "mesh_xyz": np.concatenate([xy, mesh[:, :, 2:]], axis=2),
     }
-    if "blendshapes" in outputs:
-        values["blendshapes"] = outputs["blendshapes"].copy()
-    return values
+    return values | {name: raw[name] for name in stage.gives if name in raw and name not in values}
 
 
-def from_landmarks(
-    outputs: Mapping[str, F32], pipeline: Pipeline, region: F32, pad_xy: tuple[int, int], scale: float
-) -> dict[str, F32]:
-    """Values of Detectorv1's landmark and pose networks, keyed as in FrameResult."""
-    assert pipeline.pose is not None
-    points = landmarks_in_frame(outputs["landmarks"], region)
-    return {
-        "landmarks_xy_px": to_original(points, pad_xy, scale),
-        "pose": mapped(outputs["pose"], pipeline.pose),
-    }
+def _landmarks_68(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """dlib's landmarks from 136 crop fractions (x0, y0, x1, …)."""
+    assert crop is not None
+    (fractions,) = raw.values()
+    points = fractions.reshape(-1, LANDMARKS, 2)
+    return {stage.gives[0]: to_frame(points, faces.regions(crop).decode_xyxy_px)}
 
 
-def landmarks_in_frame(raw: F32, region: F32) -> F32:
-    """Detectorv1's 136 crop fractions (x0, y0, x1, …) -> [N,68,2] pixels of the frame the detector saw."""
-    return to_frame(raw.reshape(-1, 68, 2), region)
+def _axes(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Outputs whose columns the contract picks and signs."""
+    return {a.value: mapped(value, a) for a, value in zip(stage.axes, raw.values(), strict=True)}
+
+
+def _as_is(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Outputs that are the stage's values, in its order."""
+    return dict(zip(stage.gives, raw.values(), strict=True))
 
 
 def _with_angle(pitch_yaw: F32) -> F32:
     """Append the angle from straight ahead: arccos(cos(pitch)·cos(yaw))."""
     cosine = np.clip(np.cos(pitch_yaw[:, 0]) * np.cos(pitch_yaw[:, 1]), -1.0, 1.0)
     return np.concatenate([pitch_yaw, np.arccos(cosine)[:, None]], axis=1)
+
+
+DECODERS: dict[str, Decoder] = {
+    "multitask": _multitask,
+    "landmarks-68": _landmarks_68,
+    "axes": _axes,
+    "as-is": _as_is,
+}

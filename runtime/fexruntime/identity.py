@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fexruntime.arrays import F32
 from fexruntime.errors import EnvironmentMissingError, InputError
 
-DEFAULT_THRESHOLD = 0.8
+SAME_PERSON = 0.8
+"""py-feat's least cosine of two faces of one person."""
 METHODS = ("gallery", "connected", "hdbscan")
 _NOISE = -1
 
 
-def name_identities(
-    embeddings: NDArray[np.float32], threshold: float = DEFAULT_THRESHOLD, method: str = "gallery"
-) -> list[str | None]:
+def name_identities(embeddings: F32, threshold: float = SAME_PERSON, method: str = "gallery") -> list[str | None]:
     """Names of N faces from embeddings [N,D] (any scale; they are L2-normalised here).
 
     - "gallery": in row order, a face joins the running centroid it is most like, if their cosine is at least
@@ -48,7 +47,7 @@ def name_identities(
 _TINY = 1e-12
 
 
-def _gallery(unit: NDArray[np.float32], threshold: float) -> list[int]:
+def _gallery(unit: F32, threshold: float) -> list[int]:
     centroids = np.empty((16, unit.shape[1]), np.float32)
     counts: list[int] = []
     labels = []
@@ -70,24 +69,24 @@ def _gallery(unit: NDArray[np.float32], threshold: float) -> list[int]:
     return labels
 
 
-def _connected(unit: NDArray[np.float32], threshold: float, block: int = 1024) -> list[int]:
-    parent = np.arange(len(unit))
+def _connected(unit: F32, threshold: float, block: int = 1024) -> list[int]:
+    """Each face is looked at once: whoever is like it and has no label yet gets its label, and is looked at next."""
+    labels = np.full(len(unit), _NOISE)
+    for first in range(len(unit)):
+        if labels[first] != _NOISE:
+            continue
+        labels[first] = first
+        frontier = np.array([first])
+        while len(frontier):
+            now, frontier = frontier[:block], frontier[block:]
+            free = np.flatnonzero(labels == _NOISE)
+            reached = free[(unit[free] @ unit[now].T > threshold).any(axis=1)]
+            labels[reached] = first
+            frontier = np.concatenate([frontier, reached])
+    return [int(label) for label in labels]
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
 
-    for start in range(0, len(unit), block):
-        rows, columns = np.nonzero(unit[start : start + block] @ unit.T > threshold)
-        for a, b in zip(rows + start, columns, strict=True):
-            if b > a:
-                parent[root(int(b))] = root(int(a))
-    return [root(i) for i in range(len(unit))]
-
-
-def _hdbscan(unit: NDArray[np.float32], threshold: float, min_cluster_size: int = 2) -> list[int]:
+def _hdbscan(unit: F32, threshold: float, min_cluster_size: int = 2) -> list[int]:
     try:
         from sklearn.cluster import HDBSCAN
     except ImportError:

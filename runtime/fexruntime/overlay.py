@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fexruntime.arrays import U8
 from fexruntime.errors import OutputError
+from fexruntime.files import replacing
 from fexruntime.results import FrameResult
-from fexruntime.sinks import replacing
 
-Image = NDArray[np.uint8]
 BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200, 30, 30)
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Subject's left, up, and forward (out of the face)."""
 
 
-def draw(frame_rgb_u8: Image, result: FrameResult, stand_ins: Sequence[str] = ()) -> Image:
-    """A copy of the frame [H,W,3] with its faces drawn on it; `stand_ins` names networks without real weights."""
+def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), pitch_up: float = 1.0) -> U8:
+    """A copy of the frame [H,W,3] with its faces drawn on it.
+
+    `stand_ins` names networks without real weights; `pitch_up` is the pipeline row's: 1 where a positive Pitch looks up.
+    """
     import cv2
 
     image: Any = frame_rgb_u8.copy()
@@ -37,19 +40,20 @@ def draw(frame_rgb_u8: Image, result: FrameResult, stand_ins: Sequence[str] = ()
             _dots(image, result.mesh_xyz[i, :, :2], MESH, 1)
         if result.landmarks_xy_px is not None:
             _dots(image, result.landmarks_xy_px[i], POINTS, thick)
-        else:
+        elif result.points_xy_px is not None:
             _dots(image, result.points_xy_px[i], POINTS, thick + 1)
         if result.pose is not None:
             left, top, width, height = (float(v) for v in result.facerects_xywh_px[i])
             centre = (left + width / 2, top + height / 2)
-            _axes(image, centre, 0.35 * max(width, height), result.pose[i, :3], thick + 1)
+            pitch, roll, yaw = (float(v) for v in result.pose[i, :3])
+            _axes(image, centre, 0.35 * max(width, height), pose_axes(pitch_up * pitch, roll, yaw), thick + 1)
     if stand_ins:
         _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
     return np.asarray(image, np.uint8)
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
-    """Image directions [3,2] (x right, y down) of the subject's left, up and forward, for Fex angles in radians.
+    """U8 directions [3,2] (x right, y down) of the subject's left, up and forward, for Fex angles in radians.
 
     Fex: +pitch looks up, +yaw turns and +roll tilts to the subject's right, which is the picture's left.
     """
@@ -62,7 +66,7 @@ def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
     return np.asarray(axes.T[:, :2])
 
 
-def write_png(image_rgb_u8: Image, path: Path) -> None:
+def write_png(image_rgb_u8: U8, path: Path) -> None:
     """Write an image as PNG, whole or not at all."""
     import cv2
 
@@ -73,30 +77,30 @@ def write_png(image_rgb_u8: Image, path: Path) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def _dots(image: Image, points_xy: NDArray[Any], colour: tuple[int, int, int], radius: int) -> None:
+def _dots(image: U8, points_xy: NDArray[Any], colour: tuple[int, int, int], radius: int) -> None:
     import cv2
 
     for x, y in points_xy[np.isfinite(points_xy).all(axis=1)]:
         cv2.circle(image, (round(float(x)), round(float(y))), radius, colour, -1, cv2.LINE_AA)
 
 
-def _axes(image: Image, centre: tuple[float, float], length: float, pose: NDArray[Any], thick: int) -> None:
+def _axes(image: U8, centre: tuple[float, float], length: float, axes: NDArray[Any], thick: int) -> None:
     import cv2
 
     start = (round(centre[0]), round(centre[1]))
-    for direction, colour in zip(pose_axes(*(float(v) for v in pose)), AXES, strict=True):
+    for direction, colour in zip(axes, AXES, strict=True):
         end = (round(centre[0] + length * direction[0]), round(centre[1] + length * direction[1]))
         cv2.line(image, start, end, colour, thick, cv2.LINE_AA)
 
 
-def _text(image: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float = 0.45) -> None:
+def _text(image: U8, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float = 0.45) -> None:
     import cv2
 
     cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
-def _banner(image: Image, text: str) -> None:
+def _banner(image: U8, text: str) -> None:
     import cv2
 
     width = image.shape[1]

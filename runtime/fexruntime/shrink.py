@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fexruntime.arrays import U8
 from fexruntime.detect import Detections
 
 
@@ -14,7 +14,7 @@ from fexruntime.detect import Detections
 class View:
     """What the detector sees, and the factors (x, y) from its pixels to the frame's."""
 
-    rgb_u8: NDArray[np.uint8]
+    rgb_u8: U8
     factor_xy: tuple[float, float] = (1.0, 1.0)
 
     def to_frame(self, faces: Detections) -> Detections:
@@ -29,7 +29,7 @@ class View:
         )
 
 
-def shrink_for_detector(frame_rgb_u8: NDArray[np.uint8], longest: int | None) -> View:
+def shrink_for_detector(frame_rgb_u8: U8, longest: int | None) -> View:
     """The frame itself, or its area-averaged reduction whose longer side is `longest` pixels."""
     height, width = frame_rgb_u8.shape[:2]
     if longest is None or max(height, width) <= longest:

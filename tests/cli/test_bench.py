@@ -12,6 +12,7 @@ from test_cli import fexport, refused
 
 from fexport.bench import measure, report, workload
 from fexport.bench.measure import Sample
+from fexruntime import open_bundle
 from fexruntime.errors import InputError
 
 
@@ -34,10 +35,11 @@ def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
 def test_the_number_of_faces_is_given_to_the_networks(v1_edge_bundle):
     frame = workload.frame_of(None, (320, 240))
     boxes = workload.boxes_for(5, *frame.shape[:2])
-    with workload.TimedDetector(v1_edge_bundle, boxes=boxes) as detector:
-        assert len(detector.detect(frame)) == 5
-        _, stages = detector.run(frame)
-    assert set(stages) >= {"faces network", "landmarks network", "identity network", "finding", "crops and values"}
+    with workload.Workload(open_bundle(v1_edge_bundle), boxes) as work:
+        fex, stages = work.run(frame)
+    assert len(fex) == 5
+    assert set(stages) >= {"faces network", "landmarks network", "identity network", "finding", "crops", "values"}
+    assert workload.REST in stages
 
 
 @pytest.mark.parametrize("faces", [1, 2, 5, 12])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_run_with_a_bundle_shows_pose_aus_emotion_and_labels_stand_ins(v28_bundl
     done = fexport("run", v28_bundle, photo)
     assert done.returncode == 0, done.stderr
     assert "pitch, roll, yaw" in done.stdout
-    assert "AU" in done.stdout
+    assert re.search(r"AU\d\d 0\.\d\d, AU\d\d 0\.\d\d", done.stdout), done.stdout
     assert "Person_0" in done.stdout
     assert "STAND-IN WEIGHTS in retinaface-r34, multitask-v28, arcface" in done.stderr
 
@@ -169,7 +170,7 @@ def test_verify_finds_answers_that_are_not_reproduced(tmp_path):
     np.savez_compressed(buffer, **recorded)
     path.write_bytes(buffer.getvalue())
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
-    manifest["networks"]["faces"]["canonical"]["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    manifest["networks"]["faces"]["variants"][0]["canonical"]["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
     (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
     done = fexport("verify", tmp_path / "b")
     assert done.returncode == 1
@@ -179,7 +180,16 @@ def test_verify_finds_answers_that_are_not_reproduced(tmp_path):
 def test_models_lists_licences_and_sizes():
     done = fexport("models")
     assert done.returncode == 0
-    for text in ("arcface", "non-commercial", "88.6 MB", "pyfeat-2.1", "pose_mlp_v2.json"):
+    for text in (
+        "arcface",
+        "non-commercial",
+        "88.6 MB",
+        "pyfeat-2.1",
+        "pose_mlp_v2.json",
+        "unresolved",
+        "2e4495d934ed",
+        "no pin",
+    ):
         assert text in done.stdout
     rows = json.loads(fexport("models", "--json").stdout)
     assert rows["networks"]["multitask-v28"]["files"][0]["filename"] == "face_multitask_v28.safetensors"
@@ -253,3 +263,145 @@ def test_doctors_fixes_name_the_extras():
     )
     assert "pip install 'fexport[tables]'" in done.stdout
     assert done.returncode == 1
+
+
+def test_one_option_a_stage_is_made_from_the_table():
+    from fexruntime.contracts import PIPELINES
+
+    help_text = fexport("build", "--help").stdout
+    for row in PIPELINES:
+        for stage in row.stages:
+            assert f"--{stage.role}" in help_text
+            for name in stage.networks:
+                assert name in help_text
+    assert "--face-detector" in help_text
+
+
+def test_build_leaves_out_what_is_not_wanted_and_takes_several_folders(tmp_path):
+    (tmp_path / "a").mkdir()
+    arguments = ("--pipeline", "detectorv1", "--face-detector", "retinaface-mobilenet025", "--landmarks", "none")
+    weights = ("--weights", tmp_path / "a", "--weights", tmp_path)
+    refused(fexport("build", tmp_path / "b", *arguments, *weights), "--pose none")
+    done = fexport("build", tmp_path / "b", *arguments, "--pose", "none", "--identity", "none", *weights)
+    assert done.returncode == 0, done.stderr
+    assert "1 networks" in done.stdout
+
+
+def test_columns_are_chosen_by_name_and_by_group(v1_edge_bundle, photo, tmp_path):
+    done = fexport("run", v1_edge_bundle, photo, "--columns", "pose, FaceRectX", "--out", tmp_path / "x.csv")
+    assert done.returncode == 0, done.stderr
+    head = (tmp_path / "x.csv").read_text().splitlines()[0]
+    assert head == "FaceRectX,Pitch,Roll,Yaw,X,Y,Z,input,frame"
+    refused(fexport("run", v1_edge_bundle, photo, "--columns", "AU99"), "no column or group 'AU99'")
+    refused(fexport("run", v1_edge_bundle, photo, "--columns", "au"), "built without what gives au")
+    assert "pitch, roll, yaw" in fexport("run", v1_edge_bundle, photo, "--columns", "pose").stdout
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_rows(photo, tmp_path):
+    (tmp_path / "drawn" / "astronaut.png").mkdir(parents=True)
+    done = fexport("run", photo, "--out", tmp_path / "x.csv", "--overlay", tmp_path / "drawn")
+    refused(done, "cannot write", "astronaut.png")
+    assert done.returncode == 1
+    assert (tmp_path / "x.csv").read_text().count("\n") == 2
+
+
+def test_names_in_brackets_are_shown_as_they_are(photo, tmp_path):
+    for name in ("me[red].jpg", "a[bold].jpg"):
+        shutil.copy(photo, tmp_path / name)
+    done = fexport("run", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("me[red].jpg", "a[bold].jpg"):
+        assert name in done.stdout
+
+
+def test_names_that_are_not_utf8_are_shown_and_written(photo, tmp_path):
+    shutil.copy(photo, os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    done = fexport("run", tmp_path, "--out", tmp_path / "x.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "x.jsonl").read_text())["input"].endswith("caf\\xe9.jpg")
+    assert "caf\\xe9.jpg" in fexport("run", tmp_path).stdout
+
+
+def test_skip_bad_hears_of_empty_folders_too(photo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = fexport("run", photo, tmp_path / "empty", photo, "--skip-bad", "--out", tmp_path / "x.csv")
+    assert done.returncode == 3, done.stderr
+    assert "no images in the folder" in done.stderr
+    with (tmp_path / "x.csv").open() as file:
+        assert [row["frame"] for row in csv.DictReader(file)] == ["0", "2"]
+
+
+def test_a_folder_called_edge_hides_nothing(photo, tmp_path):
+    (tmp_path / "edge").mkdir()
+    shutil.copy(photo, tmp_path / "edge" / "p.jpg")
+    assert "1 face" in fexport("run", photo, "--out", "x.csv", cwd=tmp_path).stdout
+    assert "1 face" in fexport("run", "./edge", "--out", "y.csv", cwd=tmp_path).stdout
+    refused(fexport("run", "edge", cwd=tmp_path), "a folder of that name is ./edge")
+    assert fexport("verify", cwd=tmp_path).returncode == 0
+
+
+def test_opencv_adds_nothing_to_the_one_sentence(frame, tmp_path):
+    for suffix in (".bmp", ".tiff", ".webp"):
+        done, data = cv2.imencode(suffix, frame[:200, :200])
+        assert done
+        (tmp_path / f"cut{suffix}").write_bytes(data.tobytes()[: len(data) // 2])
+        refused(fexport("run", tmp_path / f"cut{suffix}"), "Error: ", "is not an image")
+        said = fexport("run", tmp_path / f"cut{suffix}").stderr
+        assert "[ERROR" not in said
+        assert len(said.splitlines()) == 1, said
+
+
+def test_the_cache_is_listed_and_emptied(photo, tmp_path):
+    environment = {"FEXPORT_CACHE": str(tmp_path / "cache")}
+    assert fexport("cache", "--path", **environment).stdout.strip() == str(tmp_path / "cache")
+    assert "0 items" in fexport("cache", **environment).stdout
+    fexport("run", photo, **environment)
+    listed = fexport("cache", **environment).stdout
+    assert "optimised ONNX graph" in listed
+    assert "1 items" in listed
+    assert "dropped" in fexport("cache", "--clear", **environment).stdout
+    assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "cache").chmod(0o777)
+    refused(fexport("cache", **environment), "there is no cache", "set FEXPORT_CACHE")
+
+
+def test_a_bundle_of_format_1_names_the_command_and_the_command_works(tmp_path, photo):
+    import json as j
+
+    bundle = tmp_path / "bundle"
+    shutil.copytree(edge_bundle_path(), bundle)
+    manifest = j.loads((bundle / "manifest.json").read_text())
+    entry = manifest["networks"]["faces"]
+    old = {k: entry[k] for k in ("network", "title", "inputs", "outputs", "weights")}
+    old |= {"model": {"file": "faces.onnx"}, "canonical": {"file": "faces.canonical.npz"}}
+    (bundle / "manifest.json").write_text(j.dumps(manifest | {"format": 1, "networks": {"faces": old}}))
+    done = fexport("run", bundle, photo)
+    refused(done, "has format 1; this version reads 2", "make it again with `fexport build")
+    (command,) = re.findall("`fexport (build[^`]*)`", done.stderr)
+    done = fexport(*command.split())
+    assert done.returncode == 0, done.stderr
+    assert fexport("run", bundle, photo).returncode == 0
+
+
+def test_doctor_tries_what_run_does():
+    program = (
+        "import sys, onnxruntime as ort\n"
+        "del ort.set_global_thread_pool_sizes\n"
+        "ort.__version__ = '1.20.0'\n"
+        "from fexport.cli import main\nsys.argv = ['fexport', 'doctor']\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs ONNX Runtime 1.23" in done.stdout
+    program = (
+        "import sys; sys.modules['cv2'] = None\nfrom fexport.cli import main\nsys.argv = ['fexport', 'doctor']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "cannot be imported" in done.stdout

@@ -7,12 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fexport import build, checkpoints, modules, standin
-from fexruntime.contracts import network_row
-from fexruntime.digest import file_sha256
+from fexport import build, checkpoints, modules, plan
+from fexport.networks import RECIPES
+from fexruntime.contracts import LANDMARK_CROP, MULTITASK_CHIP, network_row
 from fexruntime.errors import CheckpointError
-
-V28 = standin.MULTITASK_CONFIG | standin.MULTITASK_FLAGS["multitask-v28"]
+from fexruntime.files import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,7 @@ def multitask():
     """Stand-in tensors and configurations of both multitask checkpoints."""
     made = {}
     for name in ("multitask-v2", "multitask-v28"):
-        loaded = modules.load(network_row(name), None, 256, stand_in_seed=0)
-        made[name] = (dict(loaded.module.state_dict()), standin.MULTITASK_CONFIG | standin.MULTITASK_FLAGS[name])
+        made[name] = (dict(stand_in(name).module.state_dict()), dict(RECIPES[name].stand_in.config))
     return made
 
 
@@ -31,7 +29,12 @@ def write(folder, filename, tensors, config):
 
 
 def load(folder, name="multitask-v2"):
-    return modules.load(network_row(name), folder, 256)
+    return modules.load(network_row(name), MULTITASK_CHIP, [folder])
+
+
+def stand_in(name):
+    crop = MULTITASK_CHIP if name.startswith("multitask") else LANDMARK_CROP
+    return modules.load(network_row(name), crop, stand_in_seed=0)
 
 
 def test_key_counts_are_the_published_ones(multitask):
@@ -40,7 +43,7 @@ def test_key_counts_are_the_published_ones(multitask):
     assert sum(t.numel() for t in multitask["multitask-v28"][0].values()) == 41_694_779
     counts = {"retinaface-r34": 354, "mobilefacenet": 333, "arcface": 263, "facenet": 716, "pose-mlp": 14}
     for name, count in counts.items():
-        assert len(modules.load(network_row(name), None, 112, 0).module.state_dict()) == count, name
+        assert len(stand_in(name).module.state_dict()) == count, name
 
 
 def test_flags_come_from_the_checkpoint(tmp_path, multitask):
@@ -97,7 +100,7 @@ def test_the_older_pt_layout_is_read(tmp_path, multitask):
     tensors, config = multitask["multitask-v2"]
     torch.save({"model": tensors, "config": config}, tmp_path / "face_multitask_v2.pt")
     loaded = load(tmp_path)
-    assert loaded.records[0]["filename"] == "face_multitask_v2.pt"
+    assert loaded.records[0].filename == "face_multitask_v2.pt"
     assert torch.equal(loaded.module.state_dict()["proj.weight"], tensors["proj.weight"])
 
 
@@ -126,7 +129,7 @@ def test_a_truncated_file_is_refused(tmp_path, multitask):
 
 
 def test_arcface_may_lack_its_batch_counters_and_nothing_else(tmp_path):
-    tensors = dict(modules.load(network_row("arcface"), None, 112, 0).module.state_dict())
+    tensors = dict(stand_in("arcface").module.state_dict())
     write(tmp_path, "arcface_r50.safetensors", {k: v for k, v in tensors.items() if "num_batches" not in k}, None)
     load(tmp_path, "arcface")
     write(tmp_path, "arcface_r50.safetensors", {k: v for k, v in tensors.items() if "running_var" not in k}, None)
@@ -147,17 +150,17 @@ def test_without_the_hub_the_fix_is_a_folder(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(CheckpointError, match="--weights DIR"):
-        modules.load(network_row("arcface"), None, 112)
+        modules.load(network_row("arcface"), LANDMARK_CROP)
 
 
 def test_weights_from_the_hub_are_recorded_with_their_commit(tmp_path, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
-    tensors = dict(modules.load(network_row("retinaface-r34"), None, 112, 0).module.state_dict())
+    tensors = dict(stand_in("facenet").module.state_dict())
     snapshot = tmp_path / "models--x" / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)
-    write(snapshot, "retinaface_r34.safetensors", tensors, None)
+    torch.save(tensors, snapshot / "facenet_20180402_114759_vggface2.pth")
     asked = []
 
     def download(repository, filename, revision=None):
@@ -167,14 +170,60 @@ def test_weights_from_the_hub_are_recorded_with_their_commit(tmp_path, monkeypat
         return str(snapshot / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    loaded = modules.load(network_row("retinaface-r34"), None, 112)
-    assert asked == [("py-feat/retinaface_r34", f) for f in ("model.safetensors", "retinaface_r34.safetensors")]
-    assert loaded.records[0]["source"] == "hub"
-    assert loaded.records[0]["revision"] == "0123abcd"
+    loaded = modules.load(network_row("facenet"), LANDMARK_CROP)
+    assert asked == [("py-feat/facenet", "facenet_20180402_114759_vggface2.pth")]
+    assert loaded.records[0].source == "hub"
+    assert loaded.records[0].revision == "0123abcd"
+
+
+def test_a_download_that_is_not_the_published_file_names_both_digests(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    row = network_row("retinaface-r34").files[0]
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    asked = []
+
+    def download(repository, filename, revision=None):
+        asked.append((filename, revision))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(CheckpointError, match="not the published file") as error:
+        modules.load(network_row("retinaface-r34"), None)
+    assert row.sha256 in str(error.value)
+    assert file_sha256(tmp_path / "model.safetensors") in str(error.value)
+    assert asked == [("model.safetensors", row.revision)]
+
+
+def test_a_users_own_file_is_taken_and_recorded_as_not_the_published_one(tmp_path):
+    tensors = dict(stand_in("arcface").module.state_dict())
+    write(tmp_path, "arcface_r50.safetensors", tensors, None)
+    (record,) = load(tmp_path, "arcface").records
+    assert record.source == "folder"
+    assert not record.published
+    assert record.sha256 == file_sha256(tmp_path / "arcface_r50.safetensors")
+
+
+def test_the_first_folder_that_has_a_file_wins(tmp_path):
+    tensors = dict(stand_in("arcface").module.state_dict())
+    for folder in ("empty", "first", "second"):
+        (tmp_path / folder).mkdir()
+    write(tmp_path / "first", "arcface_r50.safetensors", tensors, None)
+    write(tmp_path / "second", "arcface_r50.safetensors", {k: v + 1 for k, v in tensors.items()}, None)
+    folders = [tmp_path / name for name in ("empty", "first", "second")]
+    (record,) = modules.load(network_row("arcface"), MULTITASK_CHIP, folders).records
+    assert record.sha256 == file_sha256(tmp_path / "first" / "arcface_r50.safetensors")
+
+
+def test_an_earlier_version_of_the_weights_is_read_under_its_own_name(tmp_path, multitask):
+    write(tmp_path, "face_multitask_v27.safetensors", *multitask["multitask-v28"])
+    (record,) = load(tmp_path, "multitask-v28").records
+    assert record.filename == "face_multitask_v27.safetensors"
+    assert not record.published
 
 
 def test_pose_mlp_needs_its_statistics(tmp_path):
-    tensors = dict(modules.load(network_row("pose-mlp"), None, 112, 0).module.state_dict())
+    tensors = dict(stand_in("pose-mlp").module.state_dict())
     write(tmp_path, "pose_mlp_v2.safetensors", tensors, None)
     with pytest.raises(CheckpointError, match=r"pose_mlp_v2\.json"):
         load(tmp_path, "pose-mlp")
@@ -189,7 +238,7 @@ def test_pose_mlp_of_version_1_is_recognised(tmp_path):
 
     from fexport.networks.pose_mlp import PoseMLP
 
-    norm = standin.POSE_MLP_ARCHITECTURE["output_normalization"]
+    norm = RECIPES["pose-mlp"].stand_in.config["architecture"]["output_normalization"]
     torch.manual_seed(0)
     module = PoseMLP([256, 128, 64], False, norm["mean"], norm["std"]).eval()
     write(tmp_path, "pose_mlp_v2.safetensors", dict(module.state_dict()), None)
@@ -197,20 +246,21 @@ def test_pose_mlp_of_version_1_is_recognised(tmp_path):
     (tmp_path / "pose_mlp_v2.json").write_text(json.dumps(config))
     folder = tmp_path / "bundle"
     for file, name in (("mobilefacenet_model_best.pth.tar", "mobilefacenet"),):
-        state = modules.load(network_row(name), None, 112, 0).module.state_dict()
+        state = stand_in(name).module.state_dict()
         torch.save({"state_dict": dict(state)}, tmp_path / file)
-    plan = build.plan("detectorv1", "pyfeat-2.0", "retinaface-mobilenet025", "none", tmp_path)
-    build.build(plan, folder)
-    from fexruntime import open_bundle
-    from fexruntime.backends import make_backend
+    choices = {"faces": "retinaface-mobilenet025", "identity": "none"}
+    build.build(plan.plan("detectorv1", "pyfeat-2.0", choices, [tmp_path]), folder)
+    from fexruntime import Place, open_bundle
+    from fexruntime.backends import open_variant
 
     points = np.random.RandomState(0).uniform(0, 200, (3, 68, 2)).astype(np.float32)
     with torch.inference_mode():
         expected = module(torch.from_numpy(points)).numpy()
     network = open_bundle(folder).networks["pose"]
-    for backend in ("numpy", "onnxruntime"):
-        found = make_backend(backend, network).infer({"landmarks_xy": points})["pose"]
-        assert np.abs(found - expected).max() < 1e-5, backend
+    assert {v.kind for v in network.record.variants} == {"onnx", "arrays"}
+    for variant in network.record.variants:
+        found = open_variant(network, variant, Place()).infer({"landmarks_xy": points})["pose"]
+        assert np.abs(found - expected).max() < 1e-5, variant.kind
 
 
 def test_the_packaged_weights_are_the_published_ones():

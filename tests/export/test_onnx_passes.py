@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from torch import nn
 from fexport import modules, onnx_export, onnx_passes, samples, session
 from fexport.networks.convnextv2 import GRN
 from fexport.networks.multitask import AFG
-from fexruntime.contracts import MULTITASK_CHIP, Tensor, network_row
+from fexruntime.contracts import LANDMARK_CROP, MULTITASK_CHIP, Choice, Tensor, network_row
 from fexruntime.errors import VerificationError
 
 
@@ -32,7 +33,7 @@ def exported(module, shape):
     example = torch.from_numpy(np.random.RandomState(0).standard_normal((3, *shape)).astype(np.float32))
     out = module(example)
     return onnx_export.export(
-        module, example, [Tensor("x", axes, "")], [Tensor("y", ("items", *out.shape[1:]), "")]
+        module, (example,), [Tensor("x", axes, "")], [Tensor("y", ("items", *out.shape[1:]), "")]
     ), example
 
 
@@ -75,9 +76,9 @@ def test_a_pass_keeps_the_function_and_rewrites_every_place(name):
     rewritten = copy.deepcopy(model)
     assert onnx_passes.apply(rewritten, [name]) == {name: places}
     assert gone not in Counter(n.op_type for n in rewritten.graph.node)
-    before, after = (session.onnx_runner(m.SerializeToString())(example.numpy())["y"] for m in (model, rewritten))
+    before, after = (session.onnx_runner(m.SerializeToString())((example.numpy(),))["y"] for m in (model, rewritten))
     assert np.abs(before - after).max() <= 2e-6 * np.ptp(before)
-    one = session.onnx_runner(rewritten.SerializeToString())(example.numpy()[:1])["y"]
+    one = session.onnx_runner(rewritten.SerializeToString())((example.numpy()[:1],))["y"]
     assert np.abs(before[:1] - one).max() <= 2e-6 * np.ptp(before)
 
 
@@ -102,6 +103,33 @@ def test_convolutions_of_different_inputs_are_left_alone():
     assert onnx_passes.apply(model, ["fuse-parallel-convs"]) == {}
 
 
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"groups": 2}])
+def test_convolutions_that_are_no_plain_product_are_left_alone(options):
+    """A fused convolution has no strides, padding or groups: these would become another function."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(4, 4, 1, **options) for _ in range(2))
+
+        def forward(self, x):
+            return torch.stack([torch.relu(conv(x)).mean((2, 3)) for conv in (self.a, self.b)], 1)
+
+    model, _ = exported(randomise(Two()), (4, 6, 6))
+    assert onnx_passes.apply(model, ["fuse-parallel-convs"]) == {}
+
+
+def test_prelus_that_share_their_slopes_are_all_rewritten():
+    """The exporter gives one of two equal constants an Identity of the other."""
+    module = randomise(nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 1), nn.PReLU(8)))
+    module[3].weight.data = module[1].weight.data.clone()
+    model, example = exported(module, (3, 8, 8))
+    before = session.onnx_runner(model.SerializeToString())((example.numpy(),))["y"]
+    assert onnx_passes.apply(model, ["prelu-as-depthwise"]) == {"prelu-as-depthwise": 2}
+    after = session.onnx_runner(model.SerializeToString())((example.numpy(),))["y"]
+    assert np.abs(before - after).max() <= 2e-6 * np.ptp(before)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -112,20 +140,15 @@ def test_convolutions_of_different_inputs_are_left_alone():
 )
 def test_whole_networks_keep_their_function(name, expected):
     row = network_row(name)
-    size = 112 if name == "mobilefacenet" else 256
-    crop = MULTITASK_CHIP if size == 256 else None
-    module = modules.load(row, None, size, 0).module
-    from dataclasses import replace
-
-    from fexruntime.contracts import LANDMARK_CROP
-
-    chips = samples.cases(row, crop or LANDMARK_CROP)["faces"][0][:2]
-    inputs = [replace(t, shape=tuple(size if a == "chip" else a for a in t.shape)) for t in row.inputs]
-    model = onnx_export.export(module, torch.from_numpy(chips), inputs, row.outputs)
-    plain = session.onnx_runner(onnx_export.serialise(model))(chips)
+    crop = LANDMARK_CROP if name == "mobilefacenet" else MULTITASK_CHIP
+    module = modules.load(row, crop, stand_in_seed=0).module
+    chips = samples.cases(row, Choice(name, (crop,)))["faces"][0][0][:2]
+    inputs = [replace(t, shape=tuple(crop.size if a == "chip" else a for a in t.shape)) for t in row.inputs]
+    model = onnx_export.export(module, (torch.from_numpy(chips),), inputs, row.outputs)
+    plain = session.onnx_runner(onnx_export.serialise(model))((chips,))
     done = onnx_passes.apply(model)
     assert expected.items() <= done.items()
-    rewritten = session.onnx_runner(onnx_export.serialise(model))(chips)
+    rewritten = session.onnx_runner(onnx_export.serialise(model))((chips,))
     for output, value in plain.items():
         assert np.abs(value - rewritten[output]).max() <= 5e-6 * max(np.ptp(value), 1e-3), output
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fexruntime import detect
-from fexruntime.contracts.networks import DETECTOR_PREPROCESSING
+from fexruntime.contracts import Preprocessing, network_row
 from fexruntime.shrink import shrink_for_detector
 
 
@@ -30,10 +30,16 @@ def test_anchor_counts_of_known_sizes():
 def test_input_fast_path_is_exact():
     image = np.random.RandomState(0).randint(0, 256, (33, 47, 3), np.uint8)
     fast, plain = np.empty((2, 3, 33, 47), np.float32)
-    detect.fill_input(image, DETECTOR_PREPROCESSING, fast)
-    detect.fill_input_numpy(image, DETECTOR_PREPROCESSING, plain)
+    row = network_row("retinaface-r34").preprocessing
+    detect.fill_input(image, row, fast)
+    detect.fill_input_numpy(image, row, plain)
     assert np.array_equal(fast, plain)
     assert np.array_equal(plain[0], image[:, :, 0].astype(np.float32) - 123)
+    scaled = Preprocessing((1.0, 2.0, 3.0), (2.0, 4.0, 8.0))
+    detect.fill_input(image, scaled, fast)
+    detect.fill_input_numpy(image, scaled, plain)
+    assert np.array_equal(fast, plain)
+    assert np.array_equal(plain[2], (image[:, :, 2].astype(np.float32) - 3) / 8)
 
 
 def test_suppression_keeps_the_best_of_overlapping_boxes():

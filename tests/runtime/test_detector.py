@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-import threading
+import json
 
 import numpy as np
 import pytest
 from conftest import FACE
 
 from fexruntime import Detector
+from fexruntime.bundle import edge_bundle_path
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError, StandInWarning
+from fexruntime.files import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,8 @@ def test_more_faces_than_a_run_takes(v1_edge_bundle, frame):
     ("boxes", "says"),
     [
         (np.zeros((2, 3)), "must be .N,4."),
-        ([FACE, FACE], "boxes were given for 2 frames, but there are 1"),
+        ([FACE, FACE], "boxes were given for 2 frames .a list has one array .N,4. a frame; .*but there are 1"),
+        ([[1, 2, 3, 4], [5, 6, 7, 8]], "give the boxes of a single frame as an array"),
         ([], "boxes were given for 0 frames"),
         (np.full((1, 4), np.nan), "finite"),
         ("all", "numbers"),
@@ -137,8 +140,14 @@ def test_what_is_not_there_is_an_error_and_never_something_else():
         Detector(device="cuda")
     with pytest.raises(InputError, match="threads"):
         Detector(threads=0)
-    with pytest.raises(BundleError, match="backend 'numpy'"):
-        Detector(backend="numpy")
+    with pytest.raises(BundleError, match="has no fp32 artefact of kind arrays"):
+        Detector(backend="arrays")
+    with pytest.raises(BundleError, match="has no fp16 artefact of kind onnx in this bundle: it has fp32 onnx"):
+        Detector(precision="fp16")
+    with pytest.raises(InputError, match="no option 'treads' of Detector"):
+        Detector(treads=2)
+    with pytest.raises(InputError, match="no option 'batchsize'"):
+        Detector().detect("x.jpg", batchsize=2)
 
 
 def test_describe_says_what_is_in_use():
@@ -154,12 +163,13 @@ def test_other_models_of_the_process_still_load(edge):
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    ort.InferenceSession(str(edge.bundle.networks["faces"].model.path), options, providers=["CPUExecutionProvider"])
+    model = str(edge_bundle_path() / "faces.onnx")
+    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def test_the_optimised_graph_is_kept_checked_and_made_again(tmp_path, photo):
     first = Detector(cache=tmp_path).detect(photo)
-    (kept,) = tmp_path.glob("*.onnx")
+    (kept,) = tmp_path.glob("*.bin")
     assert np.array_equal(Detector(cache=tmp_path).detect(photo).values, first.values)
     kept.write_bytes(kept.read_bytes()[:-100])
     assert np.array_equal(Detector(cache=tmp_path).detect(photo).values, first.values)
@@ -170,31 +180,6 @@ def test_the_optimised_graph_is_kept_checked_and_made_again(tmp_path, photo):
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, photo):
     (tmp_path / "file").write_text("")
     assert len(Detector(cache=tmp_path / "file" / "cache").detect(photo)) == 1
-
-
-def test_threads_of_a_service_may_share_a_detector(edge, frame):
-    other = np.ascontiguousarray(frame[:400, 100:500])
-    expected = [edge.detect(f).values for f in (frame, other)]
-    wrong = []
-
-    def work(which):
-        answers = [edge.detect((frame, other)[which]).values for _ in range(5)]
-        wrong.extend(which for answer in answers if not np.array_equal(answer, expected[which]))
-
-    workers = [threading.Thread(target=work, args=(k % 2,)) for k in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
-
-
-def test_buffers_are_reused(edge, frame):
-    edge.detect(frame)
-    before = {name: id(buffer) for name, buffer in edge._buffers.items()}
-    edge.detect(frame)
-    edge.detect(frame[:200])
-    assert {name: id(buffer) for name, buffer in edge._buffers.items()} == before
 
 
 def test_results_do_not_change_when_the_next_frame_is_read(v28_bundle, frame):
@@ -215,12 +200,11 @@ def test_a_closed_detector_says_so(frame):
 
 
 def test_a_graph_in_the_cache_that_does_not_load_is_passed_over(tmp_path, photo):
-    from fexruntime.digest import file_sha256
-
     expected = Detector(cache=tmp_path).detect(photo).values
-    (graph,) = tmp_path.glob("*.onnx")
+    (graph,) = tmp_path.glob("*.bin")
     graph.write_bytes(b"not a graph")
-    graph.with_suffix(".json").write_text('{"sha256": "' + file_sha256(graph) + '"}')
+    note = graph.with_suffix(".json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": file_sha256(graph)}))
     assert np.allclose(Detector(cache=tmp_path).detect(photo).values, expected, atol=1e-3)
 
 
@@ -229,3 +213,107 @@ def test_stand_ins_warn_and_are_described(v1_bundle):
         detector = Detector(v1_bundle)
     assert detector.describe()["landmarks"]["stand_in"] is True
     assert Detector().describe()["faces"]["stand_in"] is False
+
+
+def test_boxes_stay_with_their_frame_when_an_input_is_bad(edge, frame):
+    """They are found by the frame's running number; a bad input keeps its own."""
+    boxes = [np.array([[k, k, k + 9, k + 9]], np.float32) for k in (0, 100, 200)]
+    bad = []
+    results = list(edge.stream([frame, "nope.jpg", frame], boxes=boxes, on_bad=bad.append))
+    assert [r.index for r in results] == [0, 2]
+    assert [r.boxes_xyxy_px.tolist() for r in results] == [boxes[0].tolist(), boxes[2].tolist()]
+    assert len(bad) == 1
+    with pytest.raises(InputError, match=r"for 3 frames .*but there are 2"):
+        list(edge.stream([frame, "nope.jpg"], boxes=boxes, on_bad=bad.append))
+
+
+def test_a_frame_without_a_face_has_every_value_with_no_face(v2_bundle, v1_edge_bundle):
+    black = np.zeros((96, 128, 3), np.uint8)
+    (result,) = Detector(v2_bundle).stream(black, boxes=[np.empty((0, 4))])
+    shapes = {name: getattr(result, name).shape for name in ("pose", "mesh_xyz", "embedding", "au", "gaze_rad")}
+    assert shapes == {
+        "pose": (0, 6), "mesh_xyz": (0, 478, 3), "embedding": (0, 512), "au": (0, 20), "gaze_rad": (0, 3),
+    }  # fmt: skip
+    assert len(np.degrees(result.pose)) == 0
+    (found,) = Detector(v1_edge_bundle).stream(black)
+    assert found.landmarks_xy_px.shape == (0, 68, 2)
+    assert found.points_xy_px.shape == (0, 5, 2)
+    assert found.au is None  # no network of this bundle says anything of AUs
+    (faces_only,) = Detector().stream(black)
+    assert faces_only.pose is None
+
+
+def test_a_producer_may_refill_its_buffer_while_a_batch_is_gathered(edge, frame):
+    """A camera loop: one array, filled again and again."""
+
+    def camera():
+        buffer = np.empty_like(frame)
+        for image in (frame, np.zeros_like(frame)):
+            buffer[:] = image
+            yield buffer
+
+    for batch_size in (1, 2):
+        assert [len(r) for r in edge.stream(camera(), batch_size=batch_size)] == [1, 0], batch_size
+
+
+def test_what_nobody_asked_for_is_not_computed(v1_edge_bundle, photo):
+    seen = []
+    detector = Detector(v1_edge_bundle, observe=lambda stage, seconds, items: seen.append(stage))
+    whole = detector.detect(photo)
+    assert {"faces network", "landmarks network", "pose network", "identity network"} <= set(seen)
+    for columns, networks in (
+        (["facebox"], set()),
+        (["x_0", "FaceRectX"], {"landmarks"}),
+        (["pose"], {"landmarks", "pose"}),
+        (["Identity"], {"identity"}),
+    ):
+        seen.clear()
+        fex = detector.detect(photo, columns=columns)
+        ran = {s.removesuffix(" network") for s in seen if s.endswith(" network")}
+        assert ran == networks | {"faces"}, columns
+        assert set(fex.columns) > {"input", "frame"}
+        assert "Identity_512" not in fex
+        for column in fex.columns:
+            assert np.array_equal(fex[column], whole[column]), column
+    assert detector.detect(photo, columns="Pitch").columns == ("Pitch", "input", "frame")
+    with pytest.raises(InputError, match="no column or group 'AU99' in detectorv1: groups are facebox"):
+        detector.detect(photo, columns=["AU99"])
+    with pytest.raises(InputError, match="built without what gives au"):
+        detector.stream(photo, columns=["au"])
+
+
+def test_options_are_checked_when_stream_is_called_not_when_it_is_read(edge):
+    with pytest.raises(InputError, match="batch_size"):
+        edge.stream([], batch_size=0)
+
+
+def test_results_compare_and_hash_by_what_they_are(edge, frame):
+    first, second = edge.stream([frame, frame])
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2
+
+
+def test_a_network_that_cannot_be_loaded_closes_the_others(v1_edge_bundle, monkeypatch):
+    from fexruntime import detector as module
+
+    closed, real = [], module.open_backend
+
+    def opened(network, place):
+        if network.role == "pose":
+            raise BundleError("pose cannot be loaded")
+        backend = real(network, place)
+        monkeypatch.setattr(backend, "close", lambda: closed.append(network.role))
+        return backend
+
+    monkeypatch.setattr(module, "open_backend", opened)
+    with pytest.raises(BundleError, match="pose cannot be loaded"):
+        Detector(v1_edge_bundle)
+    assert sorted(closed) == ["faces", "identity", "landmarks"]
+
+
+def test_columns_of_fex_that_are_not_there_are_input_errors(edge, photo):
+    fex = edge.detect(photo)
+    for ask in (lambda: fex["nope"], lambda: fex.block(["nope"])):
+        with pytest.raises(InputError, match="nope"):
+            ask()

@@ -42,6 +42,26 @@ def test_connected_is_transitive():
     assert len(set(name_identities(faces, 0.8, "gallery"))) > 1
 
 
+@pytest.mark.parametrize("threshold", [0.2, 0.35, 0.5])
+def test_connected_is_the_components_of_the_graph_of_pairs(threshold):
+    """Held to the definition written plainly: join every pair, one after the other."""
+    faces = np.random.RandomState(4).standard_normal((300, 24)).astype(np.float32)
+    unit = faces / np.linalg.norm(faces, axis=1, keepdims=True)
+    parent = list(range(len(unit)))
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for a, b in zip(*np.nonzero(unit @ unit.T > threshold), strict=True):
+        parent[root(b)] = root(a)
+    groups = [root(i) for i in range(len(unit))]
+    names = name_identities(faces, threshold, "connected")
+    assert 1 < len(set(names)) < len(names) or threshold < 0.3
+    assert len(set(zip(groups, names, strict=True))) == len(set(groups)) == len(set(names))
+
+
 def test_hdbscan_calls_outliers_unknown():
     pytest.importorskip("sklearn")
     assert name_identities(people(0, 0, 1, 0), 0.8, "hdbscan")[2] == "Unknown"

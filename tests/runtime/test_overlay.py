@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import FACE
 
-from fexruntime import Detector, overlay
+from fexruntime import Detector, open_bundle, overlay
+from fexruntime.contracts import pipeline_row
 
 
 def test_axes_of_a_face_that_looks_straight_at_the_camera():
@@ -18,6 +21,30 @@ def test_axes_follow_fex_signs():
     assert overlay.pose_axes(0.3, 0, 0)[2][1] < -0.2  # +pitch: the nose goes up the picture
     assert overlay.pose_axes(0, 0, 0.3)[2][0] < -0.2  # +yaw: to the subject's right, the picture's left
     assert overlay.pose_axes(0, 0.3, 0)[1][0] < -0.2  # +roll: the head's top goes to the picture's left
+
+
+@pytest.mark.parametrize(("fixture", "up"), [("v2_bundle", -1.0), ("v28_bundle", 1.0), ("v1_bundle", 1.0)])
+def test_the_nose_axis_goes_where_the_contract_says_a_positive_pitch_looks(fixture, up, request, frame, monkeypatch):
+    """Detectorv2 under pyfeat-2.0 counts a pitch downwards as positive; the others count upwards."""
+    bundle = open_bundle(request.getfixturevalue(fixture))
+    assert bundle.pipeline.pitch_up == up
+    (result,) = Detector().stream(frame)
+    nodding = np.array([[0.3, 0, 0, 0, 0, 0]], np.float32)
+    drawn = []
+    monkeypatch.setattr(overlay, "_axes", lambda image, centre, length, axes, thick: drawn.append(axes))
+    overlay.draw(
+        frame, dataclasses.replace(result, values={**result.values, "pose": nodding}), (), bundle.pipeline.pitch_up
+    )
+    across, down = drawn[0][2]
+    assert np.sign(-down) == up
+    assert across == 0
+
+
+def test_the_contracts_disagree_on_the_same_raw_pitch():
+    axes = {c: pipeline_row("detectorv2", c) for c in ("pyfeat-2.0", "pyfeat-2.1")}
+    signs = {c: next(a for a in row.stage("multitask").axes if a.value == "pose").sign[0] for c, row in axes.items()}
+    # the raw pitch is positive downwards: the column's sign times the row's `pitch_up` must be the same everywhere
+    assert {c: signs[c] * row.pitch_up for c, row in axes.items()} == {"pyfeat-2.0": -1.0, "pyfeat-2.1": -1.0}
 
 
 def test_draws_where_the_face_is_and_leaves_the_frame_alone(frame):

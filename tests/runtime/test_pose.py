@@ -3,17 +3,32 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fexruntime import Detector, open_bundle, pose_from_landmarks
-from fexruntime.backends import make_backend
-from fexruntime.errors import BundleError, InputError
+from fexruntime import Detector, Place, open_bundle, pose_from_landmarks
+from fexruntime.backends import open_variant
+from fexruntime.errors import BundleError, InputError, StandInWarning
 
 POINTS = np.random.RandomState(3).uniform(0, 300, (5, 68, 2)).astype(np.float32)
 
 
-def test_numpy_equals_onnx(v1_bundle):
+def answers(v1_bundle, points):
+    """By kind of artefact: what the pose network says."""
     network = open_bundle(v1_bundle).networks["pose"]
-    answers = [make_backend(name, network).infer({"landmarks_xy": POINTS})["pose"] for name in ("numpy", "onnxruntime")]
-    assert np.abs(answers[0] - answers[1]).max() <= 1e-5
+    return {
+        v.kind: open_variant(network, v, Place()).infer({"landmarks_xy": points})["pose"]
+        for v in network.record.variants
+    }
+
+
+def test_numpy_equals_onnx(v1_bundle):
+    found = answers(v1_bundle, POINTS)
+    assert set(found) == {"onnx", "arrays"}
+    assert np.abs(found["onnx"] - found["arrays"]).max() <= 1e-5
+
+
+def test_stand_in_weights_warn_at_each_call(v1_bundle):
+    for _ in range(2):
+        with pytest.warns(StandInWarning, match="pose-mlp"):
+            pose_from_landmarks(POINTS, v1_bundle)
 
 
 def test_signs_are_the_contracts_and_the_detectors(v1_bundle, photo):
@@ -22,7 +37,7 @@ def test_signs_are_the_contracts_and_the_detectors(v1_bundle, photo):
     assert np.allclose(
         pose_from_landmarks(points, v1_bundle), fex.block(["Pitch", "Roll", "Yaw", "X", "Y", "Z"]), atol=1e-4
     )
-    raw = make_backend("numpy", open_bundle(v1_bundle).networks["pose"]).infer({"landmarks_xy": points})["pose"]
+    raw = answers(v1_bundle, points)["arrays"]
     # raw is Pitch, Roll, Yaw, …; Fex is -Pitch, -Yaw as Roll, +Roll as Yaw
     assert np.allclose(fex.block(["Pitch", "Roll", "Yaw"]), np.stack([-raw[:, 0], -raw[:, 2], raw[:, 1]], 1), atol=1e-4)
 

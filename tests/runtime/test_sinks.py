@@ -49,6 +49,51 @@ def test_parquet_and_jsonl_read_back(fex, tmp_path):
     assert lines[1]["Identity"] is None
 
 
+def test_json_lines_have_no_infinity_and_csv_keeps_it(fex, tmp_path):
+    values = fex.values.copy()
+    fex.values[0, 5] = np.inf
+    try:
+        for suffix in (".jsonl", ".csv"):
+            sinks.write_table(fex, tmp_path / f"fex{suffix}")
+    finally:
+        fex.values[:] = values
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    (line, *_) = (tmp_path / "fex.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse)[fex.numeric_columns[5]] is None
+    assert ",inf," in (tmp_path / "fex.csv").read_text().splitlines()[1]
+
+
+def test_parquet_files_with_and_without_a_name_can_be_joined(v1_edge_bundle, frame, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    detector = Detector(v1_edge_bundle)
+    tables = []
+    for name, image in (("some", frame), ("none", np.zeros((64, 64, 3), np.uint8))):
+        sinks.write_table(detector.detect(image), tmp_path / f"{name}.parquet")
+        tables.append(pq.read_table(tmp_path / f"{name}.parquet"))
+    assert tables[0].schema == tables[1].schema
+    assert str(tables[1].schema.field("Identity").type) == "string"
+    assert len(pa.concat_tables(tables)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_names_that_are_not_utf8_are_written_as_escapes(photo, tmp_path, suffix):
+    import os
+    import shutil
+
+    import pandas as pd
+
+    name = os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(photo, tmp_path / name)
+    sinks.write_table(Detector().detect(tmp_path / name), tmp_path / f"out{suffix}")
+    read = {".csv": pd.read_csv, ".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}[suffix]
+    assert read(tmp_path / f"out{suffix}")["input"][0].endswith("caf\\xe9.jpg")
+
+
 def test_a_suffix_that_is_not_known(fex, tmp_path):
     with pytest.raises(InputError, match=r"\.csv, \.parquet, \.jsonl"):
         sinks.write_table(fex, tmp_path / "fex.xlsx")

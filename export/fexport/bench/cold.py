@@ -18,10 +18,12 @@ from fexruntime.errors import FexportError
 RUNTIME_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "click", "rich")
 """What `pip install 'fexport[cpu]'` is made of, but for small pure-Python packages that those bring."""
 
+_LONGEST_S = 600
+
 _PROGRAM = """
 import json, sys, time
 start = time.perf_counter()
-import numpy, psutil
+import numpy
 from fexruntime import Detector
 imported = time.perf_counter()
 detector = Detector(sys.argv[1], threads=int(sys.argv[2]))
@@ -30,6 +32,7 @@ frame = numpy.full((480, 640, 3), 127, numpy.uint8)
 detector.detect(frame, boxes=numpy.array([[200, 100, 360, 300]], numpy.float32))
 detector.detect(frame)
 ran = time.perf_counter()
+import psutil
 print(json.dumps({
     "import_s": imported - start, "load_s": loaded - imported, "first_frame_s": ran - loaded,
     "rss_mb": psutil.Process().memory_info().rss / 1e6,
@@ -49,7 +52,10 @@ def start(bundle: str, threads: int, times: int = 3) -> list[dict[str, float]]:
 def _once(bundle: str, threads: int, cache: str) -> dict[str, float]:
     command = [sys.executable, "-c", _PROGRAM, bundle, str(threads)]
     environment = os.environ | {"FEXPORT_CACHE": cache}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_LONGEST_S)
+    except subprocess.TimeoutExpired:
+        raise FexportError(f"the cold-start process did not end within {_LONGEST_S} s") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise FexportError(f"the cold-start process failed: {said[-1]}")

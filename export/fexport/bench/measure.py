@@ -20,11 +20,14 @@ NOISY_SPREAD = 1.3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call: wall and process CPU milliseconds, and the share of the cores that other processes used meanwhile."""
+    """One call: wall and process CPU milliseconds, and the share of the cores that other processes used meanwhile.
+
+    The share is None where nobody measured it.
+    """
 
     wall_ms: float
     cpu_ms: float
-    foreign_share: float = 0.0
+    foreign_share: float | None = None
 
 
 class Meter:
@@ -71,7 +74,8 @@ def statistics(samples: list[Sample]) -> dict[str, float]:
 
 def noise(samples: list[Sample]) -> str | None:
     """What makes these samples doubtful, in one sentence; None if nothing does."""
-    foreign = float(np.median([s.foreign_share for s in samples]))
+    shares = [s.foreign_share for s in samples if s.foreign_share is not None]
+    foreign = float(np.median(shares)) if shares else 0.0
     if foreign > NOISY_SHARE:
         return f"other processes used {foreign:.0%} of the cores: stop them and run again"
     found = statistics(samples)
@@ -110,6 +114,6 @@ def _cpu_name() -> str:
     return f"{named.get('model name', platform.machine())} ({', '.join(wide)})"
 
 
-def as_rows(samples: list[Sample]) -> list[dict[str, float]]:
+def as_rows(samples: list[Sample]) -> list[dict[str, float | None]]:
     """Samples as plain values, for the JSON."""
     return [asdict(s) for s in samples]

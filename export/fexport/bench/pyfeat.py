@@ -58,8 +58,14 @@ class PyFeat:
                 cwd=self._folder.name,
             )
         except OSError as error:
+            self._log.close()
+            self._folder.cleanup()
             raise EnvironmentMissingError(f"cannot start {str(python)!r} for --against pyfeat: {error}") from None
-        self.ready = self._answer()
+        try:
+            self.ready = self._answer()
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> PyFeat:
         return self
@@ -67,8 +73,14 @@ class PyFeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.stdin:
-            self._process.stdin.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Let the process end (by itself, when its input does) and drop what was made for it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._process.wait()
         self._log.close()
         self._folder.cleanup()

@@ -4,6 +4,8 @@ Started as a script with a JSON object as its argument (pipeline, weights, ident
 line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input.
 """
 
+from __future__ import annotations
+
 import functools
 import json
 import os
@@ -11,6 +13,7 @@ import pathlib
 import sys
 import time
 import warnings
+from typing import Any, TextIO
 
 HUB_NAMES = {"model.safetensors": "retinaface_r34.safetensors"}  # the hub's name -> the name in a weights folder
 
@@ -49,14 +52,14 @@ def main() -> None:
         answer(channel, wall_ms=wall * 1e3, cpu_ms=cpu * 1e3, rss_mb=resident_mb())
 
 
-def use_folder(folder):
+def use_folder(folder: pathlib.Path) -> None:
     """Point every hub look-up of py-feat at files in a folder."""
     import huggingface_hub
 
-    def local(repo_id=None, filename=None, **_):
+    def local(repo_id: str | None = None, filename: str = "", **_: Any) -> str:
         return str(folder / HUB_NAMES.get(filename, filename))
 
-    huggingface_hub.hf_hub_download = local
+    huggingface_hub.hf_hub_download = local  # type: ignore[assignment]
     import feat.utils
 
     feat.utils.hf_hub_download_with_fallback = local
@@ -65,7 +68,7 @@ def use_folder(folder):
     feat.detector.hf_hub_download = local
 
 
-def make_detector(config):
+def make_detector(config: dict[str, Any]) -> Any:
     """py-feat's detector of the bundle's pipeline, its face detector answering the given boxes after it has run."""
     identity = config["identity"]
     if config["pipeline"] == "detectorv2":
@@ -82,7 +85,7 @@ def make_detector(config):
     if config["boxes"]:
         boxes = [[*box, 1.0] for box in config["boxes"]]
 
-        def fixed(frames):
+        def fixed(frames: Any) -> list[Any]:
             found(frames)
             return [boxes] * len(frames)
 
@@ -90,7 +93,7 @@ def make_detector(config):
     return detector
 
 
-def network(detector, name, frame_shape):
+def network(detector: Any, name: str, frame_shape: Any) -> tuple[Any, tuple[int, ...]]:
     """A network of the detector and the shape of its input."""
     if name == "faces":
         return detector.found.net, tuple(frame_shape)
@@ -101,30 +104,30 @@ def network(detector, name, frame_shape):
     return detector.identity_detector.net, (1, 3, 112, 112)
 
 
-def versions():
+def versions() -> dict[str, str]:
     """What runs here."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("py-feat", "torch", "torchvision", "timm", "numpy")}
 
 
-def installed_mb():
+def installed_mb() -> float:
     """Megabytes of this environment's packages."""
     import sysconfig
 
-    total = 0
+    total = 0.0
     for folder, _, names in os.walk(sysconfig.get_paths()["purelib"]):
         total += sum(os.lstat(os.path.join(folder, n)).st_size for n in names)
     return total / 1e6
 
 
-def resident_mb():
+def resident_mb() -> float:
     """Resident megabytes of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def answer(channel, **values):
+def answer(channel: TextIO, **values: Any) -> None:
     """One JSON line."""
     channel.write(json.dumps(values) + "\n")
 

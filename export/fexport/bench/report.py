@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fexruntime.sinks import replacing
+from fexruntime.files import replacing
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -57,7 +57,10 @@ def markdown(result: dict[str, Any]) -> str:
     lines.append("")
     if "ratio" in result:
         lines += [f"**{result['ratio']['paired_p50']:.2f} times py-feat** (median of the rounds' own ratios).", ""]
-    lines += [f"Noise: {ours['noise'] or 'none seen'}.", "", "| stage | ms |", "|---|---|"]
+    noise = [
+        f"{name}: {side.get('noise') or 'none seen'}" for name, side in (("fexport", ours), ("py-feat", theirs)) if side
+    ]
+    lines += [f"Noise: {'; '.join(noise)}.", "", "| stage | ms |", "|---|---|"]
     lines += [f"| {stage} | {taken:.2f} |" for stage, taken in ours["stages_ms"].items()]
     outside = sum(v for k, v in ours["stages_ms"].items() if not k.endswith(" network"))
     lines += [f"| *outside the networks* | {outside:.2f} |", ""]

@@ -13,8 +13,9 @@ import numpy as np
 from fexport.bench import cold, measure, workload
 from fexport.bench.measure import Meter, Sample
 from fexport.bench.pyfeat import PyFeat
-from fexruntime.backends import make_backend
-from fexruntime.backends.base import Backend
+from fexruntime.arrays import F32
+from fexruntime.backends import open_backend
+from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.errors import InputError
 
@@ -49,7 +50,7 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
     frame = workload.frame_of(options.picture, options.size_wh)
     height, width = frame.shape[:2]
     boxes = None if options.faces is None else workload.boxes_for(options.faces, height, width)
-    if options.against is not None and bundle.pipeline.crop is None:
+    if options.against is not None and not bundle.pipeline.stages:
         raise InputError(
             "--against pyfeat needs a bundle of detectorv1 or detectorv2: py-feat has no detector of faces alone"
         )
@@ -69,19 +70,18 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
         say("start-up, in fresh processes")
         result["start_up"] = cold.start(str(bundle.path), options.threads)
     result["installed_mb"] = cold.installed_mb()
-    with workload.TimedDetector(bundle, threads=options.threads, boxes=boxes) as detector:
-        result["describe"] = detector.describe()
-        extra = {"detector_size": options.detector_size}
+    with workload.Workload(bundle, boxes, options.detector_size, threads=options.threads) as work:
+        result["describe"] = work.detector.describe()
         say("warm-up")
         for _ in range(options.warmup):
-            detector.run(frame, **extra)
+            work.run(frame)
         ours: list[Sample] = []
         stages: list[dict[str, float]] = []
 
         def round_of_ours() -> None:
-            detector.run(frame, **extra)
+            work.run(frame)
             with (meter := Meter()):
-                _, taken = detector.run(frame, **extra)
+                _, taken = work.run(frame)
             ours.append(meter.sample)
             stages.append({k: v * 1e3 for k, v in taken.items()})
 
@@ -131,6 +131,7 @@ def _against(
         answer = pyfeat.ready | {
             "samples": measure.as_rows(theirs),
             "statistics": measure.statistics(theirs),
+            "noise": measure.noise(theirs),
             "rss_mb": pyfeat.rss_mb,
         }
     if options.networks:
@@ -147,15 +148,16 @@ def _networks_alone(
     rng = np.random.RandomState(0)
     for role, network in bundle.networks.items():
         say(f"{network.row.name} alone, one thread")
-        backend = make_backend("onnxruntime", network, threads=1)
-        shape = [1, 3, *size_hw] if role == "faces" else [1, *(int(n) for n in network.input_shape[1:])]
-        value = rng.rand(*shape).astype(np.float32) * (255 if role == "faces" else 1)
+        backend = open_backend(network, Place(threads=1))
+        inputs = {
+            t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * (1 if network.choice.reads else 255)
+            for t in backend.spec.inputs
+        }
         mine, theirs = [], []
-        comparable = pyfeat is not None and role != "pose"
+        comparable = (pyfeat is not None and network.choice.crop is not None) or not network.choice.reads
         for k in range(rounds):
-            mine.append(_cpu_ms(backend, value, warmup=2 if k == 0 else 0))
-            if comparable:
-                assert pyfeat is not None
+            mine.append(_cpu_ms(backend, inputs, warmup=2 if k == 0 else 0))
+            if comparable and pyfeat is not None:
                 theirs.append(pyfeat.network(role, warmup=2 if k == 0 else 0).cpu_ms)
         backend.close()
         entry: dict[str, Any] = {"network": network.row.name, "cpu_ms": mine, "cpu_p50_ms": float(np.median(mine))}
@@ -165,11 +167,17 @@ def _networks_alone(
     return found
 
 
-def _cpu_ms(backend: Backend, value: Any, warmup: int) -> float:
+def _one_item(shape: tuple[int | str, ...], size_hw: tuple[int, int]) -> tuple[int, ...]:
+    """The shape of one item: a network of frames takes one of this size."""
+    frame = {"height": size_hw[0], "width": size_hw[1]}
+    return tuple(axis if isinstance(axis, int) else frame.get(axis, 1) for axis in shape)
+
+
+def _cpu_ms(backend: Backend, inputs: dict[str, F32], warmup: int) -> float:
     for _ in range(warmup):
-        backend.infer({backend.spec.input_name: value})
+        backend.infer(inputs)
     with (meter := Meter()):
-        backend.infer({backend.spec.input_name: value})
+        backend.infer(inputs)
     return meter.sample.cpu_ms
 
 
@@ -182,9 +190,9 @@ def _paired(result: dict[str, Any]) -> float:
 def _described(bundle: Bundle) -> dict[str, Any]:
     return {
         "pipeline": bundle.pipeline.name,
-        "contract": bundle.pipeline.contract,
+        "contract": bundle.contract,
         "networks": {role: n.row.name for role, n in bundle.networks.items()},
-        "precision": sorted({str(n.entry.get("precision")) for n in bundle.networks.values()}),
+        "precision": sorted({v.precision for n in bundle.networks.values() for v in n.record.variants}),
         "stand_ins": bundle.stand_ins,
     }
 

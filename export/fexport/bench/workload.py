@@ -1,6 +1,6 @@
 """What is run: a frame of a given size, with a given number of faces on it.
 
-The photograph is repeated to fill the frame. Where the number of faces is given, the detector runs as always, and what it found is
+The photograph is repeated to fill the frame. Where the number of faces is given, the finder runs as always, and what it found is
 replaced by that many boxes: the work is that of N faces on every machine and with any weights. py-feat is given
 the same boxes in the same way.
 """
@@ -8,24 +8,26 @@ the same boxes in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fexport.samples import photograph
-from fexruntime import Detector
-from fexruntime import detect as detection
+from fexruntime import Detector, Frame, Options
+from fexruntime.arrays import U8
+from fexruntime.bundle import Bundle
 from fexruntime.errors import InputError
-from fexruntime.frames import Frame, read_image
-from fexruntime.results import FrameResult
+from fexruntime.fex import Fex
+from fexruntime.sources.frame import frame_of as as_frame
+from fexruntime.sources.images import read_image
 
 Boxes = list[list[float]]
+REST = "frame and rows"
+"""The stage of everything that no other stage is."""
 
 
-def frame_of(path: Path | None, size_wh: tuple[int, int] | None) -> NDArray[np.uint8]:
+def frame_of(path: Path | None, size_wh: tuple[int, int] | None) -> U8:
     """The frame to run on, [H,W,3] uint8 RGB: a picture, or the packaged photograph repeated to `size_wh`."""
     image = photograph() if path is None else read_image(path)
     if size_wh is None:
@@ -47,52 +49,37 @@ def boxes_for(faces: int, height: int, width: int) -> Boxes:
     return [[x - 0.4 * side, y - 0.5 * side, x + 0.4 * side, y + 0.5 * side] for x, y in places]
 
 
-class TimedDetector(Detector):
-    """A detector that can be told its faces, and that notes what each stage takes (seconds, by name)."""
+class Workload:
+    """A detector, a frame, and the faces to read on it (None: those found). Notes what each stage takes."""
 
-    def __init__(self, *arguments: Any, boxes: Boxes | None = None, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.boxes = boxes
-        self.stages: dict[str, float] = {}
-        for role, network in self._networks.items():
-            self._time_network(role, network)
+    def __init__(
+        self, bundle: Bundle, boxes: Boxes | None = None, detector_size: int | None = None, **place: Any
+    ) -> None:
+        self._stages: dict[str, float] = {}
+        self.detector = Detector(bundle, observe=self._note, **place)
+        self._boxes = None if boxes is None else [np.array(boxes, np.float32)]
+        self._all = Options(detector_size=detector_size)
+        self._finding = Options(detector_size=detector_size, columns=("facebox",))
 
-    def _note(self, stage: str, seconds: float) -> None:
-        self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+    def __enter__(self) -> Workload:
+        return self
 
-    def _time_network(self, role: str, network: Any) -> None:
-        infer = network.infer
+    def __exit__(self, *_: object) -> None:
+        self.detector.close()
 
-        def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            answer = infer(*arguments)
-            self._note(f"{role} network", time.perf_counter() - start)
-            return answer
+    def _note(self, stage: str, seconds: float, items: int) -> None:
+        self._stages[stage] = self._stages.get(stage, 0.0) + seconds
 
-        network.infer = timed
-
-    def _find(self, frames: Sequence[Frame], threshold: float, detector_size: int | None) -> list[detection.Detections]:
-        start, before = time.perf_counter(), self.stages.get("faces network", 0.0)
-        found = super()._find(frames, threshold, detector_size)
-        if self.boxes is not None:
-            found = [detection.given(np.array(self.boxes, np.float32)) for _ in frames]
-        self._note("finding", time.perf_counter() - start - (self.stages["faces network"] - before))
-        return found
-
-    def _read_faces(self, frames: Sequence[Frame], found: Sequence[detection.Detections]) -> list[FrameResult]:
-        start, before = time.perf_counter(), self._networks_so_far()
-        results = super()._read_faces(frames, found)
-        self._note("crops and values", time.perf_counter() - start - (self._networks_so_far() - before))
-        return results
-
-    def _networks_so_far(self) -> float:
-        return sum(v for k, v in self.stages.items() if k.endswith(" network"))
-
-    def run(self, frame: NDArray[np.uint8], **options: Any) -> tuple[float, dict[str, float]]:
-        """One whole `detect`: its seconds, and those of each stage; what is left is "frame and rows"."""
-        self.stages = {}
+    def run(self, image_rgb_u8: U8) -> tuple[Fex, dict[str, float]]:
+        """One whole frame, from pixels to rows: the rows, and the seconds of each stage."""
+        self._stages = {}
         start = time.perf_counter()
-        self.detect(frame, **options)
+        frame: Frame = as_frame(image_rgb_u8, 0, "frame")
+        if self._boxes is None:
+            results = self.detector.run([frame], self._all)
+        else:
+            self.detector.run([frame], self._finding)
+            results = self.detector.run([frame], self._all, self._boxes)
+        fex = self.detector.to_fex(results)
         total = time.perf_counter() - start
-        self._note("frame and rows", total - sum(self.stages.values()))
-        return total, dict(self.stages)
+        return fex, {**self._stages, REST: total - sum(self._stages.values())}

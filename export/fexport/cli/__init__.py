@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib import import_module
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "run": "Find and read faces in images.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
     "models": "List the networks with their licences and sizes.",
     "doctor": "Show what this environment can do, and what mends the rest.",
@@ -49,6 +51,8 @@ def group(verbose: bool) -> None:
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
     verbose = "--verbose" in sys.argv or "-v" in sys.argv[1:2]
+    # OpenCV says on stderr what fexport says in one sentence; this has to be set before it is imported
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         group(standalone_mode=False)
     except FexportError as error:

@@ -64,8 +64,8 @@ def command(
     need("bench", "fexport bench")
     from fexport.bench import report, runner
     from fexport.cli import tables
-    from fexruntime.backends.onnxruntime import available_cores
-    from fexruntime.sinks import check_folder
+    from fexruntime.cores import available_cores
+    from fexruntime.files import check_folder
 
     if against and pyfeat_python is None:
         raise InputError(

@@ -1,28 +1,56 @@
-"""fexport build: weights -> a verified bundle."""
+"""fexport build: weights -> a verified bundle. There is one option for each stage that a pipeline has, made from the table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fexport.cli.extras import need
+from fexport.plan import NONE
+from fexruntime.bundle import stage_option
 from fexruntime.contracts import CONTRACTS, PIPELINES
 
-_PIPELINES = sorted({name for name, _ in PIPELINES})
-_DETECTORS = sorted({name for row in PIPELINES.values() for name in row.faces})
-_IDENTITIES = [*sorted({name for row in PIPELINES.values() for name in row.identity}), "none"]
+
+def _stage_options() -> dict[str, tuple[str, list[str], str]]:
+    """By role: its option, the networks that may fill it in any pipeline, what it is for."""
+    found: dict[str, tuple[str, list[str], str]] = {}
+    for row in PIPELINES:
+        for stage in (row.finder, *row.stages):
+            names = list(stage.networks) + [NONE] * (stage is not row.finder)
+            option, known, title = found.get(stage.role, (stage_option(row, stage), [], stage.title))
+            found[stage.role] = option, [*known, *(n for n in names if n not in known)], title
+    return {role: (o, sorted(n, key=lambda name: name == NONE), t) for role, (o, n, t) in found.items()}
+
+
+def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
+    for role, (option, names, title) in reversed(_stage_options().items()):
+        text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."
+        command = click.option(option, f"stage_{role}", type=click.Choice(names), help=text)(command)
+    return command
 
 
 @click.command("build")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--pipeline", type=click.Choice(_PIPELINES), default="detectorv2", show_default=True)
-@click.option("--contract", type=click.Choice(CONTRACTS), default=CONTRACTS[0], show_default=True)
-@click.option("--face-detector", type=click.Choice(_DETECTORS), help="Default: the pipeline's own.")
 @click.option(
-    "--identity", type=click.Choice(_IDENTITIES), help="Default: arcface where the pipeline has faces to name."
+    "--pipeline",
+    type=click.Choice(list(dict.fromkeys(row.name for row in PIPELINES))),
+    default=PIPELINES[0].name,
+    show_default=True,
 )
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Take weights from here, not the hub.")
+@click.option(
+    "--contract", type=click.Choice(CONTRACTS), help=f"Default: the first that the pipeline follows ({CONTRACTS[0]})."
+)
+@_with_stages
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    multiple=True,
+    help="Take weights from here, not the hub. Several folders may be given: the first that has a file is used.",
+)
 @click.option(
     "--stand-in",
     is_flag=True,
@@ -32,27 +60,31 @@ _IDENTITIES = [*sorted({name for row in PIPELINES.values() for name in row.ident
 def command(
     out: Path,
     pipeline: str,
-    contract: str,
-    face_detector: str | None,
-    identity: str | None,
-    weights: Path | None,
+    contract: str | None,
+    weights: tuple[Path, ...],
     stand_in: bool,
     seed: int,
+    **stages: Any,
 ) -> None:
     """Build a verified bundle at OUT.
 
     Each network is exported to ONNX, compared with torch on a real face and on noise, and recorded with its licence. One that
-    is beyond its tolerance stops the build: its report is kept beside OUT, and there is no bundle.
+    is beyond its tolerance stops the build: its report is kept beside OUT, and there is no bundle. Every stage but the face
+    detector may be left out with "none": its weights are not asked for, and its columns are NaN.
     """
     need("export", "fexport build")
 
     from fexport import build as building
+    from fexport import plan as planning
     from fexport.cli import tables
+    from fexport.publish import check_target
+    from fexport.steps import notices
 
-    plan = building.plan(pipeline, contract, face_detector, identity, weights, seed if stand_in else None)
-    building.check_target(out)
+    choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
+    plan = planning.plan(pipeline, contract, choices, weights, seed if stand_in else None)
+    check_target(out)
     screen = tables.console(stderr=True)
-    screen.print(building.notices(plan), markup=False)
+    screen.print(notices(list(plan.networks.values())), markup=False)
     with screen.status("building") as status:
 
         def progress(role: str, step: str) -> None:
@@ -62,16 +94,13 @@ def command(
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
     _warn_of_stand_ins(out)
-    click.echo(f"Built {out}: {pipeline}, contract {contract}, {len(reports)} networks, all within tolerance.")
+    click.echo(f"Built {out}: {pipeline}, contract {plan.contract}, {len(reports)} networks, all within tolerance.")
 
 
 def _warn_of_stand_ins(out: Path) -> None:
+    from fexport.cli.tables import stand_in_sentence
     from fexruntime.bundle import open_bundle
 
     made_up = open_bundle(out).stand_ins
     if made_up:
-        click.secho(
-            f"STAND-IN WEIGHTS in {', '.join(made_up)}: what they answer means nothing. Give real ones with --weights DIR.",
-            fg="yellow",
-            err=True,
-        )
+        click.secho(f"{stand_in_sentence(made_up)} Give real ones with --weights DIR.", fg="yellow", err=True)

@@ -44,16 +44,17 @@ def command() -> None:
 
 
 def _needed() -> list[Finding]:
-    from fexruntime.backends.onnxruntime import available_cores
+    from fexruntime.cores import available_cores
 
-    return [
+    found = [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
         Finding("CPU", f"{available_cores()} cores for this process", True),
         _package("numpy", "NumPy", "pip install numpy"),
-        _package("cv2", "OpenCV", "pip install opencv-python-headless", "opencv-python-headless"),
+        _opencv(),
         _onnxruntime(),
         _edge_bundle(),
     ]
+    return [*found, _first_run()] if all(f.good for f in found) else found
 
 
 def _optional() -> list[Finding]:
@@ -90,6 +91,30 @@ def _package(module: str, what: str, fix: str, distribution: str | None = None) 
         return Finding(what, "installed", True)
 
 
+def _opencv() -> Finding:
+    """Imported, not looked for: a missing system library shows only then."""
+    fix = "pip install opencv-python-headless"
+    try:
+        import cv2
+    except ImportError as error:
+        return Finding("OpenCV", f"cannot be imported: {error}", False, fix)
+    return Finding("OpenCV", cv2.__version__, True)
+
+
+def _first_run() -> Finding:
+    """What `fexport run` does, on a small frame: the verdict is what happened, not what should."""
+    import numpy as np
+
+    from fexruntime import Detector, FexportError
+
+    try:
+        with Detector(shared_pool=True) as detector:
+            detector.detect(np.full((64, 64, 3), 127, np.uint8))
+    except FexportError as error:
+        return Finding("a first run", str(error), False, "see the lines above")
+    return Finding("a first run", "the packaged face detector answers", True)
+
+
 def _onnxruntime() -> Finding:
     present = [name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)]
     if len(present) == 2:
@@ -101,12 +126,13 @@ def _onnxruntime() -> Finding:
         )
     if not present:
         return Finding("ONNX Runtime", "not installed", False, "pip install 'fexport[cpu]'")
+    from fexruntime.backends.onnxruntime import import_onnxruntime
+    from fexruntime.errors import EnvironmentMissingError
+
     try:
-        import onnxruntime
-    except ImportError as error:
-        return Finding(
-            "ONNX Runtime", f"cannot be imported: {error}", False, "pip install --force-reinstall 'fexport[cpu]'"
-        )
+        onnxruntime = import_onnxruntime()
+    except EnvironmentMissingError as error:
+        return Finding("ONNX Runtime", str(error), False, "pip install --force-reinstall 'fexport[cpu]'")
     return Finding("ONNX Runtime", f"{version(present[0])}: {', '.join(onnxruntime.get_available_providers())}", True)
 
 
@@ -119,24 +145,22 @@ def _has(distribution: str) -> bool:
 
 
 def _edge_bundle() -> Finding:
-    from fexruntime.bundle import EDGE, open_bundle
+    from fexruntime.bundle import open_bundle
     from fexruntime.errors import BundleError
 
     try:
-        count = open_bundle(EDGE).verify_files()
+        count = open_bundle().verify_files()
     except BundleError as error:
         return Finding("packaged face detector", str(error), False, "pip install --force-reinstall fexport")
     return Finding("packaged face detector", f"{count} files, whole", True)
 
 
 def _cache() -> Finding:
-    from fexruntime.backends.graph_cache import default_cache
-    from fexruntime.errors import OutputError
-    from fexruntime.sinks import check_folder
+    from fexruntime.store import VARIABLE, default_folder, open_store
 
-    folder = default_cache()
-    try:
-        check_folder(folder)
-    except OutputError as error:
-        return Finding("cache of optimised graphs", str(error), False, "set FEXPORT_CACHE to a folder you can write")
-    return Finding("cache of optimised graphs", str(folder), True)
+    store = open_store(None)
+    if store is None:
+        where = default_folder()
+        said = "this user has no home" if where is None else f"{where} is not private to you, or cannot be written"
+        return Finding("cache of optimised graphs", said, False, f"set {VARIABLE} to a folder of your own")
+    return Finding("cache of optimised graphs", str(store.folder), True)

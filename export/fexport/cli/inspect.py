@@ -9,6 +9,7 @@ import click
 
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError
+from fexruntime.manifest import WeightsRecord
 
 
 @click.command("inspect")
@@ -18,7 +19,7 @@ def command(bundle: str, as_json: bool) -> None:
     """Show what is in BUNDLE, where its weights came from, and how it was verified (default: the packaged one)."""
     found = open_bundle(bundle)
     if as_json:
-        click.echo(json.dumps(found.manifest, indent=1, ensure_ascii=False))
+        click.echo(found.manifest.as_json().decode(), nl=False)
         return
     from rich.table import Table
 
@@ -26,41 +27,52 @@ def command(bundle: str, as_json: bool) -> None:
 
     screen = tables.console()
     manifest = found.manifest
-    tools = ", ".join(f"{name} {version}" for name, version in manifest.get("built_with", {}).items())
-    click.echo(f"{found.path}: {found.pipeline.name}, contract {found.pipeline.contract} ({found.pipeline.reference})")
-    click.echo(f"built by fexport {manifest.get('fexport')} with {tools}")
+    tools = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
+    click.echo(f"{found.path}: {manifest.pipeline}, contract {manifest.contract} ({manifest.reference})")
+    click.echo(f"built by fexport {manifest.fexport} with {tools}")
     table = Table()
-    for head in ("role", "network", "precision", "size", "rewrites", "weights", "licence"):
+    for head in ("role", "network", "artefacts", "rewrites", "weights", "licence"):
         table.add_column(head)
     for role, network in found.networks.items():
-        passes = ", ".join(f"{name} ×{count}" for name, count in network.entry.get("passes", {}).items())
-        table.add_row(
+        record = network.record
+        passes = ", ".join(f"{name} ×{count}" for name, count in record.passes.items())
+        cells = (
             role,
-            network.row.name,
-            str(network.entry.get("precision")),
-            tables.size(network.model.size_bytes),
+            record.network,
+            "\n".join(f"{v.precision} {v.kind}, {tables.size(v.model.size_bytes)}" for v in record.variants),
             passes or "none",
-            "\n".join(_origin(w) for w in network.entry["weights"]),
-            f"{network.entry.get('licence')}: {network.entry.get('licence_note')}",
+            "\n".join(_origin(w) for w in record.weights),
+            f"{record.licence}: {record.licence_note}",
         )
+        table.add_row(*map(tables.plain, cells))
+    for role in sorted(found.host_roles):
+        table.add_row(role, "a function of the runtime", "", "", "", "")
     screen.print(table)
-    reports = _reports(found)
-    if reports:
-        screen.print(tables.report_table(reports))
+    report = _report(found)
+    screen.print(tables.report_table(report["networks"].values()))
+    sense = report.get("sense", {})
+    if sense.get("checked"):
+        click.echo(f"the photograph's face was found, score {sense['score']}, overlap {sense['iou']}")
+    elif sense:
+        click.echo(f"not tried on a photograph: {sense.get('why')}")
     if found.stand_ins:
-        click.secho(f"STAND-IN WEIGHTS in {', '.join(found.stand_ins)}: what they answer means nothing.", fg="yellow")
+        click.secho(tables.stand_in_sentence(found.stand_ins), fg="yellow")
 
 
-def _origin(weights: dict[str, Any]) -> str:
-    if weights["source"] == "stand-in":
-        return f"STAND-IN for {weights['filename']}, seed {weights['seed']}"
-    where = {"package": "with fexport", "folder": "from a folder", "hub": weights["repository"]}[weights["source"]]
-    revision = f" @ {weights['revision'][:12]}" if weights.get("revision") else ""
-    return f"{weights['filename']} ({where}{revision}, sha256 {weights['sha256'][:12]}…)"
+def _origin(weights: WeightsRecord) -> str:
+    if weights.sha256 is None:
+        return f"STAND-IN for {weights.filename}, seed {weights.seed}"
+    where = {"package": "with fexport", "folder": "from a folder", "hub": weights.repository}[weights.source]
+    revision = f" @ {weights.revision[:12]}" if weights.revision else ""
+    known = "as published" if weights.published else "not known to be the published file"
+    return f"{weights.filename} ({where}{revision}, sha256 {weights.sha256[:12]}…, {known})"
 
 
-def _reports(bundle: Bundle) -> list[dict[str, Any]]:
+def _report(bundle: Bundle) -> dict[str, Any]:
+    file = bundle.manifest.verification
     try:
-        return list(json.loads(bundle.verification.checked_path().read_text(encoding="utf-8")).values())
-    except (ValueError, AttributeError) as error:
-        raise BundleError(f"{str(bundle.verification.path)!r} is not a verification report: {error}") from None
+        report = json.loads(file.read(bundle.path).decode("utf-8"))
+        _ = [r["differences"] for r in report["networks"].values()]
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise BundleError(f"{str(bundle.path / file.file)!r} is not a verification report: {error}") from None
+    return dict(report)

@@ -7,7 +7,7 @@ import json
 
 import click
 
-from fexruntime.contracts import NETWORKS, PIPELINES
+from fexruntime.contracts import NETWORKS, PIPELINES, WeightsFile
 
 
 @click.command("models")
@@ -17,7 +17,7 @@ def command(as_json: bool) -> None:
     if as_json:
         rows = {
             "networks": {name: dataclasses.asdict(row) for name, row in NETWORKS.items()},
-            "pipelines": [dataclasses.asdict(row) for row in PIPELINES.values()],
+            "pipelines": [dataclasses.asdict(row) for row in PIPELINES],
         }
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
@@ -27,20 +27,26 @@ def command(as_json: bool) -> None:
 
     screen = tables.console()
     table = Table(title="networks")
-    for head in ("network", "what it gives", "licence", "weights", "size", "from"):
-        table.add_column(head)
+    for head in ("network", "what it gives", "licence of the weights", "file", "size", "from", "pinned"):
+        table.add_column(head, overflow="fold")
     for row in NETWORKS.values():
         for k, file in enumerate(row.files):
             origin = "comes with fexport" if file.packaged else file.repository
-            head = (row.name, row.title, f"{row.licence}: {row.licence_note}") if k == 0 else ("", "", "")
-            table.add_row(*head, file.filename, tables.size(file.size_bytes), origin)
+            first = (row.name, row.title, f"{row.licence}: {row.licence_note}") if k == 0 else ("", "", "")
+            cells = (*first, file.filename, tables.size(file.size_bytes), origin, _pin(file))
+            table.add_row(*map(tables.plain, cells))
     screen.print(table)
     table = Table(title="pipelines")
-    for head in ("pipeline", "contract", "face detectors", "networks", "identity", "Fex columns"):
+    for head in ("pipeline", "contracts", "stages and their networks, the default first", "Fex columns"):
         table.add_column(head)
-    for line in PIPELINES.values():
-        networks = ", ".join(name for _, name in line.roles)
-        table.add_row(
-            line.name, line.contract, ", ".join(line.faces), networks, ", ".join(line.identity), str(len(line.columns))
-        )
+    for line in PIPELINES:
+        stages = "\n".join(f"{s.role}: {', '.join(s.networks)}" for s in (line.finder, *line.stages))
+        table.add_row(line.name, ", ".join(line.contracts), stages, str(len(line.columns)))
     screen.print(table)
+
+
+def _pin(file: WeightsFile) -> str:
+    if file.sha256 is None:
+        return "no pin"
+    revision = f"commit {file.revision[:12]}, " if file.revision else ""
+    return f"{revision}sha256 {file.sha256[:12]}…"

@@ -7,13 +7,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from fexruntime.sinks import printable
 
 
 def console(stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for any table where there is none."""
     plain = Console(stderr=stderr)
     return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=200)
+
+
+def plain(text: str) -> str:
+    """Text that is shown as it is: a file name's brackets are no markup, its odd bytes are shown as escapes."""
+    return escape(printable(text))
+
+
+def stand_in_sentence(names: Iterable[str]) -> str:
+    """What is said of a bundle with made-up weights."""
+    return f"STAND-IN WEIGHTS in {', '.join(names)}: what they answer means nothing."
 
 
 def report_table(reports: Iterable[dict[str, Any]]) -> Table:
@@ -29,8 +42,9 @@ def report_table(reports: Iterable[dict[str, Any]]) -> Table:
                 shown,
                 f"{row['output']} ({unit})",
                 row["kind"],
-                *(f"{row[k]:.1e}" for k in ("max", "p99", "mean", "limit")),
-                "ok" if row["passed"] else "[bold red]BEYOND",
+                *(f"{row[k]:.1e}" if row["values"] else "–" for k in ("max", "p99", "mean")),
+                f"{row['limit']:.1e}",
+                _verdict(row),
             )
             shown = ""
         if report["near_ties_left_out"]:
@@ -42,6 +56,12 @@ def report_table(reports: Iterable[dict[str, Any]]) -> Table:
         for name in report["not_compared"]:
             table.add_row("", f"{name}: nothing compared", "", "", "", "", "", "[bold red]BEYOND")
     return table
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if not row["values"]:
+        return "none compared"
+    return "ok" if row["passed"] else "[bold red]BEYOND"
 
 
 def size(count: int | None) -> str:

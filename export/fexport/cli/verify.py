@@ -14,51 +14,59 @@ from fexruntime.errors import CheckpointError, EnvironmentMissingError, InputErr
 @click.command("verify")
 @click.argument("bundle", default=EDGE)
 @click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights to compare with, not the hub's."
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    multiple=True,
+    help="Weights to compare with, not the hub's. Several folders may be given.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
-def command(bundle: str, weights: Path | None, threads: int | None) -> None:
+def command(bundle: str, weights: tuple[Path, ...], threads: int | None) -> None:
     """Check that BUNDLE is whole and still answers what it answered when it was verified.
 
-    Every file's digest, then every network on its recorded input. Where torch is installed and the weights can be had, the
+    Every file's digest, then every artefact on its recorded input. Where torch is installed and the weights can be had, the
     whole comparison with torch is repeated.
     """
+    from fexruntime.backends.base import Place
     from fexruntime.canonical import check_canonical
 
     found = open_bundle(bundle)
-    if weights is not None and not weights.is_dir():
-        raise InputError(f"--weights {str(weights)!r} is not a folder")
+    for folder in weights:
+        if not folder.is_dir():
+            raise InputError(f"--weights {str(folder)!r} is not a folder")
     click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
-    checks = check_canonical(found, threads=threads)
+    checks = check_canonical(found, Place(threads=threads))
     for check in checks:
         verdict = "ok" if check.passed else "BEYOND"
         unit = check.unit or check.task
-        click.echo(f"  {check.network} {check.output}: max {check.max:.1e} {unit} (limit {check.limit:.0e}) {verdict}")
-    if not all(check.passed for check in checks):
+        click.echo(
+            f"  {check.network} ({check.artefact}) {check.output}: max {check.max:.1e} {unit} (limit {check.limit:.0e}) {verdict}"
+        )
+    if not checks or not all(check.passed for check in checks):
         raise VerificationError(
             "the recorded answers are not reproduced here: this ONNX Runtime or CPU computes something else; "
             "rebuild the bundle on this machine, or report it"
         )
     click.echo("the recorded answers are reproduced")
-    _against_torch(found, weights)
+    _against_torch(found, weights, threads)
 
 
-def _against_torch(bundle: Bundle, weights: Path | None) -> None:
+def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | None) -> None:
     try:
         need("export", "comparing with torch")
     except EnvironmentMissingError as error:
         click.echo(f"not compared with torch: {error}")
         return
 
-    from fexport.build import repeat_verification
     from fexport.cli import tables
+    from fexport.reverify import repeat_verification
 
     reports = []
     for role, network in bundle.networks.items():
         try:
-            reports.append(repeat_verification(network, bundle.pipeline, weights))
+            reports.append(repeat_verification(network, weights, threads))
         except CheckpointError as error:
-            if weights is not None:  # they were asked for
+            if weights:  # they were asked for
                 raise
             click.echo(f"{role} not compared with torch: {error}")
     if reports:

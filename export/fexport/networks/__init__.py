@@ -1,7 +1,24 @@
-"""One torch module a network, written for export.
+"""One torch module a network, written for export, with its recipe.
 
 Module and parameter names are those of the published checkpoints, so that `load_state_dict(strict=True)` is the
 test that a file is what the contract says. The arithmetic is that of py-feat's modules; nothing is folded or fused
 here (that is `fexport.onnx_passes`' work), so these modules are also the reference that `fexport.verify` compares
 the exported graphs with.
 """
+
+from __future__ import annotations
+
+from fexport.networks import arcface, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
+from fexport.recipe import Recipe
+
+RECIPES: dict[str, Recipe] = {
+    "retinaface-r34": retinaface.RECIPE_R34,
+    "retinaface-mobilenet025": retinaface.RECIPE_MOBILENET025,
+    "multitask-v2": multitask_recipes.RECIPE_V2,
+    "multitask-v28": multitask_recipes.RECIPE_V28,
+    "mobilefacenet": mobilefacenet.RECIPE,
+    "pose-mlp": pose_mlp.RECIPE,
+    "arcface": arcface.RECIPE,
+    "facenet": facenet.RECIPE,
+}
+"""By the name of the network's contract row."""

@@ -6,12 +6,13 @@ for Deep Face Recognition", 2018.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from fexport.networks.resample import bilinear_matrix, resample
-
-INPUT_SIZE = 112
+from fexport.checkpoints import Checkpoint
+from fexport.networks.preprocess import Preprocess
+from fexport.recipe import Recipe
+from fexruntime.contracts import Crop, Network
+from fexruntime.contracts.labels import EMBEDDING_SIZE
 
 
 class IBasicBlock(nn.Module):
@@ -34,14 +35,11 @@ class IBasicBlock(nn.Module):
 
 
 class ArcFace(nn.Module):
-    """chips [N,3,S,S] RGB in [0,1] -> embedding [N,512], not L2-normalised.
+    """chips [N,3,S,S] RGB in [0,1] -> embedding [N,512], not L2-normalised."""
 
-    A chip that is not 112 wide is resampled bilinearly, without antialiasing, as two matrix products. Keys are those
-    of the network itself: the resampling matrices are not part of the state dict.
-    """
-
-    def __init__(self, chip_size: int) -> None:
+    def __init__(self, preprocess: nn.Module) -> None:
         super().__init__()
+        self.preprocess = preprocess
         self.conv1 = nn.Conv2d(3, 64, 3, 1, 1)
         self.prelu = nn.PReLU(64)
         width = 64
@@ -50,15 +48,20 @@ class ArcFace(nn.Module):
             setattr(self, f"layer{layer}", nn.Sequential(*stages))
             width = out
         self.bn2 = nn.BatchNorm2d(512)
-        self.fc = nn.Linear(512 * 7 * 7, 512)
-        self.features = nn.BatchNorm1d(512)
-        self.resize: Tensor | None
-        matrix = None if chip_size == INPUT_SIZE else torch.from_numpy(bilinear_matrix(chip_size, INPUT_SIZE))
-        self.register_buffer("resize", matrix, persistent=False)
+        self.fc = nn.Linear(512 * 7 * 7, EMBEDDING_SIZE)
+        self.features = nn.BatchNorm1d(EMBEDDING_SIZE)
 
     def forward(self, chips: Tensor) -> Tensor:
-        x = chips if self.resize is None else resample(chips, self.resize)
-        x = self.prelu(self.conv1(x * 2.0 - 1.0))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.prelu(self.conv1(self.preprocess(chips)))
+        for layer in range(1, 5):
+            x = self.get_submodule(f"layer{layer}")(x)
         y: Tensor = self.features(self.fc(self.bn2(x).flatten(1)))
         return y
+
+
+def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[nn.Module, None]:
+    assert crop is not None
+    return ArcFace(Preprocess(network, crop)), None
+
+
+RECIPE = Recipe(_make)

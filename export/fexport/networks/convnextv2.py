@@ -25,7 +25,8 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         g = x.norm(p=2, dim=(1, 2), keepdim=True)
         n = g / (g.mean(dim=-1, keepdim=True) + EPS)
-        return x * (self.weight * n + 1.0) + self.bias
+        y: Tensor = x * (self.weight * n + 1.0) + self.bias
+        return y
 
 
 class GlobalResponseMLP(nn.Module):
@@ -53,7 +54,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv_dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.mlp(self.norm(y))
+        z: Tensor = x + self.mlp(self.norm(y))
+        return z
 
 
 class Stage(nn.Module):
@@ -86,6 +88,7 @@ class ConvNeXtV2Tiny(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem_1(self.stem_0(image).permute(0, 2, 3, 1))
-        c4 = self.stages_2(self.stages_1(self.stages_0(x)))
-        c5 = self.stages_3(c4)
+        stages = [self.get_submodule(f"stages_{k}") for k in range(len(WIDTHS))]
+        c4 = stages[2](stages[1](stages[0](x)))
+        c5 = stages[3](c4)
         return c4.permute(0, 3, 1, 2), c5.permute(0, 3, 1, 2)

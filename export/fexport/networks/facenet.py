@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fexport.networks.resample import bilinear_matrix, resample
+from fexport.checkpoints import Checkpoint
+from fexport.networks.preprocess import Preprocess
+from fexport.recipe import Recipe
+from fexruntime.contracts import Crop, Network
+from fexruntime.contracts.labels import EMBEDDING_SIZE
 
-INPUT_SIZE = 112
 _Kernel = int | tuple[int, int]
 
 
@@ -92,8 +95,9 @@ class FaceNet(nn.Module):
     `logits` is in the checkpoint, not in the graph.
     """
 
-    def __init__(self, chip_size: int) -> None:
+    def __init__(self, preprocess: nn.Module) -> None:
         super().__init__()
+        self.preprocess = preprocess
         self.conv2d_1a = ConvBN(3, 32, 3, stride=2)
         self.conv2d_2a = ConvBN(32, 32, 3)
         self.conv2d_2b = ConvBN(32, 64, 3, padding=1)
@@ -117,20 +121,25 @@ class FaceNet(nn.Module):
         )
         self.repeat_3 = nn.Sequential(*(_block8(0.20) for _ in range(5)))
         self.block8 = _block8(1.0, relu=False)
-        self.last_linear = nn.Linear(1792, 512, bias=False)
-        self.last_bn = nn.BatchNorm1d(512, eps=1e-3)
-        self.logits = nn.Linear(512, 8631)
-        self.resize: Tensor | None
-        matrix = None if chip_size == INPUT_SIZE else torch.from_numpy(bilinear_matrix(chip_size, INPUT_SIZE))
-        self.register_buffer("resize", matrix, persistent=False)
+        self.last_linear = nn.Linear(1792, EMBEDDING_SIZE, bias=False)
+        self.last_bn = nn.BatchNorm1d(EMBEDDING_SIZE, eps=1e-3)
+        self.logits = nn.Linear(EMBEDDING_SIZE, 8631)
 
     def forward(self, chips: Tensor) -> Tensor:
-        x = chips if self.resize is None else resample(chips, self.resize)
-        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))
+        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(self.preprocess(chips))))
         x = self.conv2d_4b(self.conv2d_4a(self.conv2d_3b(F.max_pool2d(x, 3, 2))))
         x = self.mixed_6a(self.repeat_1(x))
         x = self.mixed_7a(self.repeat_2(x))
         x = self.block8(self.repeat_3(x)).mean(dim=(2, 3))
         x = self.last_bn(self.last_linear(x))
         # written out: the exporter's F.normalize brings an Expand with runtime shapes
-        return x / x.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+        unit: Tensor = x / x.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+        return unit
+
+
+def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[nn.Module, None]:
+    assert crop is not None
+    return FaceNet(Preprocess(network, crop)), None
+
+
+RECIPE = Recipe(_make)

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Corners of each socket in MediaPipe's 478-point mesh: they do not move with the gaze.
-LEFT_EYE_CORNERS = (33, 133)
-RIGHT_EYE_CORNERS = (362, 263)
+from fexruntime.contracts.labels import EYE_CORNERS_OF_MESH
 
 
 def rotation(rotvec: Tensor) -> tuple[Tensor, ...]:
@@ -78,7 +76,7 @@ class EyeEncoder(nn.Module):
     def forward(self, features: Tensor, mesh_cells: Tensor) -> tuple[Tensor, Tensor]:
         """features [B,C,S,S], mesh [B,478,2] in cells of it -> (left, right), [B,out] each."""
         eyes = []
-        for a, b in (LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS):
+        for a, b in EYE_CORNERS_OF_MESH:
             centre = 0.5 * (mesh_cells[:, a] + mesh_cells[:, b])
             rows, columns = self._weights(centre[:, 1:2]), self._weights(centre[:, 0:1])
             window = rows.matmul(features).matmul(columns.transpose(2, 3))
@@ -110,7 +108,8 @@ class GazeHead(nn.Module):
                     branch = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
                 setattr(self, side, branch)
         if bins:
-            edges = torch.linspace(*(math.degrees(v) for v in bin_range_rad), bins + 1)
+            low, high = (math.degrees(v) for v in bin_range_rad)
+            edges = torch.linspace(low, high, bins + 1)
             self.centres: Tensor
             self.register_buffer("centres", torch.deg2rad(0.5 * (edges[:-1] + edges[1:])), persistent=False)
 
@@ -129,7 +128,7 @@ class GazeHead(nn.Module):
         if self.scalar:
             yaw = 0.5 * (self.left_yaw(left) + self.right_yaw(right))
             return torch.cat([yaw, 0.5 * (self.left_pitch(left) + self.right_pitch(right))], dim=-1)
-        out: Tensor = 0.5 * (self.left(left) + self.right(right))
+        out: Tensor = 0.5 * (self.get_submodule("left")(left) + self.get_submodule("right")(right))
         if self.bins:
             return (F.softmax(out.view(-1, 2, self.bins), dim=-1) * self.centres).sum(dim=-1)
         if not self.head_frame:

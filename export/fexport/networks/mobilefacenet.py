@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fexport.checkpoints import Checkpoint
+from fexport.networks.preprocess import Preprocess
+from fexport.recipe import Recipe
+from fexruntime.contracts import Crop, Network
+from fexruntime.contracts.labels import LANDMARKS
+
 
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, PReLU (left out where `linear`)."""
@@ -80,8 +86,9 @@ class GDC(nn.Module):
 class MobileFaceNet(nn.Module):
     """chips [N,3,112,112] RGB in [0,1] -> landmarks [N,136]: x0,y0,x1,y1,… as fractions of the crop."""
 
-    def __init__(self) -> None:
+    def __init__(self, preprocess: nn.Module) -> None:
         super().__init__()
+        self.preprocess = preprocess
         self.conv1 = ConvBlock(3, 64, 3, 2, 1)
         self.conv2_dw = ConvBlock(64, 64, 3, 1, 1, groups=64)
         self.conv_23 = DepthWise(64, 64, 128, stride=2)
@@ -91,10 +98,18 @@ class MobileFaceNet(nn.Module):
         self.conv_45 = DepthWise(128, 128, 512, stride=2)
         self.conv_5 = ResidualStack(128, 256, 2)
         self.conv_6_sep = ConvBlock(128, 512, 1)
-        self.output_layer = GDC(136)
+        self.output_layer = GDC(2 * LANDMARKS)
 
     def forward(self, chips: Tensor) -> Tensor:
-        x = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(chips))))
+        x = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(self.preprocess(chips)))))
         x = self.conv_5(self.conv_45(self.conv_4(self.conv_34(x))))
         y: Tensor = self.output_layer(self.conv_6_sep(x))
         return y
+
+
+def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[nn.Module, None]:
+    assert crop is not None
+    return MobileFaceNet(Preprocess(network, crop)), None
+
+
+RECIPE = Recipe(_make)

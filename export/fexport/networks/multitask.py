@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from fexport.networks.convnextv2 import WIDTHS, ConvNeXtV2Tiny
 from fexport.networks.gaze import EyeEncoder, GazeHead, rotation
-from fexport.networks.resample import antialias_matrix, resample
-from fexruntime.contracts import MULTITASK_CHIP, MULTITASK_PREPROCESSING
+from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMOTIONS_V2, MESH_POINTS
 from fexruntime.errors import CheckpointError
 
-N_MESH = 478
+IMAGE_SIZE = 224
 BACKBONE = "convnextv2_tiny.fcmae_ft_in22k_in1k"
 
 
@@ -31,10 +30,10 @@ class MultitaskConfig:
     """The flags of a checkpoint that shape its graph, with py-feat's defaults (`ModelV2Config`)."""
 
     backbone: str = BACKBONE
-    image_size: int = 224
+    image_size: int = IMAGE_SIZE
     n_au: int = 24
     n_emotion: int = 8
-    n_mesh: int = N_MESH
+    n_mesh: int = MESH_POINTS
     n_blendshape: int = 0
     mesh_normalized: bool = False
     unified_mesh_normalized: bool | None = None
@@ -82,10 +81,10 @@ class MultitaskConfig:
     def _check(self) -> None:
         required: dict[str, Any] = {
             "backbone": BACKBONE,
-            "image_size": 224,
-            "n_mesh": N_MESH,
-            "n_au": 20,
-            "n_emotion": 7,
+            "image_size": IMAGE_SIZE,
+            "n_mesh": MESH_POINTS,
+            "n_au": len(AUS),
+            "n_emotion": len(EMOTIONS_V2),
             "drop_mefl": True,
             "use_head_v3": True,
         }
@@ -95,8 +94,10 @@ class MultitaskConfig:
                     f"the checkpoint's configuration has {flag}={getattr(self, flag)!r}; fexport exports {value!r} "
                     "(the published face_multitask_v2 checkpoints, v2.4 and later)"
                 )
-        if self.n_blendshape not in (0, 52):
-            raise CheckpointError(f"the checkpoint has {self.n_blendshape} blendshapes; py-feat's Fex has 0 or 52")
+        if self.n_blendshape not in (0, len(BLENDSHAPES)):
+            raise CheckpointError(
+                f"the checkpoint has {self.n_blendshape} blendshapes; py-feat's Fex has 0 or {len(BLENDSHAPES)}"
+            )
         if self.gaze_bins and self.gaze_head_frame:
             raise CheckpointError("the checkpoint sets both gaze_bins and gaze_head_frame, which exclude each other")
 
@@ -171,7 +172,7 @@ class PooledAndMesh(nn.Module):
 
     def __init__(self, width: int, mesh_width: int) -> None:
         super().__init__()
-        self.proj_lmk = nn.Linear(2 * N_MESH, mesh_width)
+        self.proj_lmk = nn.Linear(2 * MESH_POINTS, mesh_width)
         self.norm_bb = nn.LayerNorm(width)
         self.norm_lmk = nn.LayerNorm(mesh_width)
 
@@ -218,19 +219,19 @@ class Multitask(nn.Module):
 
     Outputs: au [N,20] probability; emotion [N,7] probability; valence_arousal [N,2]; gaze [N,2] (yaw, pitch) rad;
     pose [N,6] raw (pitch, yaw, roll rad; X, Y, Z); mesh [N,478,3] (x, y fractions of the chip; z);
-    blendshapes [N,52], if the checkpoint has them. The resize to 224 is torchvision's antialiased one, as matrices.
+    blendshapes [N,52], if the checkpoint has them.
     """
 
-    def __init__(self, config: MultitaskConfig) -> None:
+    def __init__(self, config: MultitaskConfig, preprocess: nn.Module) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.preprocess = config, preprocess
         width, pooled = config.afg_channels, WIDTHS[-1]
         self.backbone = ConvNeXtV2Tiny()
         self.proj = nn.Conv2d(pooled, width, 1, bias=False)
         self.afg = AFG(width, config.n_au)
         self.fgg = FGG(width, config.knn_k)
         self.sc = SC(config.mefl_channels, config.n_au)
-        self.lmk = MLPHead(width, 1024, 3 * N_MESH)
+        self.lmk = MLPHead(width, 1024, 3 * MESH_POINTS)
         self.pose = MLPHead(width, 256, 6)
         self.blendshape = (
             BlendshapeHead(width, config.n_blendshape, config.bs_use_mesh) if config.n_blendshape else None
@@ -258,23 +259,15 @@ class Multitask(nn.Module):
             # loss weights of the training run: in the file, not in the graph
             shape = (config.n_au,) if task == "au" else ()
             self.register_parameter(f"log_var_{task}", nn.Parameter(torch.zeros(shape)))
-        self.resize: Tensor
-        self.mean: Tensor
-        self.std: Tensor
-        shape4 = (1, 3, 1, 1)
-        resize = torch.from_numpy(antialias_matrix(MULTITASK_CHIP.size, config.image_size))
-        self.register_buffer("resize", resize, persistent=False)
-        self.register_buffer("mean", torch.tensor(MULTITASK_PREPROCESSING.mean).view(shape4), persistent=False)
-        self.register_buffer("std", torch.tensor(MULTITASK_PREPROCESSING.std).view(shape4), persistent=False)
 
     def forward(self, chips: Tensor) -> tuple[Tensor, ...]:
         config = self.config
-        c4, c5 = self.backbone((resample(chips, self.resize) - self.mean) / self.std)
+        c4, c5 = self.backbone(self.preprocess(chips))
         x = self.proj(c5)
         z = x.mean(dim=(2, 3))
-        mesh = self.lmk(z).view(-1, N_MESH, 3)
+        mesh = self.lmk(z).view(-1, MESH_POINTS, 3)
         pose = self.pose(z)
-        mesh_xy = mesh[:, :, :2].reshape(-1, 2 * N_MESH)
+        mesh_xy = mesh[:, :, :2].reshape(-1, 2 * MESH_POINTS)
         scaled_xy = self._as_fractions(mesh_xy, config.mesh_normalized)
         in_fractions = config.unified_mesh_normalized
         head_xy = self._as_fractions(mesh_xy, config.mesh_normalized if in_fractions is None else in_fractions)

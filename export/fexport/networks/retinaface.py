@@ -6,9 +6,17 @@ Mirrors `feat/face_detectors/Retinaface/Retinaface_model.py` (ResNet-34) and biu
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from fexport.checkpoints import Checkpoint
+from fexport.recipe import Recipe, StandIn
+from fexruntime.contracts import Crop, Network
 
 
 def conv_bn(
@@ -69,9 +77,10 @@ class ResNet34Body(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        c2 = self.layer2(self.layer1(x))
-        c3 = self.layer3(c2)
-        return [c2, c3, self.layer4(c3)]
+        layer1, layer2, layer3, layer4 = (self.get_submodule(f"layer{k}") for k in range(1, 5))
+        c2 = layer2(layer1(x))
+        c3 = layer3(c2)
+        return [c2, c3, layer4(c3)]
 
 
 class MobileNet025Body(nn.Module):
@@ -163,7 +172,7 @@ class _Conv1x1Heads(nn.ModuleList):
         super().__init__(_Conv1x1(width, out) for _ in range(3))
 
     def level(self, k: int, x: Tensor) -> Tensor:
-        y: Tensor = self[k].conv1x1(x)
+        y: Tensor = self[k].get_submodule("conv1x1")(x)
         return y
 
 
@@ -175,8 +184,10 @@ class RetinaFace(nn.Module):
 
     def __init__(self, trunk: str) -> None:
         super().__init__()
+        self.body: ResNet34Body | MobileNet025Body
+        head: type[_ConvsHead | _Conv1x1Heads]
         if trunk == "resnet34":
-            self.body: nn.Module = ResNet34Body()
+            self.body = ResNet34Body()
             width, slope, head = 128, 0.0, _ConvsHead
         elif trunk == "mobilenet025":
             self.body = MobileNet025Body()
@@ -188,12 +199,6 @@ class RetinaFace(nn.Module):
         self.ClassHead = head(width, 4)
         self.BboxHead = head(width, 8)
         self.LandmarkHead = head(width, 20)
-
-    def read_rgb(self) -> None:
-        """Turn a MobileNet-0.25 that was trained on BGR into one for RGB, by swapping its first kernel's channels."""
-        first = self.body.stage1[0][0].weight
-        with torch.no_grad():
-            first.copy_(first[:, [2, 1, 0]].clone())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pyramid = self.fpn(self.body(frames))
@@ -208,3 +213,37 @@ class RetinaFace(nn.Module):
 def _per_anchor(x: Tensor, values: int) -> Tensor:
     """[B, 2*values, h, w] -> [B, h*w*2, values]."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
+
+
+STAND_IN_FACE_BIAS = 7.6
+"""Lowers the stand-in detector's face logit, so that a handful of anchors pass 0.5 instead of half of them."""
+
+
+def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None, trunk: str) -> tuple[nn.Module, None]:
+    return RetinaFace(trunk), None
+
+
+def _read_rgb(module: nn.Module, network: Network) -> None:
+    """Turn a network that was trained on BGR into one for RGB, by swapping its first kernel's channels."""
+    if network.weights_colour_order == "BGR":
+        first = next(m for m in module.modules() if isinstance(m, nn.Conv2d)).weight
+        with torch.no_grad():
+            first.copy_(first[:, [2, 1, 0]].clone())
+
+
+def _few_faces(tensors: dict[str, NDArray[Any]]) -> None:
+    for key, value in tensors.items():
+        if key.startswith("ClassHead") and key.endswith("bias"):
+            value[0::2] += STAND_IN_FACE_BIAS  # even channels are background
+
+
+_HEADS = (("BboxHead|LandmarkHead", 0.3),)
+RECIPE_R34 = Recipe(
+    partial(_make, trunk="resnet34"),
+    # the first batch norm sees mean-subtracted pixels of 0..255
+    StandIn(gains=_HEADS, variances=((r"^body\.bn1\.", 6000.0),), adjust=_few_faces),
+    after_load=_read_rgb,
+)
+RECIPE_MOBILENET025 = Recipe(
+    partial(_make, trunk="mobilenet025"), StandIn(gains=_HEADS, adjust=_few_faces), after_load=_read_rgb
+)

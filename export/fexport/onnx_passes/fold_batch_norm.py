@@ -1,6 +1,6 @@
 """Fold a BatchNormalization into the convolution or Gemm that feeds it.
 
-The exporter folds those behind a convolution; this one also takes those behind a Gemm or MatMul (the embedding and landmark
+The exporter folds those behind a convolution; this one also takes those behind a Gemm (the embedding and landmark
 outputs). A batch norm *before* a padded convolution cannot be folded: the padding is zero after it, not before.
 """
 
@@ -21,9 +21,12 @@ def fold_batch_norm(model: onnx.ModelProto) -> int:
         weight = graph.value(node.input[1])
         if norm is None or weight is None or len(graph.consumers[node.input[1]]) != 1:
             continue
-        scale, shift, mean, variance = (graph.value(name) for name in norm.input[1:5])
+        constants = [v for v in (graph.value(name) for name in norm.input[1:5]) if v is not None]
+        if len(constants) != 4:
+            continue
+        scale, shift, mean, variance = constants
         bias = graph.value(node.input[2]) if len(node.input) > 2 else np.zeros_like(mean)
-        if any(v is None for v in (scale, shift, mean, variance, bias)):
+        if bias is None:
             continue
         gain = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + attribute(norm, "epsilon", 1e-5))
         rows_first = node.op_type == "Conv" or bool(attribute(node, "transB", 0))

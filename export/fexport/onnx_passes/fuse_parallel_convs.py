@@ -25,9 +25,12 @@ def fuse_parallel_convs(model: onnx.ModelProto) -> int:
         convs = [chain[0] for chain in chains]
         if len({conv.input[0] for conv in convs}) != 1 or attribute(join, "axis") != 1:
             continue
-        weights = [graph.value(conv.input[1]) for conv in convs]
-        biases = [graph.value(conv.input[2]) if len(conv.input) > 2 else None for conv in convs]
-        if any(w is None or w.shape[2:] != (1, 1) for w in weights) or any(b is None for b in biases):
+        found = [graph.value(conv.input[1]) for conv in convs]
+        offsets = [graph.value(conv.input[2]) if len(conv.input) > 2 else None for conv in convs]
+        weights, biases = ([v for v in values if v is not None] for values in (found, offsets))
+        if not len(weights) == len(biases) == len(convs) or any(w.shape[2:] != (1, 1) for w in weights):
+            continue
+        if not all(_is_plain(conv) for conv in convs):
             continue
         stem = join.output[0]
         weight = graph.add_initialiser(f"{stem}.fused.weight", np.concatenate(weights))
@@ -44,6 +47,17 @@ def fuse_parallel_convs(model: onnx.ModelProto) -> int:
         graph.replace([join, *(node for chain in chains for node in chain)], new)
         count += 1
     return count
+
+
+def _is_plain(conv: onnx.NodeProto) -> bool:
+    """Whether a 1x1 convolution is a product at every place of the map: no stride, padding or groups."""
+    strides, pads = (list(attribute(conv, name, [])) for name in ("strides", "pads"))
+    return (
+        set(strides) <= {1}
+        and set(pads) <= {0}
+        and attribute(conv, "group", 1) == 1
+        and attribute(conv, "auto_pad", b"NOTSET") == b"NOTSET"
+    )
 
 
 def _branch(graph: Graph, name: str) -> list[onnx.NodeProto] | None:

@@ -21,9 +21,10 @@ def grn_as_matmul(model: onnx.ModelProto) -> int:
         shape = shapes.get(node.input[0], [])
         if len(shape) != 4 or list(attribute(node, "axes", [])) != [1, 2] or not attribute(node, "keepdims", 1):
             continue
-        height, width, channels = shape[1:]
-        if not all(isinstance(v, int) and v > 0 for v in (height, width, channels)):
+        sizes = [v for v in shape[1:] if isinstance(v, int) and v > 0]
+        if len(sizes) != 3:
             continue
+        height, width, channels = sizes
         graph = Graph(model)
         x, out = node.input[0], node.output[0]
         cells = height * width

@@ -1,11 +1,14 @@
 """PReLU as two 1x1 depthwise convolutions: a·x + (1-a)·relu(x).
 
 ONNX Runtime's PRelu kernel is slow and breaks the blocked layout that its convolutions run in (it is two thirds of
-MobileFaceNet's time). Depthwise convolutions stay in that layout, and the sum is fused into the second. Exact where
-a·x + (1-a)·x rounds to x, else within one unit in the last place.
+MobileFaceNet's time). Depthwise convolutions stay in that layout, and the sum is fused into the second. Negative values
+are exact; positive ones are within one unit in the last place for slopes in [0,1], as trained ones are, and within two
+for slopes in [-0.5,1.5].
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +30,7 @@ def prelu_as_depthwise(model: onnx.ModelProto) -> int:
         kernel = slope.reshape(channels, 1, 1, 1).astype(np.float32)
         below = graph.add_initialiser(f"{node.input[1]}.below", kernel)
         above = graph.add_initialiser(f"{node.input[1]}.above", (1.0 - kernel.astype(np.float64)).astype(np.float32))
-        attributes = {"kernel_shape": [1, 1], "group": channels}
+        attributes: dict[str, Any] = {"kernel_shape": [1, 1], "group": channels}
         new = [
             helper.make_node("Relu", [x], [f"{out}.relu"]),
             helper.make_node("Conv", [x, below], [f"{out}.linear"], **attributes),

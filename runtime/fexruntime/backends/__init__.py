@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
+from typing import Any
 
-from fexruntime.backends.base import Backend
+from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
+from fexruntime.manifest import Variant
 
-BACKENDS = ("onnxruntime", "numpy")
+BACKENDS = {
+    "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
+    "arrays": ("fexruntime.backends.arrays", "Arrays"),
+}
+"""Module and class of each. A class says which kinds of artefact it `reads` and on which `devices` it runs."""
 
 
-def make_backend(
-    name: str,
-    network: BundleNetwork,
-    device: str = "cpu",
-    threads: int | None = None,
-    cache: Path | None = None,
-    shared_pool: bool = False,
-) -> Backend:
-    """A backend called `name` for a network of a bundle, on `device`, with `threads` CPU threads (None: all cores).
+def open_backend(network: BundleNetwork, place: Place) -> Backend:
+    """A network of a bundle, loaded as `place` says.
 
-    "onnxruntime" runs every network; "numpy" only Pose-MLP. Raises InputError for another name and
-    EnvironmentMissingError for a device that the backend has not: it never runs elsewhere instead.
+    A network that is in the bundle as arrays alone is run by "arrays", its only form, whatever else was asked for.
+    Raises InputError for a name that is not there, EnvironmentMissingError for a device that the backend has not,
+    BundleError if the bundle has no such artefact: never another is run instead.
     """
+    name = place.backend_of(network.role)
+    if {v.kind for v in network.record.variants} == {"arrays"}:
+        name = "arrays"
+    kind = _backend(name, place)
+    return kind(network, network.variant(place.precision_of(network.role), kind.reads), place)  # type: ignore[no-any-return]
+
+
+def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Backend:
+    """One artefact of a network, loaded by the backend that `place` names if that reads its kind, else by one that does."""
+    for name in (place.backend_of(network.role), *BACKENDS):
+        kind = _backend(name, place)
+        if variant.kind in kind.reads:
+            return kind(network, variant, place)  # type: ignore[no-any-return]
+    raise BundleError(f"no backend reads artefacts of kind {variant.kind!r} ({network.row.name})")
+
+
+def _backend(name: str, place: Place) -> Any:
     if name not in BACKENDS:
         raise InputError(f"no backend {name!r}: use {', '.join(BACKENDS)}")
-    if device != "cpu":
+    module, attribute = BACKENDS[name]
+    kind = getattr(import_module(module), attribute)
+    if place.device not in kind.devices:
         raise EnvironmentMissingError(
-            f"device {device!r} is not available with the backend {name!r}: this version runs on device 'cpu'"
+            f"device {place.device!r} is not available with the backend {name!r}: it runs on {', '.join(kind.devices)}"
         )
-    if name == "numpy":
-        from fexruntime.backends.numpy import NumpyBackend
-
-        return NumpyBackend(network)
-    from fexruntime.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(network, threads, cache, shared_pool)
+    return kind

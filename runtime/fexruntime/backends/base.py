@@ -1,41 +1,84 @@
-"""What a backend is: four members and a description."""
+"""What a backend is: five members. What is asked of it travels as one value, a `Place`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from fexruntime.arrays import F32, Values
+from fexruntime.contracts import Tensor
+from fexruntime.cores import available_cores
+from fexruntime.errors import InputError
 
-F32 = NDArray[np.float32]
-Arrays = Mapping[str, F32]
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and how networks run.
+
+    - `backend`: a name in `BACKENDS`, or one by role (`{"faces": "onnxruntime"}`; roles that are not named: the default).
+    - `device`: "cpu".
+    - `precision`: "fp32", or one by role: the artefact of the bundle that is run. Never another than asked for.
+    - `threads`: CPU threads of each network, which run one after another. None: all cores that the process may use.
+    - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
+    - `shared_pool`: all ONNX Runtime sessions of the process on one thread pool: only for a process in which nothing
+      else uses ONNX Runtime (see `backends.onnxruntime`).
+
+    Raises InputError for a number of threads that cannot be.
+    """
+
+    backend: str | Mapping[str, str] = "onnxruntime"
+    device: str = "cpu"
+    precision: str | Mapping[str, str] = "fp32"
+    threads: int | None = None
+    cache: Path | str | bool | None = None
+    shared_pool: bool = False
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and (
+            isinstance(self.threads, bool) or not hasattr(self.threads, "__index__") or self.threads < 1
+        ):
+            raise InputError(f"threads must be a whole number of 1 or more, not {self.threads!r}")
+
+    @property
+    def cores(self) -> int:
+        """The number of threads that is meant."""
+        return available_cores() if self.threads is None else int(self.threads)
+
+    def backend_of(self, role: str) -> str:
+        """Name of the backend of a role."""
+        return self.backend if isinstance(self.backend, str) else self.backend.get(role, "onnxruntime")
+
+    def precision_of(self, role: str) -> str:
+        """The precision of a role."""
+        return self.precision if isinstance(self.precision, str) else self.precision.get(role, "fp32")
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Names of a network's input and outputs, and the input's shape (strings are dynamic axes)."""
+    """Inputs and outputs of a network as it was loaded (strings in shapes are dynamic axes), and the most items a run."""
 
-    input_name: str
-    input_shape: tuple[int | str, ...]
-    output_names: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    largest_batch: int | None = None
 
 
 class Backend(Protocol):
-    """Runs one network. A backend that cannot be what was asked for raises; it never becomes something else."""
+    """A loaded network. A backend that cannot be what was asked for raises; it never becomes something else."""
 
     spec: Spec
 
-    def infer(self, inputs: Arrays, out: dict[str, F32] | None = None) -> dict[str, F32]:
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Outputs by name for inputs by name (C-contiguous float32).
 
         `out` names arrays that the outputs are written into; they must have the right shapes. Without it, new arrays.
+        Raises InferenceError if the network could not be run.
         """
         ...
 
-    def warmup(self, shapes: list[tuple[int, ...]]) -> None:
-        """Run once for each input shape, so that the first real call pays no set-up."""
+    def share(self) -> Backend:
+        """Another runner of the same loaded network, for another thread; it may be this one where that is safe."""
         ...
 
     def close(self) -> None:
@@ -43,5 +86,5 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Provider, device, precision, threads and version really in use."""
+        """Provider, device, precision, threads and version really in use: read off the library and what it loaded."""
         ...

@@ -5,79 +5,94 @@ each other (`benchmarks/thread_pools.py`). By default every session's threads sl
 `shared_pool` all sessions of the process share ONNX Runtime's global pool; that is not the default because ONNX
 Runtime then refuses every session with threads of its own, so a service's other models would stop loading.
 
-Layout-optimised graphs are kept between runs: see `graph_cache`.
+Layout-optimised graphs are kept in the device's store: loading one takes half the time and memory of optimising again.
+A graph is laid out for one ONNX Runtime version and one CPU, so its key has both.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
 import threading
+import weakref
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fexruntime.backends.base import Arrays, Spec
-from fexruntime.backends.graph_cache import OptimisedGraph
+from fexruntime.arrays import F32, Values
+from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, InputError
+from fexruntime.manifest import Variant
+from fexruntime.store import open_store
 
-F32 = NDArray[np.float32]
 PROVIDER = "CPUExecutionProvider"
-_log = logging.getLogger("fexport.onnxruntime")
+_log = logging.getLogger("fexruntime.onnxruntime")
 _process_pool: dict[str, int] = {}
 """{"threads": n} once this process has a global pool of our making: ONNX Runtime allows one, for good."""
 _pool_lock = threading.Lock()
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every session of this process, for what has to be done in a fork of it."""
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntime:
     """One network of a bundle in an ONNX Runtime session.
 
-    `threads` is the number of CPU threads (None: all cores); `cache` the folder of optimised graphs (None: no cache);
-    `shared_pool` puts all sessions of the process on one pool (see above).
     Raises EnvironmentMissingError without onnxruntime, BundleError if the model is not the verified one.
     """
 
-    def __init__(
-        self, network: BundleNetwork, threads: int | None, cache: Path | None, shared_pool: bool = False
-    ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError:
-            raise EnvironmentMissingError(
-                "the backend 'onnxruntime' needs ONNX Runtime: pip install 'fexport[cpu]'"
-            ) from None
-        self._ort = ort
-        if PROVIDER not in ort.get_available_providers():
-            raise EnvironmentMissingError(f"this ONNX Runtime has no {PROVIDER}: {ort.get_available_providers()}")
-        self.threads = _checked_threads(threads)
-        self._shared_pool = _join_process_pool(ort, self.threads, shared_pool)
-        self._session = self._load(network, cache)
+    reads: ClassVar[tuple[str, ...]] = ("onnx",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
+        self._ort = import_onnxruntime()
+        if PROVIDER not in self._ort.get_available_providers():
+            raise EnvironmentMissingError(f"this ONNX Runtime has no {PROVIDER}: {self._ort.get_available_providers()}")
+        self._name = network.row.name
+        self.threads = place.cores
+        self._shared_pool = place.shared_pool
+        if self._shared_pool:
+            _join_process_pool(self._ort, self.threads)
+        elif _process_pool:
+            raise InputError(
+                "this process has put ONNX Runtime on one shared pool (shared_pool=True), for good: sessions with threads of "
+                "their own cannot be had any more; give shared_pool=True here too"
+            )
+        self._session, self._precision = self._load(network, variant, place)
+        _sessions.add(self._session)
         if self._session.get_providers() != [PROVIDER]:
             raise EnvironmentMissingError(f"asked for {PROVIDER}, got {self._session.get_providers()}")
-        self.spec = Spec(network.entry["inputs"][0]["name"], tuple(network.input_shape), tuple(network.output_names))
-        self._precision = str(network.entry.get("precision", "fp32"))
+        self.spec = Spec(network.record.inputs, network.record.outputs)
+        self._outputs = [t.name for t in self.spec.outputs]
 
-    def infer(self, inputs: Arrays, out: dict[str, F32] | None = None) -> dict[str, F32]:
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network; see `Backend.infer`."""
-        if out is None:
-            values = self._session.run(list(self.spec.output_names), dict(inputs))
-            return dict(zip(self.spec.output_names, values, strict=True))
-        binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, value)
-        for name in self.spec.output_names:
-            array = out[name]
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
-        return out
+        try:
+            if out is None:
+                values = self._session.run(self._outputs, dict(inputs))
+                return dict(zip(self._outputs, values, strict=True))
+            binding = self._session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_cpu_input(name, value)
+            for name in self._outputs:
+                array = out[name]
+                binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
+            raise InferenceError(
+                f"ONNX Runtime could not run {self._name} on {shapes}: {_first_line(error)}"
+            ) from error
+        return dict(out)
 
-    def warmup(self, shapes: list[tuple[int, ...]]) -> None:
-        """Run once on zeros of each shape."""
-        for shape in shapes:
-            self.infer({self.spec.input_name: np.zeros(shape, np.float32)})
+    def share(self) -> OnnxRuntime:
+        """Itself: a session may be run from several threads at once."""
+        return self
 
     def close(self) -> None:
         """Drop the session and its memory."""
@@ -106,63 +121,100 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
-    def _load(self, network: BundleNetwork, cache: Path | None) -> Any:
-        model = network.model.checked_path()
+    def _load(self, network: BundleNetwork, variant: Variant, place: Place) -> tuple[Any, str]:
+        """(session, precision read off what it loaded)."""
+        model = network.read(variant.model)
         options = self._options()
-        levels = self._ort.GraphOptimizationLevel
-        if cache is None:
-            return self._session_of(model, options)
-        graph = OptimisedGraph(cache, network.model.sha256, self._ort.__version__)
+        cache = place.cache
+        store = None if cache is False else open_store(Path(cache) if isinstance(cache, (str, Path)) else None)
+        if store is None:
+            return self._session_of(model, options), precision_of(model)
+        key = {
+            "kind": "optimised ONNX graph",
+            "network": network.row.name,
+            "model_sha256": variant.model.sha256,
+            "onnxruntime": self._ort.__version__,
+            "cpu": cpu_features(),
+        }
         try:
-            if graph.is_whole():
-                options.graph_optimization_level = levels.ORT_DISABLE_ALL
-                return self._session_of(graph.path, options)
-            with graph.being_written() as path:
+            graph = store.read(key)
+            if graph is not None:
+                options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                return self._session_of(graph, options), precision_of(graph)
+            with store.writing(key) as path:
                 if path is not None:
                     options.optimized_model_filepath = str(path)
-                return self._session_of(model, options)
+                return self._session_of(model, options), precision_of(model)
         except BundleError as error:  # a full disk, or a graph that this build of ONNX Runtime cannot read after all
-            _log.info("loading without the cache: %s", error)
-            return self._session_of(model, self._options())
+            _log.info("loading without the store: %s", error)
+            return self._session_of(model, self._options()), precision_of(model)
 
-    def _session_of(self, model: Path, options: Any) -> Any:
+    def _session_of(self, model: bytes, options: Any) -> Any:
         try:
-            return self._ort.InferenceSession(str(model), options, providers=[PROVIDER])
+            return self._ort.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(f"ONNX Runtime cannot load {str(model)!r}: {error}") from error
+            raise BundleError(f"ONNX Runtime cannot load {self._name}: {_first_line(error)}") from error
 
 
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def import_onnxruntime() -> Any:
+    """The onnxruntime module, its telemetry off; EnvironmentMissingError with the fix if it is not there.
+
+    From 1.29 on ONNX Runtime collects and sends by default on Linux too, unless this is set before it is imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"the backend 'onnxruntime' needs ONNX Runtime ({error}): pip install 'fexport[cpu]'"
+        ) from None
+    return onnxruntime
 
 
-def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        return available_cores()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads must be a whole number of 1 or more, not {threads!r}")
-    return threads
+@lru_cache(maxsize=1)
+def cpu_features() -> str:
+    """A text that differs between CPUs for which ONNX Runtime lays out graphs differently."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    lines = [line for line in info.splitlines() if line.lower().startswith(("flags", "features"))]
+    return f"{platform.machine()} {' '.join(sorted(set(lines[0].split()))) if lines else platform.processor()}"
 
 
-def _join_process_pool(ort: Any, threads: int, wanted: bool) -> bool:
-    """Whether this session uses the process's pool; makes it if it is wanted and not there."""
+def _first_line(error: Exception) -> str:
+    said = str(error).strip()
+    return said.splitlines()[0][:300] if said else type(error).__name__
+
+
+def _join_process_pool(ort: Any, threads: int) -> None:
+    """Make the process's one pool, or join it; EnvironmentMissingError or InputError if that cannot be."""
     with _pool_lock:
         if not _process_pool:
-            if not wanted:
-                return False
+            make = getattr(ort, "set_global_thread_pool_sizes", None)
+            if make is None:
+                raise EnvironmentMissingError(
+                    f"shared_pool needs ONNX Runtime 1.23 or newer, this is {ort.__version__}: pip install -U onnxruntime"
+                )
             try:
-                ort.set_global_thread_pool_sizes(threads, 1)
+                make(threads, 1)
             except Exception as error:  # ONNX Runtime's errors have no common base of their own
                 raise EnvironmentMissingError(
                     "shared_pool cannot be had: ONNX Runtime's global thread pool was already made in this process "
-                    f"({error})"
+                    f"({_first_line(error)})"
                 ) from None
             _process_pool["threads"] = threads
     if _process_pool["threads"] != threads:
         raise InputError(
             f"this process shares a pool of {_process_pool['threads']} threads, made once: threads={threads} cannot be had"
         )
-    return True
+
+
+def _keep_sessions_for_good() -> None:
+    """In a fork: never destroy the parent's sessions, since that waits for threads which the fork does not have."""
+    for session in _sessions:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions_for_good)

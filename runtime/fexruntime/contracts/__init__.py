@@ -1,43 +1,64 @@
 """Contract tables: the only place where a size, a label list, an axis sign, a mean or a tolerance is written.
 
-Adding a network is a row in `networks.py`, a torch module in `fexport.networks`, and its goldens.
+Adding a network is a row in `networks.py` with its gates, a choice of a stage in `pipelines.py`, a torch module with a
+recipe in `fexport.networks`, and its goldens.
 """
 
-from fexruntime.contracts.networks import (
+from fexruntime.contracts.digest import contract_sha256
+from fexruntime.contracts.gates import GATES, gates_of
+from fexruntime.contracts.networks import NETWORKS
+from fexruntime.contracts.pipelines import (
+    CONTRACTS,
     LANDMARK_CROP,
     MULTITASK_CHIP,
-    MULTITASK_PREPROCESSING,
-    NETWORKS,
-    POSE_MLP,
+    PIPELINES,
+    REFERENCES,
+    network_row,
+    pipeline_row,
+    reference_of,
 )
-from fexruntime.contracts.pipelines import CONTRACTS, PIPELINES, network_row, pipeline_row
 from fexruntime.contracts.schema import (
     AxisMap,
+    Choice,
     Crop,
+    Gate,
+    Group,
     Network,
     Pipeline,
     Preprocessing,
+    Resize,
+    Stage,
     Tensor,
-    Tolerance,
+    Value,
     WeightsFile,
 )
+from fexruntime.contracts.values import VALUES
 
 __all__ = [
     "CONTRACTS",
+    "GATES",
     "LANDMARK_CROP",
     "MULTITASK_CHIP",
-    "MULTITASK_PREPROCESSING",
     "NETWORKS",
     "PIPELINES",
-    "POSE_MLP",
+    "REFERENCES",
+    "VALUES",
     "AxisMap",
+    "Choice",
     "Crop",
+    "Gate",
+    "Group",
     "Network",
     "Pipeline",
     "Preprocessing",
+    "Resize",
+    "Stage",
     "Tensor",
-    "Tolerance",
+    "Value",
     "WeightsFile",
+    "contract_sha256",
+    "gates_of",
     "network_row",
     "pipeline_row",
+    "reference_of",
 ]

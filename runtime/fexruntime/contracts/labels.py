@@ -56,3 +56,7 @@ EMBEDDING = _numbered("Identity_", EMBEDDING_SIZE, first=1)
 FRAME_SIZE = ("FrameHeight", "FrameWidth")
 SOURCE = ("input", "frame")
 IDENTITY = "Identity"
+OUTER_EYE_CORNERS = (36, 45)
+"""dlib's landmarks at the outer corners of the eyes; their distance is Pose-MLP's unit of length."""
+EYE_CORNERS_OF_MESH = ((33, 133), (362, 263))
+"""Corners of each socket in MediaPipe's mesh, left and right: they do not move with the gaze."""

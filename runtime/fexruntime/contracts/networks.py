@@ -1,39 +1,29 @@
-"""Network rows. Sizes, digests and licences are as published; where nothing is recorded, the field is None.
+"""Network rows. Where nothing is recorded, a field is None.
 
-Licences are those of the weights, which are stricter than the code's: read them before you ship a bundle.
+Revisions and digests were published by third parties that pin these files; they were recorded, not downloaded, here
+(the packaged file's alone was computed). Licences are those of the weights, as py-feat's own model page states them
+(October 2026), and are stricter than the code's: read them before you ship a bundle.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, MESH_POINTS
-from fexruntime.contracts.schema import Crop, Network, Preprocessing, Tensor, Tolerance, WeightsFile
+from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.schema import Network, Preprocessing, Resize, Tensor, WeightsFile
 
-MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
-LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
-
-UNIT_PIXELS = Preprocessing((0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), in_graph=True)
-DETECTOR_PREPROCESSING = Preprocessing((0.0, 255.0), (123.0, 117.0, 104.0), (1.0, 1.0, 1.0), in_graph=False)
-MULTITASK_PREPROCESSING = Preprocessing(
-    (0.0, 1.0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), in_graph=True, resize="256 to 224, antialiased bilinear"
-)
-
-_NC = "non-commercial"
-_FRAMES = (Tensor("frames", ("batch", 3, "height", "width"), "RGB pixels 0..255 minus the mean, planar"),)
+_NC = "non-commercial research"
+_UNRESOLVED = "unresolved"
+_FRAMES = (Tensor("frames", ("batch", 3, "height", "width"), "preprocessed RGB pixels, planar"),)
+_CHIPS = (Tensor("chips", ("faces", 3, "chip", "chip"), "face crops, RGB in [0,1], planar"),)
 _DETECTIONS = (
     Tensor("loc", ("batch", "anchors", 4), "box deltas of each anchor: dx, dy, log dw, log dh over the variances"),
     Tensor("conf", ("batch", "anchors", 2), "probability of background and of face"),
     Tensor("landmarks", ("batch", "anchors", 10), "deltas of five points of each anchor"),
 )
-_DETECTOR_TOLERANCES = (
-    Tolerance("conf", "probability", 1e-4),
-    Tolerance("loc", "relative", 1e-4),
-    Tolerance("landmarks", "relative", 1e-4),
-)
 _EMBEDDING = (Tensor("embedding", ("faces", EMBEDDING_SIZE), "identity embedding"),)
-_EMBEDDING_TOLERANCES = (Tolerance("embedding", "cosine", 1e-6), Tolerance("embedding", "relative", 1e-4))
-_CHIPS = (Tensor("chips", ("faces", 3, "chip", "chip"), "face crops, RGB in [0,1], planar"),)
+_DETECTOR_PREPROCESSING = Preprocessing(mean=(123.0, 117.0, 104.0))
+_IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 RETINAFACE_R34 = Network(
     name="retinaface-r34",
@@ -43,15 +33,16 @@ RETINAFACE_R34 = Network(
             "py-feat/retinaface_r34",
             "retinaface_r34.safetensors",
             hub_filename="model.safetensors",
+            revision="2e4495d934ed359ae8ddc0946d82f85e1e328e52",
+            sha256="f339890a869284bb39dc16ed6f52acc21d74a73d6e419088697e46ee0b54eaf2",
             size_bytes=88_606_408,
         ),
     ),
     licence="MIT",
-    licence_note="weights by yakhyo/retinaface-pytorch; trained on WIDER FACE, whose images are for research",
+    licence_note="trained on WIDER FACE, whose images are CC BY-NC-ND",
     inputs=_FRAMES,
     outputs=_DETECTIONS,
-    preprocessing=DETECTOR_PREPROCESSING,
-    tolerances=_DETECTOR_TOLERANCES,
+    preprocessing=_DETECTOR_PREPROCESSING,
 )
 
 RETINAFACE_MOBILENET025 = Network(
@@ -67,24 +58,30 @@ RETINAFACE_MOBILENET025 = Network(
         ),
     ),
     licence="MIT",
-    licence_note="weights by biubug6/Pytorch_Retinaface, shipped with fexport; trained on WIDER FACE",
+    licence_note="weights by biubug6/Pytorch_Retinaface, shipped with fexport; trained on WIDER FACE, whose images are CC BY-NC-ND",
     weights_colour_order="BGR",
     inputs=_FRAMES,
     outputs=_DETECTIONS,
-    preprocessing=DETECTOR_PREPROCESSING,
-    tolerances=_DETECTOR_TOLERANCES,
+    preprocessing=_DETECTOR_PREPROCESSING,
 )
 
 MOBILEFACENET = Network(
     name="mobilefacenet",
     title="68 landmarks, MobileFaceNet",
-    files=(WeightsFile("py-feat/mobilefacenet", "mobilefacenet_model_best.pth.tar"),),
-    licence="not stated",
-    licence_note="weights published by cunjian/pytorch_face_landmark without a licence of their own",
-    inputs=(Tensor("chips", ("faces", 3, LANDMARK_CROP.size, LANDMARK_CROP.size), _CHIPS[0].meaning),),
-    outputs=(Tensor("landmarks", ("faces", 136), "x0, y0, x1, y1, … as fractions of the crop (dlib's 68 points)"),),
-    preprocessing=UNIT_PIXELS,
-    tolerances=(Tolerance("landmarks", "pixels", 1e-2),),
+    files=(
+        WeightsFile(
+            "py-feat/mobilefacenet",
+            "mobilefacenet_model_best.pth.tar",
+            revision="dbb61907988fc8f82b0d0316b07fde520f6c7cc4",
+            sha256="b994af026bfddbafc507a6f1c8737a9896bab20ed2b0cfb6ae90b81736970313",
+        ),
+    ),
+    licence=_UNRESOLVED,
+    licence_note="py-feat's integration is MIT; the upstream checkpoint (cunjian/pytorch_face_landmark) has no grant of its own",
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("landmarks", ("faces", 2 * LANDMARKS), "x0, y0, x1, y1, … as fractions of the crop (dlib's 68 points)"),
+    ),
 )
 
 POSE_MLP = Network(
@@ -94,24 +91,30 @@ POSE_MLP = Network(
         WeightsFile("py-feat/pose_mlp_v2", "pose_mlp_v2.safetensors"),
         WeightsFile("py-feat/pose_mlp_v2", "pose_mlp_v2.json"),
     ),
-    licence=_NC,
-    licence_note="distilled from img2pose (CC BY-NC 4.0) on CelebV-HQ",
-    inputs=(Tensor("landmarks_xy", ("faces", 68, 2), "landmarks in pixels"),),
+    licence="MIT, permission to be assessed",
+    licence_note="labelled MIT, but distilled from img2pose, which is CC BY-NC 4.0",
+    inputs=(Tensor("landmarks_xy", ("faces", LANDMARKS, 2), "landmarks in pixels"),),
     outputs=(Tensor("pose", ("faces", 6), "raw Pitch, Roll, Yaw in radians, then X, Y, Z"),),
-    preprocessing=UNIT_PIXELS,
-    tolerances=(Tolerance("pose", "degrees", 1e-2, columns=(0, 1, 2)), Tolerance("pose", "relative", 1e-4)),
 )
 
 ARCFACE = Network(
     name="arcface",
     title="identity embedding, ArcFace IResNet-50",
-    files=(WeightsFile("py-feat/arcface_r50", "arcface_r50.safetensors", size_bytes=174_387_800),),
+    files=(
+        WeightsFile(
+            "py-feat/arcface_r50",
+            "arcface_r50.safetensors",
+            revision="1e2637bc33aef12c2eeec84f76080509f9d5ab0d",
+            sha256="911ba0172feb170e53f2eb94fb2f29099bc722cb82a2c14147bbedd253056313",
+            size_bytes=174_387_800,
+        ),
+    ),
     licence=_NC,
-    licence_note="InsightFace w600k_r50: non-commercial research only",
+    licence_note="code MIT; weights InsightFace buffalo_l w600k_r50: non-commercial research only",
     inputs=_CHIPS,
     outputs=_EMBEDDING,
-    preprocessing=Preprocessing((0.0, 1.0), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), in_graph=True, resize="to 112, bilinear"),
-    tolerances=_EMBEDDING_TOLERANCES,
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    resize=Resize(112, "bilinear"),
     optional_keys=("num_batches_tracked",),
 )
 
@@ -120,55 +123,43 @@ FACENET = Network(
     title="identity embedding, FaceNet Inception-ResNet v1",
     files=(WeightsFile("py-feat/facenet", "facenet_20180402_114759_vggface2.pth"),),
     licence="MIT",
-    licence_note="weights by facenet-pytorch; trained on VGGFace2, whose images are for research",
+    licence_note="weights by facenet-pytorch; VGGFace2's terms are separate",
     inputs=_CHIPS,
     outputs=_EMBEDDING,
-    preprocessing=Preprocessing((0.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), in_graph=True, resize="to 112, bilinear"),
-    tolerances=_EMBEDDING_TOLERANCES,
+    resize=Resize(112, "bilinear"),
 )
 
-_MULTITASK_OUTPUTS = (
-    Tensor("au", ("faces", len(AUS)), "probability of each action unit"),
-    Tensor("emotion", ("faces", len(EMOTIONS_V2)), "probability of each emotion"),
-    Tensor("valence_arousal", ("faces", 2), "valence and arousal in [-1,1]"),
-    Tensor("gaze", ("faces", 2), "raw yaw and pitch in radians"),
-    Tensor("pose", ("faces", 6), "raw pitch, yaw, roll in radians, then X, Y, Z"),
-    Tensor("mesh", ("faces", MESH_POINTS, 3), "x and y as fractions of the chip, relative depth z"),
-    Tensor("blendshapes", ("faces", len(BLENDSHAPES)), "MediaPipe's coefficients in [0,1]"),
-)
-_MULTITASK_TOLERANCES = (
-    Tolerance("au", "probability", 1e-4),
-    Tolerance("emotion", "probability", 1e-4),
-    Tolerance("valence_arousal", "value", 1e-4),
-    Tolerance("gaze", "degrees", 1e-2),
-    Tolerance("pose", "degrees", 1e-2, columns=(0, 1, 2)),
-    Tolerance("pose", "relative", 1e-4),
-    Tolerance("mesh", "pixels", 1e-2, columns=(0, 1)),
-    Tolerance("mesh", "relative", 1e-4),
-    Tolerance("blendshapes", "probability", 1e-4),
-)
-
-
-_MULTITASK_SHARED = Network(
+_MULTITASK_FILES = "py-feat/face_multitask_v2"
+_MULTITASK = Network(
     name="multitask",
     title="",
     files=(),
     licence=_NC,
-    licence_note="py-feat's face_multitask_v2: non-commercial (its training sets are)",
-    inputs=(Tensor("chips", ("faces", 3, MULTITASK_CHIP.size, MULTITASK_CHIP.size), _CHIPS[0].meaning),),
-    outputs=_MULTITASK_OUTPUTS,
-    preprocessing=MULTITASK_PREPROCESSING,
-    tolerances=_MULTITASK_TOLERANCES,
+    licence_note="its pretrained ConvNeXtV2 backbone is CC BY-NC 4.0; Gaze360 and ETH-XGaze exclude commercial use of models trained on them",
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("au", ("faces", len(AUS)), "probability of each action unit"),
+        Tensor("emotion", ("faces", len(EMOTIONS_V2)), "probability of each emotion"),
+        Tensor("valence_arousal", ("faces", 2), "valence and arousal in [-1,1]"),
+        Tensor("gaze", ("faces", 2), "raw yaw and pitch in radians"),
+        Tensor("pose", ("faces", 6), "raw pitch, yaw, roll in radians, then X, Y, Z"),
+        Tensor("mesh", ("faces", MESH_POINTS, 3), "x and y as fractions of the chip, relative depth z"),
+        Tensor("blendshapes", ("faces", len(BLENDSHAPES)), "MediaPipe's coefficients in [0,1]"),
+    ),
+    preprocessing=_IMAGENET,
+    resize=Resize(224, "antialias"),
     optional_outputs=("blendshapes",),
 )
 
 MULTITASK_V2 = replace(
-    _MULTITASK_SHARED,
+    _MULTITASK,
     name="multitask-v2",
     title="AUs, emotion, gaze, pose, mesh, blendshapes (v2.4, v2.5)",
     files=(
         WeightsFile(
-            "py-feat/face_multitask_v2", "face_multitask_v2.safetensors", older_filenames=("face_multitask_v2.pt",)
+            _MULTITASK_FILES,
+            "face_multitask_v2.safetensors",
+            others=(WeightsFile(_MULTITASK_FILES, "face_multitask_v2.pt"),),
         ),
     ),
     refused_flags=("gaze_eye_roi", "gaze_pose_6d", "gaze_head_frame", "gaze_hidden", "gaze_bins"),
@@ -178,12 +169,23 @@ MULTITASK_V2 = replace(
     forced_flags=(("unified_mesh_normalized", False),),
 )
 MULTITASK_V28 = replace(
-    _MULTITASK_SHARED,
+    _MULTITASK,
     name="multitask-v28",
     title="AUs, emotion, gaze with eye windows, pose, mesh, blendshapes (v2.8)",
     files=(
         WeightsFile(
-            "py-feat/face_multitask_v2", "face_multitask_v28.safetensors", older_filenames=("face_multitask_v28.pt",)
+            _MULTITASK_FILES,
+            "face_multitask_v28.safetensors",
+            others=(
+                WeightsFile(_MULTITASK_FILES, "face_multitask_v28.pt"),
+                WeightsFile(  # v2.7: the same architecture, earlier weights
+                    _MULTITASK_FILES,
+                    "face_multitask_v27.safetensors",
+                    revision="7c18f8da048b90f7bf135d6129bcf349960ec32f",
+                    sha256="e3c870e22ba041d2aeb11ae7eaaf832fbb869413bca21d7486a805b8a4ddc8bd",
+                    size_bytes=166_817_444,
+                ),
+            ),
         ),
     ),
 )

@@ -4,53 +4,82 @@ from __future__ import annotations
 
 from fexruntime.contracts import labels as L
 from fexruntime.contracts import networks as N
-from fexruntime.contracts.schema import AxisMap, Network, Pipeline
+from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
 from fexruntime.errors import InputError
 
-_DETECTORS = (N.RETINAFACE_R34.name, N.RETINAFACE_MOBILENET025.name)
-_TAIL = (*L.FRAME_SIZE, *L.SOURCE, L.IDENTITY)
-
-_V2_COLUMNS = (
-    *L.FACEBOX,
-    *L.LANDMARK_XY,
-    *L.POSE,
-    *L.AUS,
-    *L.EMOTIONS_V2,
-    *L.VALENCE_AROUSAL,
-    *L.GAZE,
-    *L.EMBEDDING,
-    *L.MESH_XYZ,
-    *L.BLENDSHAPES,
-    *_TAIL,
-)
-_V1_COLUMNS = (
-    *L.FACEBOX,
-    *L.LANDMARK_XY,
-    *L.POSE,
-    *L.AUS,
-    *L.EMOTIONS_V1,
-    *L.EMBEDDING,
-    *L.GAZE,
-    *_TAIL,
-)
-
-CONTRACTS = ("pyfeat-2.0", "pyfeat-2.1")
+REFERENCES = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+CONTRACTS = tuple(REFERENCES)
 """The first is the default: it is what the published Detectorv2 source and model card describe."""
 
+MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
+LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
 
-def _detectorv2(contract: str, reference: str, network: Network, pitch: float, gaze_pitch: float) -> Pipeline:
+FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
+_LANDMARKS = Group("landmarks", "landmarks_xy_px", L.LANDMARK_XY, planar=True, feat="landmark_columns")
+_POSE = Group("pose", "pose", L.POSE, feat="facepose_columns")
+_AUS = Group("au", "au", L.AUS, feat="au_columns")
+_GAZE = Group("gaze", "gaze_rad", L.GAZE, feat="gaze_columns")
+_EMBEDDING = Group("embedding", "embedding", L.EMBEDDING, feat="identity_columns")
+_FRAME_SIZE = Group("frame_size", "frame_size", L.FRAME_SIZE, dtype="float64")
+_INPUT = Group("input", "input", L.SOURCE[:1], dtype="text")
+_FRAME = Group("frame", "frame", L.SOURCE[1:], dtype="int64")
+_IDENTITY = Group("identity", "embedding", (L.IDENTITY,), dtype="text")
+_TAIL = (_FRAME_SIZE, _INPUT, _FRAME, _IDENTITY)
+
+
+def _emotion(columns: tuple[str, ...]) -> Group:
+    return Group("emotion", "emotion", columns, feat="emotion_columns")
+
+
+def _finder(*networks: Network) -> Stage:
+    choices = tuple(Choice(n.name) for n in networks)
+    return Stage("faces", choices, "retinaface", ("boxes_xyxy_px", "scores", "points_xy_px"), title="finds the faces")
+
+
+def _identity(crop: Crop) -> Stage:
+    choices = (Choice(N.ARCFACE.name, (crop,)), Choice(N.FACENET.name, (crop,)))
+    return Stage("identity", choices, "as-is", ("embedding",), title="embeddings and names")
+
+
+def _pose_axes(pitch: float) -> AxisMap:
+    return AxisMap("pose", (0, 2, 1, 3, 4, 5), (pitch, -1.0, 1.0, 1.0, 1.0, 1.0))
+
+
+def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float) -> Pipeline:
+    # raw pose is (pitch, yaw, roll, X, Y, Z), its pitch positive down; raw gaze is (yaw, pitch)
+    axes = (_pose_axes(pitch), AxisMap("gaze_rad", (1, 0), (gaze_pitch, 1.0)))
+    gives = (
+        "landmarks_xy_px", "pose", "au", "emotion", "valence_arousal", "gaze_rad", "mesh_xyz", "blendshapes",
+    )  # fmt: skip
+    multitask = Stage(
+        "multitask",
+        (Choice(network.name, (MULTITASK_CHIP,)),),
+        "multitask",
+        gives,
+        axes,
+        "mesh, landmarks, pose, AUs, emotion, gaze, blendshapes",
+    )
     return Pipeline(
         name="detectorv2",
-        contract=contract,
-        reference=reference,
-        faces=_DETECTORS,
-        roles=(("multitask", network.name),),
-        identity=(N.ARCFACE.name, N.FACENET.name),
-        crop=N.MULTITASK_CHIP,
-        # raw pose is (pitch, yaw, roll, X, Y, Z); raw gaze is (yaw, pitch)
-        pose=AxisMap(L.POSE, (0, 2, 1, 3, 4, 5), (pitch, -1.0, 1.0, 1.0, 1.0, 1.0)),
-        gaze=AxisMap(L.GAZE[:2], (1, 0), (gaze_pitch, 1.0)),
-        columns=_V2_COLUMNS,
+        contracts=(contract,),
+        title="Detectorv2",
+        finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
+        stages=(multitask, _identity(MULTITASK_CHIP)),
+        rect=MULTITASK_CHIP,
+        groups=(
+            FACEBOX,
+            _LANDMARKS,
+            _POSE,
+            _AUS,
+            _emotion(L.EMOTIONS_V2),
+            Group("valence_arousal", "valence_arousal", L.VALENCE_AROUSAL),
+            _GAZE,
+            _EMBEDDING,
+            Group("mesh", "mesh_xyz", L.MESH_XYZ, planar=True),
+            Group("blendshapes", "blendshapes", L.BLENDSHAPES, feat="blendshape_columns"),
+            *_TAIL,
+        ),
+        pitch_up=-pitch,
         fex_info=(
             ("detector", "Detectorv2"),
             ("face_model", "retinaface"),
@@ -60,66 +89,81 @@ def _detectorv2(contract: str, reference: str, network: Network, pitch: float, g
     )
 
 
-def _detectorv1(contract: str, reference: str) -> Pipeline:
-    return Pipeline(
-        name="detectorv1",
-        contract=contract,
-        reference=reference,
-        faces=_DETECTORS,
-        roles=(("landmarks", N.MOBILEFACENET.name), ("pose", N.POSE_MLP.name)),
-        identity=(N.ARCFACE.name, N.FACENET.name),
-        crop=N.LANDMARK_CROP,
-        # raw pose is img2pose's (Pitch, Roll, Yaw, X, Y, Z), whose roll and yaw are mislabelled
-        pose=AxisMap(L.POSE, (0, 2, 1, 3, 4, 5), (-1.0, -1.0, 1.0, 1.0, 1.0, 1.0)),
-        gaze=None,
-        columns=_V1_COLUMNS,
-        fex_info=(
-            ("detector", "Feat"),
-            ("face_model", "retinaface"),
-            ("landmark_model", "mobilefacenet"),
-            ("facepose_model", "pose_mlp"),
+_DETECTORV1 = Pipeline(
+    name="detectorv1",
+    contracts=CONTRACTS,
+    title="Detectorv1",
+    finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
+    stages=(
+        Stage(
+            "landmarks",
+            (Choice(N.MOBILEFACENET.name, (LANDMARK_CROP,)),),
+            "landmarks-68",
+            ("landmarks_xy_px",),
+            title="68 landmarks",
         ),
-        absent=("au", "emotion", "gaze"),
-    )
+        Stage(
+            "pose",
+            (Choice(N.POSE_MLP.name, ("landmarks_xy_px",)),),
+            "axes",
+            ("pose",),
+            # raw pose is img2pose's (Pitch, Roll, Yaw, X, Y, Z), whose roll and yaw are mislabelled
+            (_pose_axes(-1.0),),
+            "head pose",
+        ),
+        _identity(LANDMARK_CROP),
+    ),
+    rect=LANDMARK_CROP,
+    groups=(
+        FACEBOX,
+        _LANDMARKS,
+        _POSE,
+        _AUS,
+        _emotion(L.EMOTIONS_V1),
+        _EMBEDDING,
+        _GAZE,
+        *_TAIL,
+    ),
+    fex_info=(
+        ("detector", "Feat"),
+        ("face_model", "retinaface"),
+        ("landmark_model", "mobilefacenet"),
+        ("facepose_model", "pose_mlp"),
+    ),
+)
+
+_FACES = Pipeline(
+    name="faces",
+    contracts=CONTRACTS,
+    title="face detection",
+    finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
+    stages=(),
+    rect=None,
+    groups=(FACEBOX, _FRAME_SIZE, _INPUT, _FRAME),
+)
+
+PIPELINES: list[Pipeline] = [
+    _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
+    _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
+    _DETECTORV1,
+    _FACES,
+]
 
 
-def _faces(contract: str, reference: str) -> Pipeline:
-    return Pipeline(
-        name="faces",
-        contract=contract,
-        reference=reference,
-        faces=(N.RETINAFACE_MOBILENET025.name, N.RETINAFACE_R34.name),
-        roles=(),
-        identity=(),
-        crop=None,
-        pose=None,
-        gaze=None,
-        columns=(*L.FACEBOX, *L.FRAME_SIZE, *L.SOURCE),
-    )
+def pipeline_row(name: str, contract: str | None = None) -> Pipeline:
+    """The row of a pipeline under a contract (None: the first that has it); InputError names the choices if there is none."""
+    for row in PIPELINES:
+        if row.name == name and (contract is None or contract in row.contracts):
+            return row
+    known = [c for row in PIPELINES if row.name == name for c in row.contracts]
+    if known:
+        raise InputError(f"no pipeline {name!r} under contract {contract!r}: it follows {', '.join(known)}")
+    raise InputError(f"no pipeline {name!r}: there are {', '.join(dict.fromkeys(row.name for row in PIPELINES))}")
 
 
-PIPELINES: dict[tuple[str, str], Pipeline] = {
-    (row.name, row.contract): row
-    for row in (
-        _detectorv2("pyfeat-2.0", "py-feat 2.0.3 Detectorv2", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
-        _detectorv2("pyfeat-2.1", "py-feat 2.1.5 Detectorv2", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
-        _detectorv1("pyfeat-2.0", "py-feat 2.0.3 Detectorv1"),
-        _detectorv1("pyfeat-2.1", "py-feat 2.1.5 Detectorv1"),
-        _faces("pyfeat-2.0", "py-feat 2.0.3 face detection"),
-        _faces("pyfeat-2.1", "py-feat 2.1.5 face detection"),
-    )
-}
-
-
-def pipeline_row(name: str, contract: str) -> Pipeline:
-    """The row of a pipeline under a contract; InputError names the choices if there is none."""
-    try:
-        return PIPELINES[name, contract]
-    except KeyError:
-        names = ", ".join(sorted({n for n, _ in PIPELINES}))
-        raise InputError(
-            f"no pipeline {name!r} under contract {contract!r}: pipelines are {names}; contracts {', '.join(CONTRACTS)}"
-        ) from None
+def reference_of(pipeline: Pipeline, contract: str) -> str:
+    """What a pipeline is held to under a contract: a library, its version, its class."""
+    return f"{REFERENCES.get(contract, contract)} {pipeline.title}"
 
 
 def network_row(name: str) -> Network:

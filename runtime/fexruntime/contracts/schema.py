@@ -1,8 +1,9 @@
-"""The shapes of contract rows: frozen, no behaviour beyond look-ups."""
+"""The shapes of contract rows: frozen, no behaviour beyond look-ups. Every field is read by code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,13 @@ class WeightsFile:
     size_bytes: int | None = None
     packaged: bool = False
     """True if the file comes with fexport itself."""
-    older_filenames: tuple[str, ...] = ()
-    """Names of earlier layouts of the same weights, read from a folder too."""
+    others: tuple[WeightsFile, ...] = ()
+    """Other files that serve in its place if a folder has them: earlier layouts, earlier versions."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that the file may have in a `--weights` folder, the preferred one first."""
-        hub = (self.hub_filename,) if self.hub_filename else ()
-        return (self.filename, *hub, *self.older_filenames)
+        """Names that this file may have in a `--weights` folder, the preferred one first."""
+        return (self.filename, *((self.hub_filename,) if self.hub_filename else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,27 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What turns pixels into a network's numbers: (value - mean) / std, after scaling to `value_range`."""
+    """(value - mean) / std of each RGB channel.
 
-    value_range: tuple[float, float]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    in_graph: bool
-    """Whether the graph does it (then its input is `value_range`) or the host."""
-    resize: str = "none"
-    colour_order: str = "RGB"
+    Networks that read frames are given what the host has preprocessed, of values in 0..255; networks that read face
+    crops are given pixels in [0,1] and do it in their graph.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The side that a network's graph brings its crops to, and how: "bilinear", or "antialias" (torchvision's)."""
+
+    size: int
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """How a face is cut out. `kind` is "square-pad" (isotropic, reflected outside the frame) or "anisotropic" (zeros)."""
+    """How a face is cut out: `kind` is a name in `crop.KINDS`; the box is made `expand` times as large, `size` px a side."""
 
     kind: str
     size: int
@@ -61,12 +68,12 @@ class Crop:
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class Gate:
     """Largest difference between torch and an artefact that passes verification, for one output, in its task's unit.
 
     `task` says how the raw difference becomes that unit: "probability" and "value" take it as it is, "degrees" turns
     radians into degrees, "pixels" multiplies fractions of a crop by its side, "relative" divides by the output's
-    range, "cosine" is one minus the cosine of the two vectors.
+    range, "scaled" by the expected value where that is above 1, "cosine" is one minus the cosine of the two vectors.
     """
 
     output: str
@@ -78,7 +85,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Everything that is fixed about one network: weights, licence, tensors, preprocessing, tolerances."""
+    """Everything that is fixed about one network: weights, licence, tensors, preprocessing."""
 
     name: str
     title: str
@@ -87,8 +94,8 @@ class Network:
     licence_note: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    preprocessing: Preprocessing
-    tolerances: tuple[Tolerance, ...]
+    preprocessing: Preprocessing = Preprocessing()
+    resize: Resize | None = None
     weights_colour_order: str = "RGB"
     """Order in which the published weights read colours; a build turns BGR ones into RGB ones."""
     optional_outputs: tuple[str, ...] = ()
@@ -104,33 +111,134 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class AxisMap:
-    """Fex columns from raw head outputs: for each column, which raw index and with which sign."""
+class Value:
+    """Something that a pipeline says of each face: an array [N, *shape] of float32."""
 
-    columns: tuple[str, ...]
+    name: str
+    shape: tuple[int, ...]
+    meaning: str
+    points: bool = False
+    """Whether the last axis begins with x and y in pixels: stages give them in the frame that the detector saw, results
+    in the original."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisMap:
+    """A value from a head's raw columns: for each column, which raw index and with which sign."""
+
+    value: str
     index: tuple[int, ...]
     sign: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
-    """One (pipeline, contract) row: which networks fill which roles, the crop, the axis maps, the Fex columns."""
+class Choice:
+    """A network that may fill a stage, and what it is given there.
+
+    `network` None is a function of the host (its decoder alone). `reads` lists its inputs in order: a `Crop` stands for
+    chips [N,3,S,S] cut so, a name for a value that the finder or an earlier stage gave. A finder's choice reads frames.
+    """
+
+    network: str | None
+    reads: tuple[Crop | str, ...] = ()
+
+    @property
+    def crop(self) -> Crop | None:
+        """The crop that it reads, if any."""
+        return next((r for r in self.reads if isinstance(r, Crop)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of a pipeline: one of several networks, and how its raw outputs become values."""
+
+    role: str
+    choices: tuple[Choice, ...]
+    """The first is the default."""
+    decode: str
+    """A name in `heads.DECODERS` (for a finder, in `finders.FINDERS`)."""
+    gives: tuple[str, ...]
+    """Names in `VALUES`. A stage that gives "keep" drops the faces where it is 0."""
+    axes: tuple[AxisMap, ...] = ()
+    title: str = ""
+    """What the stage is for, in a few words, for help texts."""
+
+    def choice(self, network: str | None) -> Choice:
+        """The choice of that network; KeyError if the stage has none."""
+        for choice in self.choices:
+            if choice.network == network:
+                return choice
+        raise KeyError(network)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that may fill it, the default first."""
+        return tuple(c.network for c in self.choices if c.network is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Fex columns that belong together, in py-feat's order, and the value that fills them.
+
+    `planar`: a value [N,K,D] fills all x first, then all y, …; else it is laid out as it is.
+    """
 
     name: str
-    contract: str
-    reference: str
-    faces: tuple[str, ...]
-    """Networks that may find the faces; the first is the default."""
-    roles: tuple[tuple[str, str], ...]
-    """(role, network) of the networks that are always built, in the order they run."""
-    identity: tuple[str, ...]
-    """Networks that may embed the faces; the first is the default."""
-    crop: Crop | None
-    pose: AxisMap | None
-    gaze: AxisMap | None
+    """What a caller asks for it by (`columns=["au"]`)."""
+    value: str
     columns: tuple[str, ...]
-    """Fex columns for images, in py-feat's order."""
+    planar: bool = False
+    dtype: str = "float32"
+    """"float32" for what is said of a face; "float64", "int64" and "text" for what is said of its frame and its name."""
+    feat: str | None = None
+    """Name of the argument of `feat.Fex` that lists these columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline: a finder, stages, and the Fex columns that their values fill. One row may serve several contracts."""
+
+    name: str
+    contracts: tuple[str, ...]
+    title: str
+    """What it mirrors, within the contract's reference."""
+    finder: Stage
+    stages: tuple[Stage, ...]
+    """In the order they run; each may be left out."""
+    rect: Crop | None
+    """The crop that FaceRect shows; None: the finder's box."""
+    groups: tuple[Group, ...]
+    pitch_up: float = 1.0
+    """1.0 where a positive Pitch looks up, -1.0 where it looks down."""
     fex_info: tuple[tuple[str, str | None], ...] = ()
     """What py-feat's Fex says of its models (`feat.Fex` metadata)."""
-    absent: tuple[str, ...] = ()
-    """Outputs of py-feat's detector whose models are not exported: their columns are there and NaN."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Fex columns for images, in py-feat's order."""
+        return tuple(c for g in self.groups for c in g.columns)
+
+    def stage(self, role: str) -> Stage:
+        """The stage (or finder) of a role; KeyError if there is none."""
+        for stage in (self.finder, *self.stages):
+            if stage.role == role:
+                return stage
+        raise KeyError(role)
+
+
+def without_defaults(row: Any, leave_out: frozenset[str] = frozenset()) -> Any:
+    """A contract row as plain values, less fields that have their default and those to leave out: what a digest is made of.
+
+    A field that is added to a table later, with a default that changes nothing, changes no digest.
+    """
+    from dataclasses import MISSING, fields, is_dataclass
+
+    if is_dataclass(row):
+        return {
+            f.name: without_defaults(getattr(row, f.name), leave_out)
+            for f in fields(row)
+            if f.name not in leave_out and (f.default is MISSING or getattr(row, f.name) != f.default)
+        }
+    if isinstance(row, tuple):
+        return [without_defaults(item, leave_out) for item in row]
+    return row

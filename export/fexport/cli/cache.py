@@ -1,0 +1,52 @@
+"""fexport cache: what this device made for itself, and how to be rid of it."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+
+@click.command("cache")
+@click.option("--clear", is_flag=True, help="Drop everything in it.")
+@click.option("--path", "path_only", is_flag=True, help="Print the folder and nothing else.")
+def command(clear: bool, path_only: bool) -> None:
+    """List what is kept between runs on this device (optimised graphs), or empty it.
+
+    The folder is $FEXPORT_CACHE, else "fexport" in your cache folder. It is private to you, and bounded: what was not used
+    for longest goes first.
+    """
+    from rich.table import Table
+
+    from fexport.cli import tables
+    from fexruntime.errors import EnvironmentMissingError
+    from fexruntime.store import MOST_BYTES, default_folder, open_store
+
+    folder = default_folder()
+    if path_only:
+        click.echo("" if folder is None else str(folder))
+        return
+    store = open_store(None)
+    if store is None:
+        raise EnvironmentMissingError(
+            f"there is no cache: {'this user has no home' if folder is None else f'{folder} cannot be used (others may write there, or you may not)'}; "
+            "set FEXPORT_CACHE to a folder of your own"
+        )
+    if clear:
+        click.echo(f"{tables.size(store.clear())} dropped from {store.folder}")
+        return
+    items = store.items()
+    table = Table()
+    for head in ("what", "of", "size", "last used"):
+        table.add_column(head)
+    for item in items:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
+        table.add_row(
+            *map(tables.plain, (item.key.get("kind", ""), item.key.get("network", ""))),
+            tables.size(item.size_bytes),
+            used,
+        )
+    if items:
+        tables.console().print(table)
+    total = sum(item.size_bytes for item in items)
+    click.echo(f"{store.folder}: {len(items)} items, {tables.size(total)} of {tables.size(MOST_BYTES)} at most")

@@ -1,0 +1,67 @@
+"""Faces on the screen: a line each, with the columns that a terminal has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from fexport.cli.tables import console, plain
+from fexruntime.arrays import F32
+from fexruntime.fex import Fex
+
+
+def _degrees(columns: tuple[str, ...], row: F32) -> str:
+    return ", ".join(f"{v:+.0f}" for v in np.degrees(row[:3]))
+
+
+def _strongest(columns: tuple[str, ...], row: F32) -> str:
+    return ", ".join(f"{columns[k]} {row[k]:.2f}" for k in np.argsort(-row)[:3])
+
+
+def _best(columns: tuple[str, ...], row: F32) -> str:
+    best = int(np.argmax(row))
+    return f"{columns[best]} {row[best]:.2f}"
+
+
+_SHOWN: dict[str, tuple[str, Callable[[tuple[str, ...], F32], str]]] = {
+    "pose": ("pitch, roll, yaw °", _degrees),
+    "au": ("strongest AUs", _strongest),
+    "emotion": ("emotion", _best),
+}
+"""By group of Fex columns: the head of its column here, and how a row of it is shown."""
+
+
+def show(fex: Fex) -> None:
+    """Print the faces of a table."""
+    groups = [
+        (_SHOWN[g.name], g.columns)
+        for g in fex.pipeline.groups
+        if g.name in _SHOWN and set(g.columns) <= set(fex.columns)
+    ]
+    box = next(g.columns for g in fex.pipeline.groups if g.name == "facebox")
+    has_box, named = set(box) <= set(fex.columns), "Identity" in fex
+    whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
+    table = Table()
+    for head in ("image", "face", *((whole, "score") if has_box else ()), *(head for (head, _), _ in groups)):
+        table.add_column(head)
+    if named:
+        table.add_column("identity")
+    blocks = [fex.block(columns) for _, columns in groups]
+    boxes = fex.block(box) if has_box else np.zeros((len(fex), 5), np.float32)
+    face = 0
+    for i in range(len(fex)):
+        face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
+        name = plain(Path(fex.inputs[i]).name)
+        if np.isnan(boxes[i, 0]):
+            table.add_row(name, "none")
+            continue
+        cells = [name if face == 0 else "", str(face)]
+        if has_box:
+            cells += [", ".join(f"{v:.0f}" for v in boxes[i, :4]), f"{boxes[i, 4]:.3f}"]
+        for ((_, text), columns), block in zip(groups, blocks, strict=True):
+            cells.append("" if np.isnan(block[i]).all() else text(columns, block[i]))
+        table.add_row(*cells, *([fex.identities[i] or ""] if named else []))
+    console().print(table)

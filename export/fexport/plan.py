@@ -1,0 +1,93 @@
+"""What to build: names -> contract rows, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fexruntime.contracts import Choice, Network, Pipeline, Stage, network_row, pipeline_row
+from fexruntime.errors import InputError
+
+NONE = "none"
+"""What a caller chooses for a stage that is to be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What fills a role: the stage, the choice made, its network (None: the stage has no graph)."""
+
+    stage: Stage
+    choice: Choice
+    network: Network | None
+
+    @property
+    def crop_size(self) -> int:
+        """Side in pixels of the crops that it reads; 1 where it reads none."""
+        return self.choice.crop.size if self.choice.crop else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A bundle to build: the pipeline's row, its contract, and what fills each role, in the order they run."""
+
+    pipeline: Pipeline
+    contract: str
+    parts: Mapping[str, Part]
+    weights: tuple[Path, ...] = ()
+    stand_in_seed: int | None = None
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """The networks by role."""
+        return {role: part.network for role, part in self.parts.items() if part.network is not None}
+
+
+def plan(
+    pipeline: str,
+    contract: str | None = None,
+    choices: Mapping[str, str | None] | None = None,
+    weights: Sequence[Path] = (),
+    stand_in_seed: int | None = None,
+) -> Plan:
+    """Resolve names. `choices` by role: a network, "none" to leave the stage out, None for the default.
+
+    Raises InputError for a wrong name, for a stage that is left out though another reads what it gives, and for
+    weights that are not in a folder.
+    """
+    row = pipeline_row(pipeline, contract)
+    asked = dict(choices or {})
+    known = [s.role for s in (row.finder, *row.stages)]
+    for role, name in asked.items():
+        if role not in known and name is not None:
+            raise InputError(f"{pipeline} has no {role}: it has {', '.join(known)}")
+    parts: dict[str, Part] = {}
+    given: set[str] = set()
+    for stage in (row.finder, *row.stages):
+        name = asked.get(stage.role)
+        if name == NONE and stage is not row.finder:
+            continue
+        part = _part(pipeline, stage, name)
+        lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]
+        if lacking:
+            who = next((s.role for s in row.stages if lacking[0] in s.gives), "another stage")
+            raise InputError(
+                f"{stage.role} reads {lacking[0]}, which {who} would give: leave out {stage.role} too "
+                f"(--{stage.role} {NONE}), or build {who}"
+            )
+        parts[stage.role] = part
+        given.update(stage.gives)
+    for folder in weights:
+        if not folder.is_dir():
+            raise InputError(f"--weights {str(folder)!r} is not a folder")
+    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed)
+
+
+def _part(pipeline: str, stage: Stage, name: str | None) -> Part:
+    choice = stage.choices[0]
+    if name is not None:
+        try:
+            choice = stage.choice(name)
+        except KeyError:
+            raise InputError(f"no {stage.role} {name!r} in {pipeline}: use {', '.join(stage.networks)}") from None
+    return Part(stage, choice, None if choice.network is None else network_row(choice.network))

@@ -1,0 +1,43 @@
+"""`fexport verify` with torch at hand: a bundle's networks compared again, with the weights they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fexport import modules, samples, session, verify
+from fexport.steps import PRECISION
+from fexruntime.bundle import BundleNetwork
+from fexruntime.errors import CheckpointError, VerificationError
+
+
+def repeat_verification(
+    network: BundleNetwork, weights: Sequence[Path] = (), threads: int | None = None
+) -> verify.Report:
+    """Verify a bundle's network against torch again. `threads` bounds both sides (None: all cores).
+
+    Raises CheckpointError if the weights are not to be had, VerificationError if they are other ones.
+    """
+    recorded = network.record.weights
+    if not weights and any(w.source == "folder" for w in recorded):
+        raise CheckpointError(f"{network.row.name} was built from a folder of weights: give it with --weights DIR")
+    seed = next((w.seed for w in recorded if w.source == "stand-in"), None)
+    # the hub's files of the commit that the bundle was made from, wherever the hub is now
+    files = zip(network.row.files, recorded, strict=True)
+    row = replace(network.row, files=tuple(replace(f, revision=w.revision or f.revision) for f, w in files))
+    loaded = modules.load(row, network.choice.crop, weights, seed)
+    if [r.sha256 for r in loaded.records] != [w.sha256 for w in recorded]:
+        raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
+    variant = network.variant(PRECISION, ("onnx",))
+    run = session.onnx_runner(network.read(variant.model), threads or 0)
+    crop = network.choice.crop
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        cases = samples.cases(network.row, network.choice)
+        return verify.compare(loaded, run, cases, crop.size if crop else 1, PRECISION, "onnxruntime fp32")
+    finally:
+        torch.set_num_threads(before)

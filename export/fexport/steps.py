@@ -1,0 +1,163 @@
+"""One network of a bundle made: exported, rewritten, verified, its canonical answer recorded.
+
+A part that an interrupted build left is found again by the digest of everything that went into it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fexport import onnx_export, onnx_passes, samples, session, verify
+from fexport.modules import Loaded
+from fexport.plan import Part
+from fexruntime.contracts import Network, Tensor
+from fexruntime.errors import BundleError
+from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
+
+Progress = Callable[[str, str], None]
+"""Called with a role and what is being done to it."""
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A finished part: what the manifest says of it, and how it was verified."""
+
+    record: NetworkRecord
+    report: verify.Report
+
+
+def make(staging: Path, role: str, part: Part, loaded: Loaded, progress: Progress) -> Made:
+    """Export, rewrite and verify one network into the staging folder, or find it there."""
+    network = loaded.network
+    key = _key(part, loaded)
+    note = staging / f"{role}.step.json"
+    kept = _kept(note, key, staging)
+    if kept is not None:
+        progress(role, f"{network.name} was already made")
+        return kept
+    progress(role, f"exporting {network.name}")
+    inputs = tuple(_sized(t, part.crop_size) for t in network.inputs)
+    outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
+    cases = samples.cases(network, part.choice)
+    model = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)
+    passes = onnx_passes.apply(model)
+    data = onnx_export.serialise(model)
+    progress(role, f"verifying {network.name}")
+    run = session.onnx_runner(data)
+    report = verify.compare(loaded, run, cases, part.crop_size, PRECISION, "onnxruntime fp32")
+    candidates = samples.canonical(network, part.choice)
+    chosen = verify.steadiest(loaded, candidates)
+    case = tuple(array[chosen : chosen + 1] for array in candidates)
+    recorded = {f"input.{t.name}": array for t, array in zip(inputs, case, strict=True)}
+    recorded |= {f"output.{name}": array for name, array in run(case).items()}
+    canonical = write(staging, f"{role}.canonical.npz", _npz(recorded))
+    variants = [Variant(PRECISION, "onnx", "any", write(staging, f"{role}.onnx", data), canonical)]
+    if loaded.recipe.arrays is not None:
+        arrays = write(staging, f"{role}.arrays.npz", _npz(loaded.recipe.arrays(loaded.module)))
+        variants.append(Variant(PRECISION, "arrays", "any", arrays, canonical))
+    record = NetworkRecord(
+        network=network.name,
+        title=network.title,
+        licence=network.licence,
+        licence_note=network.licence_note,
+        inputs=inputs,
+        outputs=outputs,
+        variants=tuple(variants),
+        weights=loaded.records,
+        passes=passes,
+        config=loaded.config,
+    )
+    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "report": report.as_json()}))
+    return Made(record, report)
+
+
+def _example(case: session.Case) -> tuple[torch.Tensor, ...]:
+    """An input for the exporter's trace: at least two items, so that the batch axis is not taken for a constant."""
+    tensors = [torch.from_numpy(array) for array in case]
+    return tuple(t if len(t) > 1 else torch.cat([t, t]) for t in tensors)
+
+
+def _sized(tensor: Tensor, crop_size: int) -> Tensor:
+    shape = tuple(crop_size if axis == "chip" else axis for axis in tensor.shape)
+    return dataclasses.replace(tensor, shape=shape)
+
+
+def _key(part: Part, loaded: Loaded) -> str:
+    """Digest of everything that an artefact depends on: rows, weights, flags, this code, the tools."""
+    parts = [loaded.network, part.choice, loaded.records, loaded.config, source_digest(), sorted(tools().items())]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _kept(note: Path, key: str, staging: Path) -> Made | None:
+    """An earlier run's part, if it was made from the same things, verified, and its files are whole."""
+    try:
+        said = json.loads(note.read_text(encoding="utf-8"))
+        if said["key"] != key or not said["report"]["passed"]:
+            return None
+        record: NetworkRecord = read_as(NetworkRecord, said["record"], note.name)
+        for variant in record.variants:
+            for file in (variant.model, variant.canonical):
+                file.read(staging)
+        return Made(record, verify.Report.from_json(said["report"]))
+    except (OSError, ValueError, KeyError, TypeError, BundleError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Digest of the sources of fexport and fexruntime."""
+    import fexruntime
+
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, Path(fexruntime.__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def tools() -> dict[str, str]:
+    """Versions of what builds and verifies a bundle."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "onnx", "onnxruntime", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def notices(networks: list[Network]) -> str:
+    """Licences of networks, for the bundle and the terminal."""
+    lines = (f"- {n.name} ({n.title}): {n.licence}. {n.licence_note}." for n in networks)
+    return "\n".join(["# Licences of the networks in this bundle", "", *lines]) + "\n"
+
+
+def write(folder: Path, name: str, data: bytes) -> FileRecord:
+    """Write a file of the bundle and answer its record."""
+    (folder / name).write_bytes(data)
+    return FileRecord.of(name, data)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as it is written everywhere in a bundle."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,47 @@
+"""Gates: how far an artefact may be from torch, by precision and network, in each output's own unit."""
+
+from __future__ import annotations
+
+from fexruntime.contracts import networks as N
+from fexruntime.contracts.schema import Gate
+from fexruntime.errors import InputError
+
+_DETECTIONS = (
+    Gate("conf", "probability", 1e-4),
+    Gate("loc", "relative", 1e-4),
+    Gate("landmarks", "relative", 1e-4),
+)
+_EMBEDDING = (Gate("embedding", "cosine", 1e-6), Gate("embedding", "relative", 1e-4))
+# X, Y and Z differ tenfold in range: each is judged by its own size
+_POSE = (Gate("pose", "degrees", 1e-2, columns=(0, 1, 2)), Gate("pose", "scaled", 1e-4, columns=(3, 4, 5)))
+_MULTITASK = (
+    Gate("au", "probability", 1e-4),
+    Gate("emotion", "probability", 1e-4),
+    Gate("valence_arousal", "value", 1e-4),
+    Gate("gaze", "degrees", 1e-2),
+    *_POSE,
+    Gate("mesh", "pixels", 1e-2, columns=(0, 1)),
+    Gate("mesh", "relative", 1e-4, columns=(2,)),
+    Gate("blendshapes", "probability", 1e-4),
+)
+
+GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
+    "fp32": {
+        N.RETINAFACE_R34.name: _DETECTIONS,
+        N.RETINAFACE_MOBILENET025.name: _DETECTIONS,
+        N.MULTITASK_V2.name: _MULTITASK,
+        N.MULTITASK_V28.name: _MULTITASK,
+        N.MOBILEFACENET.name: (Gate("landmarks", "pixels", 1e-2),),
+        N.POSE_MLP.name: _POSE,
+        N.ARCFACE.name: _EMBEDDING,
+        N.FACENET.name: _EMBEDDING,
+    }
+}
+
+
+def gates_of(network: str, precision: str) -> tuple[Gate, ...]:
+    """The gates of a network in a precision; InputError if there are none, since then nothing can be verified."""
+    try:
+        return GATES[precision][network]
+    except KeyError:
+        raise InputError(f"no gates for {network} in {precision}: add them to contracts/gates.py") from None

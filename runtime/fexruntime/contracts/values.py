@@ -1,0 +1,30 @@
+"""What pipelines say of a face: one row a value."""
+
+from __future__ import annotations
+
+from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.schema import Value
+
+VALUES: dict[str, Value] = {
+    value.name: value
+    for value in (
+        Value("boxes_xyxy_px", (4,), "the finder's boxes: corners x1, y1, x2, y2", points=True),
+        Value("scores", (), "score of each box in [0,1]; 1 for the caller's own boxes"),
+        Value(
+            "points_xy_px",
+            (5, 2),
+            "the finder's eyes, nose and mouth corners (subject's right eye first); NaN for the caller's boxes",
+            points=True,
+        ),
+        Value("keep", (), "0 for a face that a stage found not to be one"),
+        Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
+        Value("pose", (6,), "Pitch, Roll, Yaw in radians, then X, Y, Z, with the contract's signs"),
+        Value("au", (len(AUS),), "probability of each action unit"),
+        Value("emotion", (len(EMOTIONS_V2),), "probability of each emotion, in the order of the pipeline's columns"),
+        Value("valence_arousal", (2,), "valence and arousal in [-1,1]"),
+        Value("gaze_rad", (3,), "pitch, yaw, angle from straight ahead"),
+        Value("mesh_xyz", (MESH_POINTS, 3), "x and y in pixels, z in the network's own relative unit", points=True),
+        Value("blendshapes", (len(BLENDSHAPES),), "MediaPipe's coefficients in [0,1]"),
+        Value("embedding", (EMBEDDING_SIZE,), "identity embedding, as the network gives it"),
+    )
+}

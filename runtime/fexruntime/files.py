@@ -1,0 +1,98 @@
+"""Files: digests, targets that are replaced whole or not at all, and locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from fexruntime.errors import OutputError
+
+_BLOCK = 1 << 20
+_NO_RENAME_ONTO = frozenset({errno.EBUSY, errno.EXDEV})
+"""What the system says of a target that is a mount point: it can be written, but nothing can be renamed onto it."""
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks. Raises OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_folder(folder: Path) -> None:
+    """OutputError unless files can be made in `folder`, or in the nearest ancestor that exists if it does not."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OutputError(f"cannot write into {str(folder)!r}: {str(nearest)!r} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write into {str(folder)!r}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes it when the block ends well, and vanishes when it does not.
+
+    A file that is replaced keeps its permissions; a link stays a link, and what it points to is replaced. A target that
+    is a mount point of its own (a single file that a container was given) is written in place, last of all.
+    """
+    target = Path(os.path.realpath(path))
+    # a name of its own, not the target's with something added: that may be longer than a name can be
+    temporary = target.with_name(f".fexport-{uuid.uuid4().hex[:12]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # the system applies the umask; reading it would mean setting it, for every thread of the process
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        os.close(handle)
+        if target.is_file():
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        yield temporary
+        try:
+            temporary.replace(target)
+        except OSError as error:
+            if error.errno not in _NO_RENAME_ONTO or not target.is_file():
+                raise
+            shutil.copyfile(temporary, target)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[bool]:
+    """Hold the lock of an existing folder for the block; False if another process (or thread) has it.
+
+    The lock is the system's (`flock` on the folder itself), so it leaves no file and ends with its process, however
+    that ends. A folder that was renamed or removed meanwhile counts as another's. Where the system has no such locks,
+    every call has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(handle), os.stat(folder))
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)

@@ -1,0 +1,68 @@
+"""Finders by name: from frames to the values of the faces in them.
+
+A finder gives at least "boxes_xyxy_px" and "scores", and whatever else its stage's row says: keypoints, a rotation, a
+pose. All are in pixels of the frame, best score first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fexruntime import detect
+from fexruntime.arrays import F32, U8
+from fexruntime.contracts import VALUES
+from fexruntime.faces import Step
+from fexruntime.options import Options
+from fexruntime.shrink import shrink_for_detector
+from fexruntime.sources.frame import Frame
+from fexruntime.workspace import Workspace
+
+Finder = Callable[[Step, Sequence[Frame], Options, Workspace], "list[dict[str, F32]]"]
+"""(the finder's step, frames, options, workspace) -> for each frame, values [N, …] by name."""
+
+
+def given(step: Step, boxes_xyxy_px: F32) -> dict[str, F32]:
+    """The caller's own boxes as a finder's values: score 1, everything else NaN (py-feat's `crop_faces_from_boxes`)."""
+    n = len(boxes_xyxy_px)
+    values = {name: np.full((n, *VALUES[name].shape), np.nan, np.float32) for name in step.gives}
+    return values | {"boxes_xyxy_px": boxes_xyxy_px, "scores": np.ones(n, np.float32)}
+
+
+def retinaface(step: Step, frames: Sequence[Frame], options: Options, workspace: Workspace) -> list[dict[str, F32]]:
+    """RetinaFace: frames of one size share a run."""
+    network = workspace.runners[step.role]
+    (name,) = step.inputs
+    assert step.preprocessing is not None
+    views = [shrink_for_detector(frame.rgb_u8, options.detector_size) for frame in frames]
+    found: dict[int, detect.Detections] = {}
+    for (height, width), group in _by_size([view.rgb_u8 for view in views]):
+        with workspace.timed("finding", len(group)):
+            tensor = workspace.empty("frames", len(group), 3, height, width)
+            for slot, position in enumerate(group):
+                detect.fill_input(views[position].rgb_u8, step.preprocessing, tensor[slot])
+            anchors = len(detect.anchors(height, width))
+            out = {t.name: workspace.empty(t.name, len(group), anchors, int(t.shape[-1])) for t in network.spec.outputs}
+        with workspace.timed(f"{step.role} network", len(group)):
+            network.infer({name: tensor}, out)
+        with workspace.timed("finding", len(group)):
+            faces = detect.find(
+                out["loc"], out["conf"], out["landmarks"], (height, width), options.face_detection_threshold
+            )
+            found.update((p, views[p].to_frame(d)) for p, d in zip(group, faces, strict=True))
+    return [
+        {"boxes_xyxy_px": d.boxes_xyxy_px, "scores": d.scores, "points_xy_px": d.points_xy_px}
+        for d in (found[position] for position in range(len(frames)))
+    ]
+
+
+def _by_size(images: Sequence[U8]) -> list[tuple[tuple[int, int], list[int]]]:
+    """Positions of the images of each size, in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, image in enumerate(images):
+        groups.setdefault((image.shape[0], image.shape[1]), []).append(position)
+    return list(groups.items())
+
+
+FINDERS: dict[str, Finder] = {"retinaface": retinaface}

@@ -1,0 +1,215 @@
+"""The manifest of a bundle: one definition, written by the export side and read by the runtime.
+
+Every field is checked when it is read: a manifest that does not hold together is a BundleError that names the field,
+never a KeyError later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, get_args, get_origin
+
+from fexruntime.contracts import Tensor
+from fexruntime.errors import BundleError
+
+MANIFEST = "manifest.json"
+FORMAT = 2
+T = TypeVar("T")
+_ARTICLES = {int: "an"}
+SOURCES = ("package", "folder", "hub", "stand-in")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of a bundle: its name in the bundle's folder, the digest and size of its bytes."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or "\0" in self.file or not path.parts:
+            raise ValueError(f"names a file outside the bundle: {self.file!r}")
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> FileRecord:
+        """The record of a file called `name` with this content."""
+        return cls(name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def read(self, folder: Path) -> bytes:
+        """The file's bytes, read once; BundleError if they are not the ones that were verified."""
+        path = folder / self.file
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {str(path)!r}: {error.strerror or error}; build the bundle again") from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise BundleError(
+                f"{str(path)!r} is not the file that was verified: its sha256 differs from the manifest's; "
+                "build the bundle again, or restore the file"
+            )
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One verified artefact of a network: in which precision, of which kind, for which engine."""
+
+    precision: str
+    kind: str
+    """"onnx" (a graph), "arrays" (.npz that NumPy code reads)."""
+    target: str
+    """"any", or the engine that it was made for."""
+    model: FileRecord
+    canonical: FileRecord
+    """A recorded input, and what the verified artefact answered (.npz)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """Where one weights file came from. `sha256` and `size_bytes` are None for stand-ins, `seed` for everything else."""
+
+    filename: str
+    source: str
+    repository: str
+    revision: str | None
+    sha256: str | None
+    size_bytes: int | None
+    published: bool
+    """Whether its digest is the published one."""
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"has source {self.source!r}, not one of {', '.join(SOURCES)}")
+        if (self.source == "stand-in") != (self.sha256 is None):
+            raise ValueError("needs a sha256 unless it is a stand-in")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    """A network of a bundle: what fills a role, and its artefacts."""
+
+    network: str
+    title: str
+    licence: str
+    licence_note: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    variants: tuple[Variant, ...]
+    weights: tuple[WeightsRecord, ...]
+    passes: Mapping[str, int]
+    """Graph rewrites, and in how many places each was done."""
+    config: Mapping[str, Any] | None = None
+    """Flags of the checkpoint that shaped the graph."""
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs", "variants", "weights"):
+            if not getattr(self, name):
+                raise ValueError(f"has no {name}")
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether any weight of this network is made up: its numbers test the arithmetic and mean nothing."""
+        return any(w.source == "stand-in" for w in self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle is. `networks` is by role; a role that maps to None is a stage without a graph."""
+
+    format: int
+    fexport: str
+    pipeline: str
+    contract: str
+    contract_sha256: str
+    reference: str
+    built_with: Mapping[str, str]
+    verification: FileRecord
+    """Report of the comparison with torch (JSON)."""
+    notices: FileRecord
+    """Licences of the networks (Markdown)."""
+    networks: Mapping[str, NetworkRecord | None]
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file that the bundle is made of, but for the manifest."""
+        records = [n for n in self.networks.values() if n is not None]
+        variants = [v for n in records for v in n.variants]
+        unique = dict.fromkeys(
+            (*(f for v in variants for f in (v.model, v.canonical)), self.verification, self.notices)
+        )
+        return tuple(unique)
+
+    def as_json(self) -> bytes:
+        """The manifest as the bytes of its file."""
+        return (json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, value: Any) -> Manifest:
+        """Read what `as_json` wrote. Raises BundleError that names the field which is not as it should be."""
+        return read_as(cls, value, "manifest")
+
+
+def read_as(kind: type[T], value: Any, where: str) -> T:
+    """Plain JSON as a dataclass of this file, every field checked; BundleError names the one that is wrong, after `where`."""
+    found: T = _read(kind, value, where)
+    return found
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value`, plain JSON, as a `kind`: a dataclass of this file, a tuple, a mapping, a union, a plain type."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [a for a in arguments if a is not type(None)]
+        if len(kinds) == 1:
+            return _read(kinds[0], value, where)
+        if not isinstance(value, tuple(kinds)) or isinstance(value, bool):
+            raise _wrong(where, value, " or ".join(k.__name__ for k in kinds))
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(where, value, "a list")
+        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise _wrong(where, value, "an object")
+        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, value, where)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _wrong(where, value, f"{_ARTICLES.get(kind, 'a')} {kind.__name__}")
+    return value
+
+
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(where, value, "an object")
+    hints = typing.get_type_hints(kind)
+    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    missing, extra = sorted(required - value.keys()), sorted(value.keys() - hints.keys())
+    if missing or extra:
+        said = [f"lacks {', '.join(missing)}"] if missing else []
+        said += [f"has {', '.join(extra)}, which is not of this format"] if extra else []
+        raise BundleError(f"{where} {' and '.join(said)}")
+    fields = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise BundleError(f"{where} {error}") from None
+
+
+def _wrong(where: str, value: Any, wanted: str) -> BundleError:
+    return BundleError(f"{where} is {value!r:.60}, not {wanted}")

@@ -1,0 +1,182 @@
+"""The options of a run, checked once: what `detect`, `stream`, `run`, the command line and the benchmark all build."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
+
+import numpy as np
+
+from fexruntime.arrays import F32
+from fexruntime.contracts import detection
+from fexruntime.errors import InputError
+from fexruntime.identity import METHODS, SAME_PERSON
+
+LEAST_OUTPUT_SIZE = 32
+LEAST_DETECTOR_SIZE = 64
+FARTHEST_PX = 1e6
+"""Beyond this float32 has no pixels left to tell apart."""
+
+OutputSize = int | tuple[int, int] | None
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options`, for the keywords of `Detector.detect` and its like."""
+
+    batch_size: int
+    output_size: OutputSize
+    face_detection_threshold: float
+    face_identity_threshold: float
+    identity_method: str
+    exif: bool
+    detector_size: int | None
+    columns: Iterable[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a run. NumPy's numbers serve as Python's. Raises InputError for a value that cannot be used.
+
+    - `batch_size`: frames that are read and run together; those of one size share a run.
+    - `output_size`: scale the longer side to this and pad to a square (or fit into (height, width)), as py-feat's;
+      coordinates are the original's all the same.
+    - `face_detection_threshold`: least score of a face; below 0.5 it has no effect, as in py-feat.
+    - `face_identity_threshold`, `identity_method`: see `identity.name_identities`.
+    - `exif`: turn images as their orientation tag says (py-feat does not).
+    - `detector_size`: shrink the finder's input so that its longer side is at most this. Faster on large frames and
+      **not exact**: boxes move by some percent of their size, faces under 16 px after shrinking are lost.
+    - `columns`: names of Fex columns ("AU12") or of groups of them ("au", "pose"); what nobody asked for is not computed,
+      and rows have these columns, `input` and `frame` alone. None: everything.
+    """
+
+    batch_size: int = 1
+    output_size: OutputSize = None
+    face_detection_threshold: float = detection.FINAL_SCORE
+    face_identity_threshold: float = SAME_PERSON
+    identity_method: str = METHODS[0]
+    exif: bool = False
+    detector_size: int | None = None
+    columns: Iterable[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "batch_size": _whole("batch_size", self.batch_size, 1),
+            "output_size": _output_size(self.output_size),
+            "face_detection_threshold": _number("face_detection_threshold", self.face_detection_threshold, 0.0, 1.0),
+            "face_identity_threshold": _number("face_identity_threshold", self.face_identity_threshold, -1.0, 1.0),
+            "exif": bool(self.exif),
+            "columns": _names(self.columns),
+        }
+        if self.detector_size is not None:
+            checked["detector_size"] = _whole("detector_size", self.detector_size, LEAST_DETECTOR_SIZE)
+        if self.identity_method not in METHODS:
+            raise InputError(f"no identity method {self.identity_method!r}: use {', '.join(METHODS)}")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+def options_of(given: OptionFields) -> Options:
+    """Options from keywords; InputError names one that is not there."""
+    known = [f.name for f in fields(Options)]
+    for name in given:
+        if name not in known:
+            raise InputError(f"no option {name!r}: there are {', '.join(known)}")
+    return Options(**given)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)) or number < least:
+        raise InputError(f"{name} must be a whole number of {least} or more, not {value!r}")
+    return number
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    number = math.nan
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+    if not least <= number <= most:  # not true of NaN either
+        raise InputError(f"{name} must be a number in {least:g}..{most:g}, not {value!r}")
+    return number
+
+
+def _output_size(value: Any) -> OutputSize:
+    if value is None:
+        return None
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    try:
+        numbers = [_whole("output_size", side, LEAST_OUTPUT_SIZE) for side in sides]
+    except InputError:
+        numbers = []
+    if len(numbers) not in (1, 2) or (len(numbers) == 1 and isinstance(value, (tuple, list))):
+        raise InputError(
+            f"output_size must be a whole number (or two: height, width) of {LEAST_OUTPUT_SIZE} or more, not {value!r}"
+        )
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def _names(columns: Any) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    names = (columns,) if isinstance(columns, str) else tuple(columns)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"columns must be names of columns or of groups of them, not {columns!r}")
+    return names
+
+
+class GivenBoxes:
+    """The caller's own boxes: `boxes` is [N,4] (x1, y1, x2, y2) for one frame, or a list with one such array a frame.
+
+    Raises InputError for another shape, for numbers that are not finite, and if frames and boxes differ in number.
+    """
+
+    def __init__(self, boxes: Any) -> None:
+        if isinstance(boxes, np.ndarray) and boxes.ndim <= 2:
+            boxes = [boxes]
+        try:
+            self._frames = [_checked_boxes(b) for b in boxes]
+        except TypeError:
+            raise InputError(f"boxes must be an array [N,4], or a list of one for each frame, not {boxes!r}") from None
+
+    def of(self, index: int) -> F32:
+        """Boxes [N,4] of the frame with this running number."""
+        if index >= len(self._frames):
+            raise InputError(f"{self._given()}, but there are more frames")
+        return self._frames[index]
+
+    def check_number(self, inputs: int) -> None:
+        """Check that there were as many inputs, bad ones included, as boxes."""
+        if inputs != len(self._frames):
+            raise InputError(f"{self._given()}, but there are {inputs}")
+
+    def _given(self) -> str:
+        return (
+            f"boxes were given for {len(self._frames)} frames (a list has one array [N,4] a frame; "
+            "give the boxes of a single frame as an array)"
+        )
+
+
+def _checked_boxes(boxes: Any) -> F32:
+    try:
+        array = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"boxes must be numbers x1, y1, x2, y2, not {boxes!r}") from None
+    if array.size == 0:
+        return np.empty((0, 4), np.float32)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InputError(f"boxes of a frame must be [N,4] (x1, y1, x2, y2), not of shape {array.shape}")
+    if not (np.abs(array) <= FARTHEST_PX).all():
+        raise InputError(
+            f"boxes must be finite numbers within {FARTHEST_PX:.0e} px; leave out faces that are not there"
+        )
+    if (array[:, 2:] < array[:, :2]).any():
+        raise InputError(f"boxes are corners x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, not {array.tolist()}")
+    return array

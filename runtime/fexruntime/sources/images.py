@@ -1,0 +1,105 @@
+"""Encoded images -> uint8 RGB.
+
+Mirrors py-feat's reading: alpha is dropped, grey is repeated, EXIF orientation is ignored unless asked for. One thing
+is kinder: 16-bit images are brought to 8 bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime.arrays import U8
+from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.sources.arrays import checked
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".wmv")
+
+
+def read_image(path: Path, exif: bool = False) -> U8:
+    """Decode an image file as [H,W,3] uint8 RGB; `exif` turns it as its orientation tag says.
+
+    Raises InputError for what is not an image, and for one that is cut off.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise InputError(f"{str(path)!r} is a video; this version reads images: extract its frames first")
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    return decode_image(data, repr(str(path)), exif)
+
+
+def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
+    """Decode an image file's bytes as [H,W,3] uint8 RGB; `called` is how errors name it."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"reading images needs OpenCV ({error}): pip install opencv-python-headless"
+        ) from None
+    if not data:
+        raise InputError(f"{called} is empty")
+    if _is_truncated(data):
+        raise InputError(f"{called} is cut off: its end marker is missing; copy the file again")
+    flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
+    try:
+        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{called} is not an image that OpenCV can decode")
+    return checked(_as_rgb_u8(image, called), called)
+
+
+def _as_rgb_u8(image: NDArray[Any], called: str) -> U8:
+    import cv2
+
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{called} has {image.dtype} pixels: convert it to 8 or 16 bits first")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    rgb: Any = cv2.cvtColor(np.ascontiguousarray(image[:, :, :3]), cv2.COLOR_BGR2RGB)
+    return np.asarray(rgb, np.uint8)
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG stops before its end marker: decoders fill the rest with grey instead of failing."""
+    if data.startswith(b"\xff\xd8"):
+        return not _jpeg_ends(data)
+    if data.startswith(b"\x89PNG"):
+        return not _png_ends(data)
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walk a JPEG's segments and scans up to its own end marker; thumbnails and what is appended are passed over."""
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            return False
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker == 0x00 or 0xD0 <= marker <= 0xD8:  # a stuffed byte of a scan, or a marker without a length
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _png_ends(data: bytes) -> bool:
+    at = 8
+    while at + 8 <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False
