@@ -85,7 +85,7 @@ class Bundle:
     def verify_files(self) -> int:
         """Check the digest of every file; answers how many were checked."""
         for file in self.manifest.files:
-            file.read(self.path)
+            file.check(self.path)
         return len(self.manifest.files)
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from fexruntime.contracts import Tensor
 from fexruntime.errors import BundleError
+from fexruntime.files import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -50,13 +51,29 @@ class FileRecord:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BundleError(f"cannot read {str(path)!r}: {error.strerror or error}; build the bundle again") from None
-        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise _unreadable(path, error) from None
+        self._compare(path, hashlib.sha256(data).hexdigest())
+        return data
+
+    def check(self, folder: Path) -> None:
+        """BundleError if the file's bytes are not the ones that were verified. Holds a part of them at a time."""
+        path = folder / self.file
+        try:
+            digest = file_sha256(path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        self._compare(path, digest)
+
+    def _compare(self, path: Path, sha256: str) -> None:
+        if sha256 != self.sha256:
             raise BundleError(
                 f"{str(path)!r} is not the file that was verified: its sha256 differs from the manifest's; "
                 "build the bundle again, or restore the file"
             )
-        return data
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"cannot read {str(path)!r}: {error.strerror or error}; build the bundle again")
 
 
 @dataclass(frozen=True, slots=True)

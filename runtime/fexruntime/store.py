@@ -3,7 +3,7 @@
 A thing in the store runs in place of a verified file, so it is believed only where nobody else can have put it there:
 the folder is the user's own, closed to others, and never in a shared temporary place. An item is found by its whole
 key (what it was made from, by what, for which machine); beside it lies a note with the key written out and the digest
-of its bytes. Both are held against what is asked for before the bytes are handed over. The store is bounded: what was
+of its bytes. Both are held against what is asked for before the file is handed over. The store is bounded: what was
 not used for longest goes first.
 """
 
@@ -62,18 +62,20 @@ class Store:
         self.folder = folder
         self.most_bytes = most_bytes
 
-    def read(self, key: Key) -> bytes | None:
-        """The bytes kept under exactly this key, if they are the ones that were written; None otherwise."""
+    def find(self, key: Key) -> Path | None:
+        """The file kept under exactly this key, if its bytes are the ones that were written; None otherwise.
+
+        A path, not the bytes: engines map large files into memory, and nobody but the user can change this one.
+        """
         path, note = self._places(key)
         try:
             said = json.loads(note.read_text(encoding="utf-8"))
-            data = path.read_bytes()
-            if said["key"] != dict(key) or hashlib.sha256(data).hexdigest() != said["sha256"]:
+            if said["key"] != dict(key) or file_sha256(path) != said["sha256"]:
                 return None
             note.touch()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return data
+        return path
 
     @contextlib.contextmanager
     def writing(self, key: Key) -> Iterator[Path | None]:

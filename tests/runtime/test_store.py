@@ -26,10 +26,10 @@ def keep(store, key, data):
 
 def test_what_was_kept_is_found_by_its_whole_key(tmp_path):
     store = Store(tmp_path / "store")
-    assert store.read(KEY) is None
+    assert store.find(KEY) is None
     keep(store, KEY, b"made")
-    assert store.read(KEY) == b"made"
-    assert store.read(KEY | {"onnxruntime": "1.0"}) is None
+    assert store.find(KEY).read_bytes() == b"made"
+    assert store.find(KEY | {"onnxruntime": "1.0"}) is None
     (item,) = store.items()
     assert item.key == KEY
     assert item.size_bytes == 4
@@ -42,7 +42,7 @@ def test_a_note_that_says_something_else_is_not_believed(tmp_path, change):
     keep(store, KEY, b"made")
     (note,) = tmp_path.glob("*.json")
     note.write_text(json.dumps(json.loads(note.read_text()) | change))
-    assert store.read(KEY) is None
+    assert store.find(KEY) is None
 
 
 def test_a_folder_that_others_may_write_to_is_no_store(tmp_path, photo):
@@ -104,7 +104,7 @@ def test_it_is_bounded_and_what_was_not_used_for_longest_goes_first(tmp_path):
         keep(store, KEY | {"n": str(k)}, bytes(10))
         os.utime(next(i.note for i in store.items() if i.key["n"] == str(k)), (1000 + k, 1000 + k))
         if k == 1:
-            store.read(KEY | {"n": "0"})  # used just now
+            store.find(KEY | {"n": "0"})  # used just now
     assert {i.key["n"] for i in store.items()} == {"0", "2"}
 
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
+from mmap import mmap
 
 _NAMES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
 
 
-def precision_of(model: bytes) -> str:
+def precision_of(model: bytes | mmap) -> str:
     """ "int8" for a graph that quantises, else the type that most of its weights have: "fp32", "fp16" or "bf16"."""
+    with memoryview(model) as whole:
+        return _precision(whole)
+
+
+def _precision(model: memoryview) -> str:
     weights: Counter[str] = Counter()
-    for field, value in _fields(memoryview(model)):
+    for field, value in _fields(model):
         if field != 7 or isinstance(value, int):
             continue
         for part, content in _fields(value):
             if isinstance(content, int):
                 continue
-            if part == 1 and _operator(content) in ("DequantizeLinear", "QLinearConv", "QLinearMatMul"):
+            if part == 1 and _quantises(content):
                 return "int8"
             if part == 5:
                 kind, count = _tensor(content)
@@ -32,8 +38,11 @@ def precision_of(model: bytes) -> str:
     return weights.most_common(1)[0][0] if weights else "unknown"
 
 
-def _operator(node: memoryview) -> str:
-    return next((bytes(v).decode() for f, v in _fields(node) if f == 4 and not isinstance(v, int)), "")
+def _quantises(node: memoryview) -> bool:
+    if b"QLinear" not in (raw := bytes(node)) and b"DequantizeLinear" not in raw:  # almost every node, at once
+        return False
+    operator = next((bytes(v) for f, v in _fields(node) if f == 4 and not isinstance(v, int)), b"")
+    return operator in (b"DequantizeLinear", b"QLinearConv", b"QLinearMatMul")
 
 
 def _tensor(tensor: memoryview) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import os
 import platform
 import threading
@@ -123,12 +124,8 @@ class OnnxRuntime:
 
     def _load(self, network: BundleNetwork, variant: Variant, place: Place) -> tuple[Any, str]:
         """(session, precision read off what it loaded)."""
-        model = network.read(variant.model)
-        options = self._options()
         cache = place.cache
         store = None if cache is False else open_store(Path(cache) if isinstance(cache, (str, Path)) else None)
-        if store is None:
-            return self._session_of(model, options), precision_of(model)
         key = {
             "kind": "optimised ONNX graph",
             "network": network.row.name,
@@ -136,24 +133,42 @@ class OnnxRuntime:
             "onnxruntime": self._ort.__version__,
             "cpu": cpu_features(),
         }
-        try:
-            graph = store.read(key)
-            if graph is not None:
+        kept = store.find(key) if store else None
+        if kept is not None:
+            variant.model.check(network.folder)  # what runs was made from it: a bundle that was changed must not run
+            try:
+                options = self._options()
                 options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                return self._session_of(graph, options), precision_of(graph)
-            with store.writing(key) as path:
-                if path is not None:
-                    options.optimized_model_filepath = str(path)
-                return self._session_of(model, options), precision_of(model)
-        except BundleError as error:  # a full disk, or a graph that this build of ONNX Runtime cannot read after all
-            _log.info("loading without the store: %s", error)
-            return self._session_of(model, self._options()), precision_of(model)
+                with kept.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+                    return self._session_of(str(kept), options), precision_of(graph)
+            except (
+                BundleError,
+                OSError,
+                ValueError,
+            ) as error:  # this ONNX Runtime cannot read it after all; or it is gone
+                _log.info("loading without the store: %s", error)
+                store = None
+        model = network.read(variant.model)
+        precision = precision_of(model)
+        if store is not None:
+            try:
+                with store.writing(key) as path:
+                    options = self._options()
+                    if path is not None:
+                        options.optimized_model_filepath = str(path)
+                    return self._session_of(model, options), precision
+            except BundleError as error:  # a full disk
+                _log.info("loading without the store: %s", error)
+        return self._session_of(model, self._options()), precision
 
-    def _session_of(self, model: bytes, options: Any) -> Any:
+    def _session_of(self, model: bytes | str, options: Any) -> Any:
         try:
-            return self._ort.InferenceSession(model, options, providers=[PROVIDER])
+            session = self._ort.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise BundleError(f"ONNX Runtime cannot load {self._name}: {_first_line(error)}") from error
+        # kept by the Python class to start again with other providers, which never happens here: the model, once more
+        session._model_bytes = None
+        return session
 
 
 def import_onnxruntime() -> Any:
