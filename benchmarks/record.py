@@ -60,7 +60,9 @@ def gflop(height: int = 480, width: int = 640) -> dict[str, float]:
     found = {}
     for role, part in plan.plan("detectorv2", "pyfeat-2.1", stand_in_seed=0).parts.items():
         loaded = modules.load(network_row(part.network.name), part.choice.crop, stand_in_seed=0)
-        shape = (1, 3, height, width) if part.choice.crop is None else (1, 3, part.crop_size, part.crop_size)
+        shape = (
+            (1, 3, height, width) if part.choice.crop is None else (1, 3, part.choice.crop_size, part.choice.crop_size)
+        )
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             loaded.module(torch.zeros(shape))
         found[role] = counter.get_total_flops() / 1e9

@@ -37,10 +37,10 @@ def frame(photo):
     return read_image(photo)
 
 
-def _build(folder: Path, pipeline, contract, **choices):
+def _build(folder: Path, pipeline, contract, targets=(), **choices):
     from fexport import build, plan
 
-    build.build(plan.plan(pipeline, contract, choices, stand_in_seed=0), folder)
+    build.build(plan.plan(pipeline, contract, choices, stand_in_seed=0, targets=targets), folder)
     return folder
 
 
@@ -67,6 +67,19 @@ def v1_edge_bundle(tmp_path_factory):
     """Detectorv1 with the real MobileNet-0.25 detector and FaceNet."""
     folder = tmp_path_factory.mktemp("v1e") / "bundle"
     return _build(folder, "detectorv1", "pyfeat-2.0", faces="retinaface-mobilenet025", identity="facenet")
+
+
+@pytest.fixture(scope="session")
+def targets_bundle(tmp_path_factory):
+    """Detectorv1 with the real MobileNet-0.25 detector and ArcFace, for every target."""
+    folder = tmp_path_factory.mktemp("targets") / "bundle"
+    return _build(folder, "detectorv1", "pyfeat-2.1", ("ncnn", "openvino"), faces="retinaface-mobilenet025")
+
+
+@pytest.fixture(scope="session")
+def v2_targets_bundle(tmp_path_factory):
+    """Detectorv2, pyfeat-2.1, stand-in weights throughout, for every target."""
+    return _build(tmp_path_factory.mktemp("v2targets") / "bundle", "detectorv2", "pyfeat-2.1", ("ncnn", "openvino"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ interrupted finds what it had made there; one that fails verification leaves its
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from pathlib import Path
 from fexport import modules, sense, verify
 from fexport.modules import Loaded
 from fexport.plan import Plan
-from fexport.publish import check_target, publish, staging_for
+from fexport.publish import check_target, publish, report_path, staging_for
 from fexport.steps import Made, Progress, json_bytes, make, notices, tools, write
 from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
@@ -27,7 +28,7 @@ NOTICES = "NOTICES.md"
 
 
 def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -> dict[str, verify.Report]:
-    """Build a bundle at `out` and answer the verification reports by role.
+    """Build a bundle at `out` and answer the verification reports, by role (and backend, beyond ONNX Runtime).
 
     Raises OutputError if `out` cannot be written, is something else than a bundle, or is being built by another process;
     CheckpointError for weights; VerificationError (with the report beside `out`) if an artefact is beyond its gates.
@@ -40,9 +41,13 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             if part.network is not None:
                 progress(role, f"reading the weights of {part.network.name}")
                 loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, plan.stand_in_seed)
-                _say_where_from(loaded[role], role, progress)
+                for note in loaded[role].notes:
+                    progress(role, note)
         try:
-            made = {role: make(staging, role, plan.parts[role], loaded.pop(role), progress) for role in tuple(loaded)}
+            made = {
+                role: make(staging, role, plan.parts[role], loaded.pop(role), plan.targets, progress)
+                for role in tuple(loaded)
+            }
             _gate(out, made)
             manifest = _manifest(plan, made, staging)
             (staging / MANIFEST).write_bytes(manifest.as_json())
@@ -51,29 +56,31 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             shutil.rmtree(staging)
             raise
         publish(staging, out)
-    _report_path(out).unlink(missing_ok=True)
-    return {role: m.report for role, m in made.items()}
+    _drop_report(report_path(out, REPORT))
+    return _reports(made)
 
 
-def _say_where_from(loaded: Loaded, role: str, progress: Progress) -> None:
-    for record, file in zip(loaded.records, loaded.network.files, strict=True):
-        if record.source == "folder" and not record.published and file.sha256 is not None:
-            progress(
-                role,
-                f"{record.filename} is not the published file (sha256 {record.sha256}, published is {file.sha256}): "
-                "taken as your own weights, and recorded so",
-            )
+def _drop_report(path: Path) -> None:
+    """Remove the report of an earlier build that failed, if it is one of ours."""
+    try:
+        reports = json.loads(path.read_text(encoding="utf-8"))["networks"].values()
+        ours = all("differences" in report for report in reports)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    if ours:
+        path.unlink()
 
 
-def _report_path(out: Path) -> Path:
-    return out.with_name(f"{out.name}.{REPORT}")
+def _reports(made: dict[str, Made]) -> dict[str, verify.Report]:
+    return {name: report for m in made.values() for name, report in m.reports.items()}
 
 
 def _gate(out: Path, made: dict[str, Made]) -> None:
-    failed = [m.report.network for m in made.values() if not m.report.passed]
+    reports = _reports(made)
+    failed = [f"{r.network} ({r.against})" for r in reports.values() if not r.passed]
     if failed:
-        path = _report_path(out)
-        path.write_bytes(json_bytes({"networks": {role: m.report.as_json() for role, m in made.items()}}))
+        path = report_path(out, REPORT)
+        path.write_bytes(json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
         raise VerificationError(
             f"{', '.join(failed)} differs from torch beyond its tolerance: no bundle was made; see {path}"
         )
@@ -82,7 +89,7 @@ def _gate(out: Path, made: dict[str, Made]) -> None:
 def _manifest(plan: Plan, made: dict[str, Made], staging: Path) -> Manifest:
     """The manifest; written twice, since the sense check opens the bundle that it is a part of."""
     row, networks = plan.pipeline, plan.networks
-    reports = {role: m.report.as_json() for role, m in made.items()}
+    reports = {name: report.as_json() for name, report in _reports(made).items()}
     notice = write(staging, NOTICES, notices(list(networks.values())).encode())
 
     def with_report(report: FileRecord) -> Manifest:

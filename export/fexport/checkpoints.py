@@ -62,6 +62,8 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any] | None
     records: list[WeightsRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a user should hear of the files."""
 
 
 def at_hand(network: Network, folders: Sequence[Path]) -> bool:
@@ -132,16 +134,21 @@ def read(network: Network, files: list[Located]) -> Checkpoint:
     """Read a network's checkpoint: tensors, and configuration if the files carry one."""
     tensors: dict[str, torch.Tensor] = {}
     config: dict[str, Any] | None = None
-    records = []
+    records, notes = [], []
     for located in files:
         data, record = located.read()
         records.append(record)
+        if located.row.sha256 is not None and not record.published:
+            notes.append(
+                f"{record.filename} is not the published file (sha256 {record.sha256}, published is {located.row.sha256}): "
+                "taken as your own weights, and recorded so"
+            )
         if located.path.suffix == ".json":
             config = _read_json(located.path.name, data)
         else:
             tensors, found = _read_tensors(located.path.name, data)
             config = found if found is not None else config
-    return Checkpoint(tensors, config, records)
+    return Checkpoint(tensors, config, records, notes)
 
 
 def _read_json(name: str, data: bytes) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Loaded:
     module: nn.Module
     config: Mapping[str, Any] | None
     records: tuple[WeightsRecord, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should hear of the weights."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ def load(network: Network, crop: Crop | None, folders: Sequence[Path] = (), stan
     checkpoints.load_strictly(module, checkpoint, network)
     if recipe.after_load is not None:
         recipe.after_load(module, network)
-    return _loaded(network, recipe, module, config, checkpoint.records)
+    return Loaded(network, recipe, _ready(module), config, tuple(checkpoint.records), tuple(checkpoint.notes))
 
 
 def _with_stand_ins(network: Network, recipe: Recipe, crop: Crop | None, seed: int) -> Loaded:
@@ -71,10 +73,8 @@ def _with_stand_ins(network: Network, recipe: Recipe, crop: Crop | None, seed: i
         WeightsRecord(f.filename, "stand-in", f.repository, None, None, None, published=False, seed=seed)
         for f in network.files
     ]
-    return _loaded(network, recipe, module, shown, records)
+    return Loaded(network, recipe, _ready(module), shown, tuple(records))
 
 
-def _loaded(
-    network: Network, recipe: Recipe, module: nn.Module, config: Mapping[str, Any] | None, records: list[WeightsRecord]
-) -> Loaded:
-    return Loaded(network, recipe, module.eval().requires_grad_(False), config, tuple(records))
+def _ready(module: nn.Module) -> nn.Module:
+    return module.eval().requires_grad_(False)

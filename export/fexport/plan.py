@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fexruntime.bundle import stage_option
 from fexruntime.contracts import Choice, Network, Pipeline, Stage, network_row, pipeline_row
 from fexruntime.errors import InputError
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
+TARGETS = ("onnxruntime", "ncnn", "openvino")
+"""Engines that artefacts are made for and verified on. The first is always one: its graphs are everybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,6 @@ class Part:
     stage: Stage
     choice: Choice
     network: Network | None
-
-    @property
-    def crop_size(self) -> int:
-        """Side in pixels of the crops that it reads; 1 where it reads none."""
-        return self.choice.crop.size if self.choice.crop else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,7 @@ class Plan:
     parts: Mapping[str, Part]
     weights: tuple[Path, ...] = ()
     stand_in_seed: int | None = None
+    targets: tuple[str, ...] = TARGETS[:1]
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -49,6 +48,7 @@ def plan(
     choices: Mapping[str, str | None] | None = None,
     weights: Sequence[Path] = (),
     stand_in_seed: int | None = None,
+    targets: Sequence[str] = (),
 ) -> Plan:
     """Resolve names. `choices` by role: a network, "none" to leave the stage out, None for the default.
 
@@ -73,14 +73,18 @@ def plan(
             who = next((s.role for s in row.stages if lacking[0] in s.gives), "another stage")
             raise InputError(
                 f"{stage.role} reads {lacking[0]}, which {who} would give: leave out {stage.role} too "
-                f"(--{stage.role} {NONE}), or build {who}"
+                f"({stage_option(row, stage)} {NONE}), or build {who}"
             )
         parts[stage.role] = part
         given.update(stage.gives)
     for folder in weights:
         if not folder.is_dir():
             raise InputError(f"--weights {str(folder)!r} is not a folder")
-    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed)
+    for target in targets:
+        if target not in TARGETS:
+            raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")
+    chosen = tuple(t for t in TARGETS if t in targets or t == TARGETS[0])
+    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed, chosen)
 
 
 def _part(pipeline: str, stage: Stage, name: str | None) -> Part:

@@ -9,21 +9,31 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fexruntime.bundle import open_bundle, read_manifest
-from fexruntime.errors import BundleError, OutputError
+from fexruntime.bundle import open_bundle
+from fexruntime.errors import OutputError
 from fexruntime.files import check_folder, holding
 from fexruntime.manifest import MANIFEST
 
 _OWNER = "builder.txt"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _STAGED_INSIDE = ".fexport.partial"
+_REPORT_INSIDE = ".fexport.verification.json"
+_REPLACED = "replaced.json"
+"""In a staging folder inside a mount point: the manifest that was there before, until the new one is."""
+_OURS = re.compile(
+    r"manifest\.json|verification\.json|NOTICES\.md|builder\.txt|replaced\.json"
+    r"|[a-z0-9_]+\.(step\.json|onnx|canonical\.npz|arrays\.npz|ncnn\.(param|bin))"
+)
+"""Names that a build writes into its staging folder."""
 
 
 def check_target(out: Path) -> None:
@@ -42,10 +52,22 @@ def foreign_files(folder: Path) -> list[str]:
     """Names in a folder that do not belong to a bundle there, of whatever format; all, if there is no bundle."""
     if not folder.is_dir():
         return []
-    own = {_STAGED_INSIDE}
-    with contextlib.suppress(BundleError):
-        own |= _names_of(read_manifest(folder))
-    return sorted(path.name for path in folder.iterdir() if path.name not in own)
+    own = {_STAGED_INSIDE, _REPORT_INSIDE}
+    inside = folder / _STAGED_INSIDE  # a build that was killed while it moved files into a mount point
+    for path in (folder / MANIFEST, inside / MANIFEST, inside / _REPLACED):
+        own |= _names_of(_json(path))
+    names = [path.name for path in folder.iterdir()]
+    if MANIFEST in names and _json(folder / MANIFEST) == {}:  # a manifest that was damaged: our names are still ours
+        own |= {name for name in names if _OURS.fullmatch(name)}
+    return sorted(name for name in names if name not in own)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _names_of(manifest: dict[str, Any]) -> set[str]:
@@ -55,7 +77,7 @@ def _names_of(manifest: dict[str, Any]) -> set[str]:
     names, todo = {MANIFEST}, [manifest]
     while todo:
         value = todo.pop()
-        if isinstance(value.get("file"), str):
+        if isinstance(value.get("file"), str) and Path(value["file"]).name == value["file"]:
             names.add(value["file"])
         for item in value.values():
             todo += [v for v in (item if isinstance(item, list) else [item]) if isinstance(v, dict)]
@@ -74,6 +96,7 @@ def staging_for(out: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with holding(folder) as held:
             if held:
+                _give_back(folder, out)
                 (folder / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
                 try:
                     yield folder
@@ -90,12 +113,17 @@ def staging_for(out: Path) -> Iterator[Path]:
     raise OutputError(f"{who} is building {str(out)!r} just now: wait until it is done, or give another folder")
 
 
+def report_path(out: Path, name: str) -> Path:
+    """Where the report of a build that failed is kept: beside `out`, or in it where it is a mount point."""
+    return out / _REPORT_INSIDE if out.is_mount() else out.with_name(f"{out.name}.{name}")
+
+
 def publish(staging: Path, out: Path) -> None:
     """Put the finished folder in place of `out`. An older bundle there is dropped; any other file in it is kept."""
     whole = open_bundle(staging)
     own = {file.file for file in whole.manifest.files} | {MANIFEST}
     for path in staging.iterdir():  # notes for resuming, and parts of an interrupted build of something else
-        if path.name not in own:
+        if path.name not in own and _OURS.fullmatch(path.name):
             path.unlink()
     if out.is_mount():
         _move_into(staging, out)
@@ -103,8 +131,17 @@ def publish(staging: Path, out: Path) -> None:
     if not out.exists():
         staging.rename(out)
         return
-    old = staging if _exchange(staging, out) else _aside(staging, out)
-    _drop_old(old, out)
+    # the older bundle takes the staging folder's name: it is held too, or the next build would take it for its own
+    with holding(out):
+        old = staging if _exchange(staging, out) else _aside(staging, out)
+        _drop_old(old, out)
+
+
+def _give_back(staging: Path, out: Path) -> None:
+    """Files in a staging folder that no build wrote: somebody's, from an older bundle that a killed build had exchanged."""
+    for path in staging.iterdir():
+        if not _OURS.fullmatch(path.name) and out.is_dir() and not (out / path.name).exists():
+            path.rename(out / path.name)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -162,11 +199,10 @@ def _drop_old(old: Path, out: Path) -> None:
 
 def _move_into(staging: Path, out: Path) -> None:
     """Without a rename of the folder itself: no manifest while files change, then the new one."""
-    replaced = set()
-    with contextlib.suppress(BundleError):
-        replaced = _names_of(read_manifest(out))
-    (out / MANIFEST).unlink(missing_ok=True)
-    moved = [p for p in staging.iterdir() if p.name != MANIFEST]
+    replaced = _names_of(_json(out / MANIFEST)) | _names_of(_json(staging / _REPLACED))
+    if (out / MANIFEST).exists():
+        (out / MANIFEST).replace(staging / _REPLACED)
+    moved = [p for p in staging.iterdir() if p.name not in (MANIFEST, _REPLACED)]
     for path in moved:
         path.replace(out / path.name)
     for name in replaced - {p.name for p in moved} - {MANIFEST}:

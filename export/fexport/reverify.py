@@ -8,18 +8,18 @@ from pathlib import Path
 
 import torch
 
-from fexport import modules, samples, session, verify
-from fexport.steps import PRECISION
+from fexport import modules, verify
+from fexport.steps import compare_artefacts
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import CheckpointError, VerificationError
 
 
 def repeat_verification(
     network: BundleNetwork, weights: Sequence[Path] = (), threads: int | None = None
-) -> verify.Report:
-    """Verify a bundle's network against torch again. `threads` bounds both sides (None: all cores).
+) -> dict[str, verify.Report]:
+    """Verify the artefacts of a bundle's network against torch again, each on the backends that it was verified on. `threads` bounds both sides (None: all cores).
 
-    Raises CheckpointError if the weights are not to be had, VerificationError if they are other ones.
+    Raises EnvironmentMissingError if such a backend is not installed here, CheckpointError if the weights are not to be had, VerificationError if they are other ones.
     """
     recorded = network.record.weights
     if not weights and any(w.source == "folder" for w in recorded):
@@ -31,13 +31,9 @@ def repeat_verification(
     loaded = modules.load(row, network.choice.crop, weights, seed)
     if [r.sha256 for r in loaded.records] != [w.sha256 for w in recorded]:
         raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
-    variant = network.variant(PRECISION, ("onnx",))
-    run = session.onnx_runner(network.read(variant.model), threads or 0)
-    crop = network.choice.crop
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        cases = samples.cases(network.row, network.choice)
-        return verify.compare(loaded, run, cases, crop.size if crop else 1, PRECISION, "onnxruntime fp32")
+        return compare_artefacts(network, loaded, threads)
     finally:
         torch.set_num_threads(before)

@@ -5,12 +5,13 @@ A part that an interrupted build left is found again by the digest of everything
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,9 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fexport import onnx_export, onnx_passes, samples, session, verify
+from fexport import ncnn_export, onnx_export, onnx_passes, samples, session, verify
 from fexport.modules import Loaded
-from fexport.plan import Part
+from fexport.plan import TARGETS, Part
+from fexruntime.arrays import F32
+from fexruntime.backends import open_variant
+from fexruntime.backends.base import Backend, Place
+from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Network, Tensor
 from fexruntime.errors import BundleError
 from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
@@ -34,41 +39,47 @@ PRECISION = "fp32"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A finished part: what the manifest says of it, and how it was verified."""
+    """A finished part: what the manifest says of it, and how each artefact was verified, by what it is called."""
 
     record: NetworkRecord
-    report: verify.Report
+    reports: dict[str, verify.Report]
 
 
-def make(staging: Path, role: str, part: Part, loaded: Loaded, progress: Progress) -> Made:
+def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence[str], progress: Progress) -> Made:
     """Export, rewrite and verify one network into the staging folder, or find it there."""
     network = loaded.network
-    key = _key(part, loaded)
+    key = _key(part, loaded, targets)
     note = staging / f"{role}.step.json"
     kept = _kept(note, key, staging)
     if kept is not None:
         progress(role, f"{network.name} was already made")
         return kept
     progress(role, f"exporting {network.name}")
-    inputs = tuple(_sized(t, part.crop_size) for t in network.inputs)
+    inputs = tuple(_sized(t, part.choice.crop_size) for t in network.inputs)
     outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
     cases = samples.cases(network, part.choice)
-    model = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)
+    plain = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)
+    model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
-    progress(role, f"verifying {network.name}")
-    run = session.onnx_runner(data)
-    report = verify.compare(loaded, run, cases, part.crop_size, PRECISION, "onnxruntime fp32")
-    candidates = samples.canonical(network, part.choice)
-    chosen = verify.steadiest(loaded, candidates)
-    case = tuple(array[chosen : chosen + 1] for array in candidates)
-    recorded = {f"input.{t.name}": array for t, array in zip(inputs, case, strict=True)}
-    recorded |= {f"output.{name}": array for name, array in run(case).items()}
-    canonical = write(staging, f"{role}.canonical.npz", _npz(recorded))
-    variants = [Variant(PRECISION, "onnx", "any", write(staging, f"{role}.onnx", data), canonical)]
+    canonical = write(
+        staging, f"{role}.canonical.npz", _npz(_recorded(loaded, part, inputs, session.onnx_runner(data)))
+    )
+    backends = tuple(t for t in targets if t != "ncnn")
+    variants = [Variant(PRECISION, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", _npz(loaded.recipe.arrays(loaded.module)))
-        variants.append(Variant(PRECISION, "arrays", "any", arrays, canonical))
+        variants.append(Variant(PRECISION, "arrays", "any", arrays, canonical, ("arrays",)))
+    not_held = {}
+    if "ncnn" in targets:
+        try:
+            text, weights = ncnn_export.convert(plain)
+        except ncnn_export.NotHeldError as error:
+            not_held["ncnn"] = str(error)
+            progress(role, f"no artefact for ncnn: {error}")
+        else:
+            files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
+            variants.append(Variant(PRECISION, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
     record = NetworkRecord(
         network=network.name,
         title=network.title,
@@ -80,9 +91,44 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, progress: Progres
         weights=loaded.records,
         passes=passes,
         config=loaded.config,
+        not_held=not_held,
     )
-    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "report": report.as_json()}))
-    return Made(record, report)
+    progress(role, f"verifying {network.name}")
+    reports = compare_artefacts(BundleNetwork(role, part.stage, part.choice, network, record, staging), loaded)
+    said = {name: report.as_json() for name, report in reports.items()}
+    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "reports": said}))
+    return Made(record, reports)
+
+
+def compare_artefacts(network: BundleNetwork, loaded: Loaded, threads: int | None = None) -> dict[str, verify.Report]:
+    """Hold every artefact of a network to torch, on each backend that it was (or is to be) verified on, as it will run.
+
+    The report of the ONNX graph on ONNX Runtime is called by the role alone, the others by role and backend.
+    """
+    cases = samples.cases(network.row, network.choice)
+    reports = {}
+    for variant in network.record.variants:
+        for name in variant.verified_on:
+            backend = open_variant(network, variant, Place(backend=name, threads=threads, cache=False))
+            inputs = [t.name for t in backend.spec.inputs]
+
+            def run(case: session.Case, backend: Backend = backend, inputs: list[str] = inputs) -> dict[str, F32]:
+                return backend.infer(dict(zip(inputs, case, strict=True)))
+
+            against = f"{name} {variant.precision}"
+            called = network.role if name == TARGETS[0] else f"{network.role} {name}"
+            reports[called] = verify.compare(loaded, run, cases, network.choice.crop_size, variant.precision, against)
+            backend.close()
+    return reports
+
+
+def _recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session.Runner) -> dict[str, F32]:
+    """An input and what the verified graph answers: of the candidates, the one furthest from a tie."""
+    candidates = samples.canonical(loaded.network, part.choice)
+    chosen = verify.steadiest(loaded, candidates)
+    case = tuple(array[chosen : chosen + 1] for array in candidates)
+    given = {f"input.{t.name}": array for t, array in zip(inputs, case, strict=True)}
+    return given | {f"output.{name}": array for name, array in run(case).items()}
 
 
 def _example(case: session.Case) -> tuple[torch.Tensor, ...]:
@@ -96,9 +142,17 @@ def _sized(tensor: Tensor, crop_size: int) -> Tensor:
     return dataclasses.replace(tensor, shape=shape)
 
 
-def _key(part: Part, loaded: Loaded) -> str:
-    """Digest of everything that an artefact depends on: rows, weights, flags, this code, the tools."""
-    parts = [loaded.network, part.choice, loaded.records, loaded.config, source_digest(), sorted(tools().items())]
+def _key(part: Part, loaded: Loaded, targets: Sequence[str]) -> str:
+    """Digest of everything that an artefact depends on: rows, weights, flags, targets, this code, the tools."""
+    parts = [
+        loaded.network,
+        part.choice,
+        loaded.records,
+        loaded.config,
+        targets,
+        source_digest(),
+        sorted(tools().items()),
+    ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -106,13 +160,13 @@ def _kept(note: Path, key: str, staging: Path) -> Made | None:
     """An earlier run's part, if it was made from the same things, verified, and its files are whole."""
     try:
         said = json.loads(note.read_text(encoding="utf-8"))
-        if said["key"] != key or not said["report"]["passed"]:
+        if said["key"] != key or not all(report["passed"] for report in said["reports"].values()):
             return None
         record: NetworkRecord = read_as(NetworkRecord, said["record"], note.name)
         for variant in record.variants:
-            for file in (variant.model, variant.canonical):
-                file.read(staging)
-        return Made(record, verify.Report.from_json(said["report"]))
+            for file in (variant.model, *variant.parts, variant.canonical):
+                file.check(staging)
+        return Made(record, {name: verify.Report.from_json(r) for name, r in said["reports"].items()})
     except (OSError, ValueError, KeyError, TypeError, BundleError):
         return None
 
@@ -132,7 +186,7 @@ def source_digest() -> str:
 def tools() -> dict[str, str]:
     """Versions of what builds and verifies a bundle."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime", "numpy"):
+    for name in ("torch", "onnx", "onnxruntime", "ncnn", "openvino", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

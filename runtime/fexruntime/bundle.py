@@ -7,6 +7,7 @@ it is loaded, and must be byte for byte the one that was verified.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     this version's. Files are checked when they are loaded.
     """
     folder = edge_bundle_path() if path is None or path == EDGE else Path(path)
+    if folder.is_file():
+        raise BundleError(f"{str(path)!r} is a file; a bundle is a folder that `fexport build` made")
     if not folder.is_dir():
         raise BundleError(f"no bundle at {str(path)!r}: make one with `fexport build {path}`")
     value = read_manifest(folder)
@@ -166,17 +169,29 @@ def _filled(pipeline: Pipeline, manifest: Manifest, folder: Path) -> tuple[dict[
             ) from None
         if record is None:
             host.add(stage.role)
-        else:
-            networks[stage.role] = BundleNetwork(stage.role, stage, choice, network_row(record.network), record, folder)
+            continue
+        row = network_row(record.network)
+        _hold_to_row(stage.role, record, row)
+        networks[stage.role] = BundleNetwork(stage.role, stage, choice, row, record, folder)
     return networks, frozenset(host)
+
+
+def _hold_to_row(role: str, record: NetworkRecord, row: Network) -> None:
+    """BundleError unless a record has its row's inputs, outputs (less optional ones) and weights files."""
+    inputs, outputs = ([t.name for t in tensors] for tensors in (record.inputs, record.outputs))
+    wanted = [t.name for t in row.outputs if t.name in outputs or t.name not in row.optional_outputs]
+    if inputs != [t.name for t in row.inputs] or outputs != wanted:
+        raise BundleError(f"the inputs or outputs of {role} are not those of {row.name}: {inputs} -> {outputs}")
+    if len(record.weights) != len(row.files):
+        raise BundleError(f"{role} has {len(record.weights)} weights files, {row.name} has {len(row.files)}")
 
 
 def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
     """The command that makes a bundle like this one in its folder, from a manifest of any format."""
-    words = ["fexport build", str(folder)]
+    words = ["fexport build", shlex.quote(str(folder))]
     name, contract, networks = (manifest.get(k) for k in ("pipeline", "contract", "networks"))
     if isinstance(name, str):
-        words += ["--pipeline", name]
+        words += ["--pipeline", shlex.quote(name)]
     if contract in CONTRACTS:
         words += ["--contract", str(contract)]
     if not isinstance(networks, dict) or not isinstance(name, str):
@@ -188,13 +203,16 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
     for stage in (row.finder, *row.stages):
         entry = networks.get(stage.role)
         chosen = entry.get("network") if isinstance(entry, dict) else "none"
-        if len(stage.networks) > 1 or chosen == "none":
+        left_out = stage.role not in networks and stage is not row.finder
+        if left_out or (chosen in stage.networks and len(stage.networks) > 1):
             words += [stage_option(row, stage), str(chosen)]
     weights = [
         w for n in networks.values() if isinstance(n, dict) for w in n.get("weights") or () if isinstance(w, dict)
     ]
     sources = {w.get("source") for w in weights}
     words += ["--weights DIR"] * ("folder" in sources) + ["--stand-in"] * ("stand-in" in sources)
+    seeds = {int(w["seed"]) for w in weights if isinstance(w.get("seed"), int)} - {0}
+    words += [f"--seed {seed}" for seed in sorted(seeds)[:1]]
     return " ".join(words)
 
 

@@ -64,15 +64,16 @@ def _checks(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[
             f"the recorded answers of {name} lack {', '.join(missing)}: nothing can be compared; build the bundle again"
         )
     runner = open_variant(network, variant, place)
-    found = runner.infer({n: recorded[f"input.{n}"] for n in inputs})
-    runner.close()
+    try:
+        found = runner.infer({n: recorded[f"input.{n}"] for n in inputs})
+    finally:
+        runner.close()
     gates = [g for g in gates_of(name, variant.precision) if g.output in outputs]
     ungated = set(outputs) - {g.output for g in gates}
     if ungated:
         raise BundleError(f"{name} has no gate for {', '.join(sorted(ungated))}: nothing can be compared")
-    crop = network.choice.crop
     for gate in gates:
-        gap = difference(gate, recorded[f"output.{gate.output}"], found[gate.output], crop.size if crop else 1)
+        gap = difference(gate, recorded[f"output.{gate.output}"], found[gate.output], network.choice.crop_size)
         worst = float(gap.max()) if gap.size else float("nan")
         artefact = f"{variant.precision} {variant.kind}"
         yield CanonicalCheck(

@@ -22,15 +22,16 @@ from fexruntime import finders
 from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import Backend, Place
-from fexruntime.bundle import Bundle, open_bundle
+from fexruntime.bundle import Bundle, edge_bundle_path, open_bundle
 from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Selection, assemble, select
 from fexruntime.identity import name_identities
-from fexruntime.options import GivenBoxes, OptionFields, Options, options_of
+from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Frames, Inputs
+from fexruntime.tuning import resolved
 from fexruntime.workspace import Observer, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Detector:
     runs; its fields may be given as keywords instead (`Detector("bundle", threads=2)`).
 
     Threads may share a detector: as many calls run side by side as there are `workspaces` (buffers of their own over the
-    same loaded networks), the others wait. `observe` is called with (stage, seconds, items) after each run. A detector can
-    be pickled, by its bundle's folder and its place; make or unpickle it after a fork, not before.
+    same loaded networks), the others wait. `observe` is called with (stage, seconds, items) after each run; what it raises
+    reaches the caller. A detector can be pickled, by its bundle's folder and its place (`observe` is left behind); make or
+    unpickle it after a fork, not before.
 
     Raises BundleError, EnvironmentMissingError or InputError with what to do about it.
     """
@@ -76,10 +78,12 @@ class Detector:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.pipeline = self.bundle.pipeline
         self._finder, self._steps = steps_of(self.bundle)
+        self.place.check_roles(self.bundle.networks)
+        running = resolved(self.bundle, self.place)
         if self.bundle.stand_ins:
             names = ", ".join(self.bundle.stand_ins)
             warnings.warn(f"stand-in weights in {names}: what they answer means nothing", StandInWarning, stacklevel=2)
-        self._networks = _load(self.bundle, self.place)
+        self._networks = _load(self.bundle, running)
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
@@ -93,7 +97,10 @@ class Detector:
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., Detector], tuple[Any, ...]]:
-        return _made_again, (os.path.abspath(self.bundle.path), self.place, len(self._workspaces))
+        self._workspaces.check_open()
+        packaged = self.bundle.path == edge_bundle_path()  # another machine has it elsewhere
+        bundle = None if packaged else os.path.abspath(self.bundle.path)
+        return _made_again, (bundle, self.place, len(self._workspaces))
 
     def close(self) -> None:
         """Release the networks and buffers, once the calls that are under way are done."""
@@ -127,8 +134,8 @@ class Detector:
 
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
-        results = self.stream(inputs, boxes=boxes, **options)
-        return self.to_fex(results, placeholder_rows=boxes is None, **options)
+        chosen = options_of(options)
+        return self._table(self._opened(inputs, boxes, None, chosen), chosen, placeholder_rows=boxes is None)
 
     def stream(
         self,
@@ -143,7 +150,11 @@ class Detector:
         `on_bad` is called with the error of an input that cannot be read or run, which is then passed over: its running
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
         """
-        chosen = options_of(options)
+        return self._opened(inputs, boxes, on_bad, options_of(options))
+
+    def _opened(
+        self, inputs: Inputs, boxes: Any, on_bad: Callable[[FexportError], None] | None, chosen: Options
+    ) -> Iterator[FrameResult]:
         self._selection(chosen)
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
@@ -189,15 +200,25 @@ class Detector:
         chosen = options or Options()
         if not frames:
             return []
-        steps = needed(self._steps, self._selection(chosen).values)
+        for frame in frames:
+            if not isinstance(frame, Frame):
+                raise InputError(
+                    f"run takes Frame objects, not a {type(frame).__name__}: give Frame(rgb_u8, index, name), or use detect"
+                )
+        if boxes is not None and len(boxes) != len(frames):
+            raise InputError(f"boxes were given for {len(boxes)} frames, but there are {len(frames)}")
+        wanted = self._selection(chosen).values
+        steps = needed(self._steps, wanted)
         find = finders.FINDERS[self._finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
                 if boxes is None:
                     found = find(self._finder, frames, chosen, workspace)
                 else:
-                    found = [finders.given(self._finder, b) for _, b in zip(frames, boxes, strict=True)]
+                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace)
+                if chosen.columns is not None:
+                    results = [_less(r, wanted | set(self._finder.gives)) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise
@@ -213,12 +234,15 @@ class Detector:
         self, results: Iterable[FrameResult], *, placeholder_rows: bool = True, **options: Unpack[OptionFields]
     ) -> Fex:
         """Fex rows of what `stream` gave with the same options. `placeholder_rows`: a frame without a face has a NaN row."""
-        chosen = options_of(options)
-        identity = next((n for n in self.bundle.networks.values() if "embedding" in n.stage.gives), None)
+        return self._table(results, options_of(options), placeholder_rows)
+
+    def _table(self, results: Iterable[FrameResult], chosen: Options, placeholder_rows: bool) -> Fex:
+        selection = self._selection(chosen)
+        identity = next((n for n in self.bundle.networks.values() if selection.names_from in n.stage.gives), None)
         return assemble(
             self.pipeline,
             self.bundle.contract,
-            self._selection(chosen),
+            selection,
             results,
             lambda vectors: name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method),
             identity.row.name if identity else None,
@@ -248,7 +272,7 @@ def _place(place: Place | None, given: PlaceFields) -> Place:
     return replace(place or Place(), **given)
 
 
-def _made_again(bundle: str, place: Place, workspaces: int) -> Detector:
+def _made_again(bundle: str | None, place: Place, workspaces: int) -> Detector:
     return Detector(bundle, place, workspaces=workspaces)
 
 
@@ -263,6 +287,11 @@ def _load(bundle: Bundle, place: Place) -> dict[str, Backend]:
                 future.result().close()
         raise failed
     return {role: future.result() for role, future in loading.items()}
+
+
+def _less(result: FrameResult, wanted: frozenset[str]) -> FrameResult:
+    """A result with the values that were asked for, of those that a network gave along."""
+    return replace(result, values={name: value for name, value in result.values.items() if name in wanted})
 
 
 def _is_the_frames(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,11 +29,10 @@ class Step:
     """A stage of an opened bundle: what fills it, what it is given, what it answers there."""
 
     stage: Stage
+    """The row's, less values that this checkpoint has no head for."""
     choice: Choice
     inputs: tuple[str, ...]
     """Names under which it is given what its choice reads."""
-    gives: tuple[str, ...]
-    """The stage's values, less those that this checkpoint has no head for."""
     preprocessing: Preprocessing | None = None
     """What the host does to the frames that a finder reads."""
 
@@ -41,6 +40,11 @@ class Step:
     def role(self) -> str:
         """The stage's role."""
         return self.stage.role
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The stage's values."""
+        return self.stage.gives
 
 
 def steps_of(bundle: Bundle) -> tuple[Step, tuple[Step, ...]]:
@@ -64,13 +68,14 @@ def _step(bundle: Bundle, stage: Stage) -> Step:
     network = bundle.networks.get(stage.role)
     if network is None:
         choice = stage.choice(None)
-        names = tuple("chips" if isinstance(r, Crop) else r for r in choice.reads)
-        return Step(stage, choice, names, stage.gives)
+        crops = [r for r in choice.reads if isinstance(r, Crop)]
+        chips = dict(zip(crops, ["chips", *(f"chips_{k}" for k in range(2, len(crops) + 1))], strict=True))
+        return Step(stage, choice, tuple(chips[r] if isinstance(r, Crop) else r for r in choice.reads))
     outputs = {t.name for t in network.record.outputs}
     lacking = {name for name in network.row.optional_outputs if name not in outputs}
     inputs = tuple(t.name for t in network.record.inputs)
-    gives = tuple(name for name in stage.gives if name not in lacking)
-    return Step(stage, network.choice, inputs, gives, network.row.preprocessing)
+    given = replace(stage, gives=tuple(name for name in stage.gives if name not in lacking))
+    return Step(given, network.choice, inputs, network.row.preprocessing)
 
 
 def needed(steps: Sequence[Step], wanted: frozenset[str]) -> tuple[Step, ...]:

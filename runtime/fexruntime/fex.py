@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fexruntime.arrays import F32
 from fexruntime.contracts import Group, Pipeline
+from fexruntime.contracts import labels as L
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.results import FrameResult
 from fexruntime.sinks import write_table
@@ -27,7 +28,7 @@ OWN_VALUES = ("facebox", "frame_size", "input", "frame")
 """What a row has of its frame and its box, whatever networks there are; other groups are filled by a stage's value."""
 _ALWAYS = ("input", "frame")
 """Groups that are there whatever columns a caller chooses: without them nobody knows what a row is of."""
-NO_FACE = {"FaceScore": 0.0}
+NO_FACE = {L.FACEBOX[-1]: 0.0}
 """What a row without a face says, where it is not NaN."""
 
 
@@ -46,6 +47,11 @@ class Selection:
     def dtypes(self) -> dict[str, str]:
         """By column: "float32", "float64", "int64" or "text"."""
         return {c: group.dtype for group, columns in self.groups for c in columns}
+
+    @property
+    def names_from(self) -> str | None:
+        """The value by which rows are given names of persons, if they are."""
+        return next((g.value for g, _ in self.groups if g.dtype == "text" and g.value not in OWN_VALUES), None)
 
     @property
     def values(self) -> frozenset[str]:
@@ -128,7 +134,7 @@ class Fex:
     @property
     def identities(self) -> list[str | None]:
         """Name of each row's person; None where there is none."""
-        return list(self._others.get("Identity", [None] * len(self)))
+        return list(self._others.get(L.IDENTITY, [None] * len(self)))
 
     def block(self, columns: Sequence[str]) -> F32:
         """Several prediction columns as one array [rows, len(columns)]; InputError for one that is none."""
@@ -185,7 +191,7 @@ def assemble(
     """
     numeric = [(g, columns) for g, columns in selection.groups if g.dtype == "float32"]
     width = sum(len(columns) for _, columns in numeric)
-    names_from = next((g.value for g, _ in selection.groups if g.dtype == "text" and g.value not in OWN_VALUES), None)
+    names_from = selection.names_from
     blocks, sizes, frames, inputs, named = [], [], [], [], []
     for result in results:
         n = len(result) or int(placeholder_rows)

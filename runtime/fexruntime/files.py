@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fexruntime.errors import OutputError
 
@@ -21,10 +22,15 @@ _NO_RENAME_ONTO = frozenset({errno.EBUSY, errno.EXDEV})
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file, read in blocks. Raises OSError if it cannot be read."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO) -> str:
+    """Hex digest of what an open file holds from here on."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -6,19 +6,20 @@ never a KeyError later.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_args, get_origin
 
 from fexruntime.contracts import Tensor
 from fexruntime.errors import BundleError
-from fexruntime.files import file_sha256
+from fexruntime.files import file_sha256, stream_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -55,6 +56,26 @@ class FileRecord:
         self._compare(path, hashlib.sha256(data).hexdigest())
         return data
 
+    @contextlib.contextmanager
+    def opened(self, folder: Path) -> Iterator[str]:
+        """A path to the file for libraries that read paths; BundleError if its bytes are not the ones that were verified.
+
+        Where the system can name an open file, the path is that of the very file which was checked.
+        """
+        path = folder / self.file
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        with file:
+            try:
+                digest = stream_sha256(file)
+            except OSError as error:
+                raise _unreadable(path, error) from None
+            self._compare(path, digest)
+            same = Path(f"/proc/self/fd/{file.fileno()}")
+            yield str(same if same.exists() else path)
+
     def check(self, folder: Path) -> None:
         """BundleError if the file's bytes are not the ones that were verified. Holds a part of them at a time."""
         path = folder / self.file
@@ -82,12 +103,16 @@ class Variant:
 
     precision: str
     kind: str
-    """"onnx" (a graph), "arrays" (.npz that NumPy code reads)."""
+    """"onnx" (a graph), "ncnn" (a text of layers, its weights in `parts`), "arrays" (.npz that NumPy code reads)."""
     target: str
-    """"any", or the engine that it was made for."""
+    """"any", or the kind of machine that it was made for."""
     model: FileRecord
     canonical: FileRecord
     """A recorded input, and what the verified artefact answered (.npz)."""
+    verified_on: tuple[str, ...]
+    """Backends that were held to torch when it was built."""
+    parts: tuple[FileRecord, ...] = ()
+    """Further files of the artefact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +152,8 @@ class NetworkRecord:
     """Graph rewrites, and in how many places each was done."""
     config: Mapping[str, Any] | None = None
     """Flags of the checkpoint that shaped the graph."""
+    not_held: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Targets that were asked for and cannot hold this network, and why."""
 
     def __post_init__(self) -> None:
         for name in ("inputs", "outputs", "variants", "weights"):
@@ -162,7 +189,7 @@ class Manifest:
         records = [n for n in self.networks.values() if n is not None]
         variants = [v for n in records for v in n.variants]
         unique = dict.fromkeys(
-            (*(f for v in variants for f in (v.model, v.canonical)), self.verification, self.notices)
+            (*(f for v in variants for f in (v.model, *v.parts, v.canonical)), self.verification, self.notices)
         )
         return tuple(unique)
 
@@ -215,10 +242,11 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(where, value, "an object")
     hints = typing.get_type_hints(kind)
-    required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-    missing, extra = sorted(required - value.keys()), sorted(value.keys() - hints.keys())
-    if missing or extra:
-        said = [f"lacks {', '.join(missing)}"] if missing else []
+    missing = dataclasses.MISSING
+    required = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    lacking, extra = sorted(required - value.keys()), sorted(value.keys() - hints.keys())
+    if lacking or extra:
+        said = [f"lacks {', '.join(lacking)}"] if lacking else []
         said += [f"has {', '.join(extra)}, which is not of this format"] if extra else []
         raise BundleError(f"{where} {' and '.join(said)}")
     fields = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}

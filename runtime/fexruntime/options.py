@@ -124,10 +124,10 @@ def _output_size(value: Any) -> OutputSize:
 def _names(columns: Any) -> tuple[str, ...] | None:
     if columns is None:
         return None
-    names = (columns,) if isinstance(columns, str) else tuple(columns)
+    names = [n.strip() for n in columns.split(",")] if isinstance(columns, str) else list(columns)
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"columns must be names of columns or of groups of them, not {columns!r}")
-    return names
+    return tuple(names)
 
 
 class GivenBoxes:
@@ -140,7 +140,7 @@ class GivenBoxes:
         if isinstance(boxes, np.ndarray) and boxes.ndim <= 2:
             boxes = [boxes]
         try:
-            self._frames = [_checked_boxes(b) for b in boxes]
+            self._frames = [checked_boxes(b) for b in boxes]
         except TypeError:
             raise InputError(f"boxes must be an array [N,4], or a list of one for each frame, not {boxes!r}") from None
 
@@ -162,7 +162,8 @@ class GivenBoxes:
         )
 
 
-def _checked_boxes(boxes: Any) -> F32:
+def checked_boxes(boxes: Any) -> F32:
+    """Boxes of one frame as [N,4] float32; InputError for what cannot be boxes."""
     try:
         array = np.asarray(boxes, np.float32)
     except (TypeError, ValueError):

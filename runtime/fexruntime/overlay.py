@@ -53,7 +53,7 @@ def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), p
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
-    """U8 directions [3,2] (x right, y down) of the subject's left, up and forward, for Fex angles in radians.
+    """Image directions [3,2] (x right, y down) of the subject's left, up and forward, for Fex angles in radians.
 
     Fex: +pitch looks up, +yaw turns and +roll tilts to the subject's right, which is the picture's left.
     """

@@ -49,18 +49,23 @@ class Item:
 class Store:
     """The user's store in `folder` (made if it is not there). `most_bytes` bounds it.
 
-    Raises PermissionError if others may write there, OSError if it cannot be made.
+    Raises PermissionError if others may write there, OSError if it cannot be made. With `mend`, a folder of the user's own
+    that others could write to is emptied of items and closed to them: for the default place, which an earlier version or
+    a generous umask may have left open.
     """
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES, mend: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.stat()
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             raise PermissionError(f"{folder} belongs to another user")
-        if stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(f"others may write into {folder}: chmod go-w {folder}")
         self.folder = folder
         self.most_bytes = most_bytes
+        if stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+            if not mend:
+                raise PermissionError(f"others may write into {folder}: chmod go-w {folder}")
+            folder.chmod(0o700)
+            self.clear()
 
     def find(self, key: Key) -> Path | None:
         """The file kept under exactly this key, if its bytes are the ones that were written; None otherwise.
@@ -72,9 +77,10 @@ class Store:
             said = json.loads(note.read_text(encoding="utf-8"))
             if said["key"] != dict(key) or file_sha256(path) != said["sha256"]:
                 return None
-            note.touch()
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        with contextlib.suppress(OSError):  # a store that came with an image may be read-only
+            note.touch()
         return path
 
     @contextlib.contextmanager
@@ -143,7 +149,12 @@ class Store:
         return self.folder / f"{name}.bin", self.folder / f"{name}.json"
 
     def _drop_remains(self) -> None:
-        """Remove what writers left behind that were killed: folders whose lock nobody holds."""
+        """Remove what writers left behind that were killed: folders whose lock nobody holds, halves of items."""
+        for path in self.folder.glob("?" * _NAME + ".*"):
+            other = path.with_suffix(".json" if path.suffix == ".bin" else ".bin")
+            with contextlib.suppress(OSError):
+                if not other.exists() and time.time() - path.stat().st_mtime > 60:
+                    path.unlink()
         for folder in self.folder.glob(f"{_WRITING}*"):
             with contextlib.suppress(OSError), holding(folder) as abandoned:
                 # a writer makes its folder a moment before it locks it
@@ -169,7 +180,7 @@ def open_store(folder: Path | None) -> Store | None:
         _log.info("no store: this user has no home, and %s is not set", VARIABLE)
         return None
     try:
-        return Store(place)
+        return Store(place, mend=folder is None and not os.environ.get(VARIABLE))
     except OSError as error:
         _log.info("no store in %s: %s", place, error)
         return None

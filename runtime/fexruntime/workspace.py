@@ -86,8 +86,10 @@ class Workspaces:
             yield mine
         finally:
             with self._changed:
+                for idle in self._free:  # their buffers age too
+                    idle.end_of_call()
                 self._free.append(mine)
-                self._changed.notify()
+                self._changed.notify_all()
 
     def check_open(self) -> None:
         """InputError once closed."""
@@ -106,3 +108,8 @@ class Workspaces:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes that all of them hold."""
+        return sum(workspace.buffer_bytes for workspace in self._all)

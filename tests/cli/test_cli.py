@@ -405,3 +405,12 @@ def test_doctor_tries_what_run_does():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert "cannot be imported" in done.stdout
+
+
+def test_a_picture_without_a_face_is_none_whatever_columns_are_shown(tmp_path):
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((96, 96, 3), np.uint8))
+    for columns in ("FaceScore", "facebox", "FaceRectX"):
+        shown = fexport("run", tmp_path / "black.png", "--columns", columns).stdout
+        assert "none" in shown, columns

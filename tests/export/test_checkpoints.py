@@ -217,9 +217,11 @@ def test_the_first_folder_that_has_a_file_wins(tmp_path):
 
 def test_an_earlier_version_of_the_weights_is_read_under_its_own_name(tmp_path, multitask):
     write(tmp_path, "face_multitask_v27.safetensors", *multitask["multitask-v28"])
-    (record,) = load(tmp_path, "multitask-v28").records
+    loaded = load(tmp_path, "multitask-v28")
+    (record,) = loaded.records
     assert record.filename == "face_multitask_v27.safetensors"
     assert not record.published
+    assert "face_multitask_v27.safetensors is not the published file" in loaded.notes[0]
 
 
 def test_pose_mlp_needs_its_statistics(tmp_path):

@@ -175,3 +175,88 @@ def test_onto_a_real_mount_point(tmp_path):
         assert open_bundle(volume).verify_files() == 4
     finally:
         subprocess.run(["umount", volume], check=True)
+
+
+def test_a_build_that_starts_while_another_drops_the_old_bundle_is_told_so(bundle, monkeypatch):
+    """After the exchange the old bundle has the staging folder's name: it is still held."""
+    real, said = publish._drop_old, []
+
+    def meanwhile(old, out):
+        with pytest.raises(OutputError, match="just now") as error, publish.staging_for(out):
+            pass
+        said.append(str(error.value))
+        real(old, out)
+
+    monkeypatch.setattr(publish, "_drop_old", meanwhile)
+    build.build(edge(), bundle)
+    assert len(said) == 1
+    assert open_bundle(bundle).verify_files() == 4
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_somebodys_file_survives_a_build_that_was_killed_after_the_exchange(bundle, monkeypatch):
+    def killed(old, out):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_drop_old", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build.build(edge(), bundle, lambda role, step: (bundle / "my_results.csv").write_text("mine"))
+    assert (bundle.parent / ".bundle.partial" / "my_results.csv").is_file()
+    assert not (bundle / "my_results.csv").exists()
+    with publish.staging_for(bundle):
+        pass
+    assert (bundle / "my_results.csv").read_text() == "mine"
+
+
+def test_a_bundle_whose_manifest_is_no_json_is_made_again_and_a_site_is_not(bundle, tmp_path):
+    (bundle / "manifest.json").write_text("{")
+    build.build(edge(), bundle)
+    assert open_bundle(bundle).verify_files() == 4
+    (bundle / "manifest.json").write_text("{")
+    (bundle / "index.html").write_text("mine")
+    with pytest.raises(OutputError, match=r"index\.html"):
+        build.build(edge(), bundle)
+
+
+def test_names_in_a_manifest_that_leave_the_folder_are_nobodys(bundle):
+    precious = bundle.parent / "precious"
+    precious.write_text("mine")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["networks"]["faces"]["variants"][0]["model"]["file"] = "../precious"
+    assert "../precious" not in publish._names_of(manifest)
+
+
+def test_a_mount_point_in_which_a_build_was_killed_can_be_built_into(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    real, replace = Path.is_mount, Path.replace
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == volume or real(self))
+    build.build(edge(), volume)
+
+    def killed(self, to):
+        if self.name == "manifest.json" and Path(to).parent == volume:
+            raise KeyboardInterrupt
+        return replace(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build.build(edge(), volume)
+    assert not (volume / "manifest.json").exists()
+    build.build(edge(), volume)
+    assert open_bundle(volume).verify_files() == 4
+    assert len(list(volume.iterdir())) == 5
+
+
+def test_a_file_called_like_our_report_is_not_deleted(tmp_path):
+    mine = tmp_path / "bundle.verification.json"
+    for content in ('{"mine": 1}', '{"networks": {"a": {}}}', "[]", "text"):
+        mine.write_text(content)
+        build.build(edge(), tmp_path / "bundle")
+        assert mine.read_text() == content
+    mine.write_text('{"networks": {"faces": {"differences": []}}}')
+    build.build(edge(), tmp_path / "bundle")
+    assert not mine.exists()

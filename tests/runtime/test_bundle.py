@@ -90,6 +90,12 @@ def test_a_bundle_of_links_runs_and_its_bytes_are_checked(bundle, tmp_path, phot
         (lambda m: m["networks"]["faces"].update(network="resnet"), "resnet cannot be the faces"),
         (lambda m: m["networks"]["faces"].pop("weights"), "weights"),
         (lambda m: m["networks"]["faces"].update(inputs=[]), "has no inputs"),
+        (lambda m: m["networks"]["faces"]["outputs"].pop(), "the inputs or outputs of faces are not those of"),
+        (lambda m: m["networks"]["faces"]["inputs"][0].update(name="x"), "the inputs or outputs of faces"),
+        (
+            lambda m: m["networks"]["faces"]["weights"].append(m["networks"]["faces"]["weights"][0]),
+            "has 2 weights files",
+        ),
         (lambda m: m["networks"]["faces"]["inputs"][0].pop("name"), r"inputs\[0\] lacks name"),
         (lambda m: m["networks"]["faces"]["weights"][0].pop("revision"), r"weights\[0\] lacks revision"),
         (lambda m: m["networks"]["faces"]["weights"][0].update(bytes=3), r"weights\[0\] has bytes, which is not"),
@@ -189,6 +195,39 @@ def test_a_bundle_of_an_older_format_says_which_command_makes_it_again(tmp_path,
         open_bundle(folder)
     assert says in str(error.value)
     assert str(folder) in str(error.value)
+
+
+def test_the_command_that_makes_a_bundle_again_is_one_that_works(v1_edge_bundle, tmp_path):
+    import shlex
+
+    from fexruntime.bundle import read_manifest, rebuild_command
+
+    manifest = read_manifest(v1_edge_bundle)
+    words = shlex.split(rebuild_command(manifest, tmp_path / "my bundle"))
+    assert words[:3] == ["fexport", "build", str(tmp_path / "my bundle")]
+    assert words[words.index("--identity") + 1] == "facenet"
+    assert "--stand-in" in words
+    del manifest["networks"]["faces"], manifest["networks"]["pose"]
+    manifest["networks"]["identity"]["weights"][0]["seed"] = 7
+    words = shlex.split(rebuild_command(manifest, tmp_path))
+    assert "--face-detector" not in words
+    assert words[words.index("--pose") + 1] == "none"
+    assert words[words.index("--seed") + 1] == "7"
+
+
+def test_constants_that_decode_are_part_of_the_contract_and_what_a_bundle_lacks_is_not(monkeypatch):
+    from fexruntime.contracts import Choice, Group, Stage, contract_sha256, digest, pipeline_row
+
+    row = pipeline_row("detectorv1")
+    parts = {"faces": "retinaface-r34", "landmarks": "mobilefacenet"}
+    before = contract_sha256(row, "pyfeat-2.0", parts)
+    stage = Stage("gaze", (Choice("arcface", ("landmarks_xy_px",)),), "as-is", ("gaze_rad",))
+    more = dataclasses.replace(
+        row, stages=(*row.stages, stage), groups=(*row.groups, Group("more", "blendshapes", ("a", "b")))
+    )
+    assert contract_sha256(more, "pyfeat-2.0", parts) == before
+    monkeypatch.setitem(digest._CONSTANTS, "retinaface", ((0.3, 0.2),))
+    assert contract_sha256(row, "pyfeat-2.0", parts) != before
 
 
 def test_an_answer_that_was_never_recorded_is_not_reproduced(bundle):

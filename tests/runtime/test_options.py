@@ -19,6 +19,14 @@ def test_numpys_numbers_serve_as_pythons():
     assert Place(threads=np.int64(2)).cores == 2
 
 
+def test_columns_may_be_one_text_or_any_iterable(v1_edge_bundle, photo):
+    from fexruntime import Detector
+
+    assert Options(columns="au, pose").columns == ("au", "pose")
+    fex = Detector(v1_edge_bundle).detect(photo, columns=(c for c in ["Pitch", "Yaw"]))
+    assert fex.columns == ("Pitch", "Yaw", "input", "frame")
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import FACE
 
-from fexruntime import Detector, Options
+from fexruntime import Detector, Frame, Options
 from fexruntime.errors import InferenceError, InputError
 from fexruntime.sources.frame import frame_of
 from fexruntime.workspace import Workspace
@@ -56,36 +56,38 @@ def test_a_small_frame_is_answered_while_a_large_one_is_in_work(frame):
     assert [name for name, _ in answers] == ["small", "large"]
 
 
-def test_closing_waits_for_the_calls_under_way_and_lets_nobody_else_in(frame):
+def test_closing_waits_for_the_calls_under_way_and_lets_nobody_else_in(frame, monkeypatch):
     detector = Detector(workspaces=2)
-    entered, leave = threading.Event(), threading.Event()
+    network = type(detector._networks["faces"])
+    infer, entered, leave = network.infer, threading.Event(), threading.Event()
 
-    def slow():
-        yield frame
+    def slow(self, inputs, out=None):
         entered.set()
-        leave.wait(30)
-        yield frame
+        assert leave.wait(60)
+        assert self._session is not None, "closed while it ran"
+        return infer(self, inputs, out)
 
-    results, errors = [], []
-    thread = threading.Thread(target=lambda: results.extend(_until_closed(detector, slow(), errors)))
-    thread.start()
-    entered.wait(30)
-    detector.close()
+    monkeypatch.setattr(network, "infer", slow)
+    results = []
+    caller = threading.Thread(target=lambda: results.append(len(detector.detect(frame))))
+    caller.start()
+    assert entered.wait(60)
+    closers = [threading.Thread(target=detector.close) for _ in range(2)]
+    for closer in closers:
+        closer.start()
+    closers[0].join(0.3)
+    assert closers[0].is_alive()  # it waits for the call
     leave.set()
-    thread.join()
-    assert len(results) == 1
-    assert "was closed" in str(errors[0])
+    for thread in (caller, *closers):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert results == [1]
+    with pytest.raises(InputError, match="was closed"):
+        pickle.dumps(detector)
     with pytest.raises(InputError, match="was closed"):
         detector.detect(frame)
     with pytest.raises(InputError, match="was closed"):
         detector.stream(frame)
-
-
-def _until_closed(detector, frames, errors):
-    try:
-        yield from detector.stream(frames)
-    except InputError as error:
-        errors.append(error)
 
 
 @pytest.mark.parametrize("workspaces", [0, -1, True, 1.5, None])
@@ -100,6 +102,16 @@ def test_run_is_stateless_and_takes_frames_as_they_are(v1_edge_bundle, frame):
     results = detector.run(frames, Options(columns=("pose",)))
     assert [(r.index, r.name) for r in results] == [(7, "a"), (9, "b")]
     assert detector.run([]) == []
+    assert detector.run([Frame(frame, 3, "c")])[0].size_hw == (512.0, 512.0)
+    for wrong, says in (([frame], "takes Frame objects"), (["a.jpg"], "takes Frame objects")):
+        with pytest.raises(InputError, match=says):
+            detector.run(wrong)
+    for boxes, says in (([], "for 0 frames, but there are 2"), ([FACE, np.zeros((1, 3))], "must be .N,4.")):
+        with pytest.raises(InputError, match=says):
+            detector.run(frames, boxes=boxes)
+    assert set(detector.run(frames, Options(columns=["Pitch"]))[0].values) == {
+        "boxes_xyxy_px", "scores", "points_xy_px", "pose",
+    }  # fmt: skip
     with_boxes = detector.run(frames, boxes=[FACE, np.empty((0, 4), np.float32)])
     assert [len(r) for r in with_boxes] == [1, 0]
     assert with_boxes[0].pose.shape == (1, 6)
@@ -144,6 +156,24 @@ def test_a_detector_keeps_no_more_than_recent_frames_need(frame):
     for _ in range(17):
         detector.detect(frame)
     assert workspace.buffer_bytes < large / 4
+
+
+def test_an_idle_workspace_gives_its_buffers_back_too(frame):
+    detector = Detector(workspaces=2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(detector.detect, [np.tile(frame, (2, 2, 1))] * 2))
+    with detector._workspaces.lent() as first, detector._workspaces.lent() as second:
+        for workspace in (first, second):
+            workspace.empty("frames", 10_000_000)
+    for _ in range(20):
+        detector.detect(frame)
+    assert detector._workspaces.buffer_bytes < 15_000_000
+
+
+def test_the_packaged_detector_pickles_without_a_path(photo):
+    data = pickle.dumps(Detector())
+    assert b"bundles" not in data
+    assert len(pickle.loads(data).detect(photo)) == 1
 
 
 def test_a_detector_pickles_by_path_and_place(v1_edge_bundle, photo):

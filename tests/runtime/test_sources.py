@@ -252,3 +252,29 @@ def test_an_error_of_a_file_names_it(tmp_path):
     cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(InputError, match=r"dot\.png.* of 1 x 1 pixels is too small"):
         frames(tmp_path)
+
+
+def test_inputs_that_fail_while_they_are_read_are_input_errors(photo, tmp_path):
+    import io
+
+    from PIL import Image
+
+    torch = pytest.importorskip("torch", reason="no torch in this environment: tensors were not checked")
+    cut = Image.open(io.BytesIO(photo.read_bytes()[:20000]))
+    bad = []
+    given = [cut, torch.zeros(3, 8, 8, dtype=torch.bfloat16), np.array(None), np.array(str(photo))]
+    assert [f.index for f in Frames(given, on_bad=bad.append)] == [3]
+    assert [type(e) for e in bad] == [InputError] * 3
+    assert "bfloat16" in str(bad[1])
+
+
+def test_a_producer_of_tensors_may_refill_its_memory_too():
+    torch = pytest.importorskip("torch", reason="no torch in this environment: tensors were not checked")
+    buffer = np.zeros((8, 9, 3), np.uint8)
+
+    def camera():
+        for value in (1, 2):
+            buffer[:] = value
+            yield torch.from_numpy(buffer).permute(2, 0, 1)
+
+    assert [int(f.rgb_u8.max()) for f in list(Frames(camera(), own=True))] == [1, 2]

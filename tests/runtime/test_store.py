@@ -137,3 +137,37 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_left_alone(tmp
         living.kill()
     Store(tmp_path).clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_is_read_all_the_same(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    store = Store(tmp_path)
+    keep(store, KEY, b"made")
+
+    def read_only(self, *_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    assert store.find(KEY).read_bytes() == b"made"
+
+
+def test_the_default_folder_that_a_umask_left_open_is_emptied_and_closed(tmp_path, monkeypatch):
+    monkeypatch.delenv("FEXPORT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = open_store(None)
+    keep(store, KEY, b"planted, for all we know")
+    (tmp_path / "fexport").chmod(0o775)
+    store = open_store(None)
+    assert store.items() == []
+    assert (tmp_path / "fexport").stat().st_mode & 0o777 == 0o700
+
+
+def test_halves_of_items_are_removed(tmp_path):
+    store = Store(tmp_path)
+    for suffix, digit in ((".bin", "a"), (".json", "b")):
+        path = tmp_path / (digit * 40 + suffix)
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3600,) * 2)
+    keep(store, KEY, b"made")
+    assert len(list(tmp_path.iterdir())) == 2

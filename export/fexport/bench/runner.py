@@ -15,9 +15,10 @@ from fexport.bench.measure import Meter, Sample
 from fexport.bench.pyfeat import PyFeat
 from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
-from fexruntime.backends.base import Backend, Place
+from fexruntime.backends.base import AUTO, Backend, Place
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.errors import InputError
+from fexruntime.tuning import resolved
 
 PAUSE_S = 0.3
 """Longer than any runtime's idle threads spin."""
@@ -37,6 +38,7 @@ class Options:
     rounds: int = 10
     warmup: int = 3
     detector_size: int | None = None
+    backend: str = AUTO
     networks: bool = False
     start_up: bool = True
     against: Path | None = None
@@ -70,7 +72,9 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
         say("start-up, in fresh processes")
         result["start_up"] = cold.start(str(bundle.path), options.threads)
     result["installed_mb"] = cold.installed_mb()
-    with workload.Workload(bundle, boxes, options.detector_size, threads=options.threads) as work:
+    with workload.Workload(
+        bundle, boxes, options.detector_size, backend=options.backend, threads=options.threads
+    ) as work:
         result["describe"] = work.detector.describe()
         say("warm-up")
         for _ in range(options.warmup):
@@ -102,7 +106,7 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
         p50 = result["pyfeat"]["statistics"]["p50_ms"] / result["fexport"]["statistics"]["p50_ms"]
         result["ratio"] = {"p50": p50, "paired_p50": _paired(result)}
     if options.networks and "pyfeat" not in result:
-        result["networks"] = _networks_alone(bundle, (height, width), options.rounds, say, None)
+        result["networks"] = _networks_alone(bundle, (height, width), options, say, None)
     return result
 
 
@@ -136,26 +140,26 @@ def _against(
         }
     if options.networks:
         with PyFeat(*common, 1, boxes, frame) as pyfeat:
-            answer["networks"] = _networks_alone(bundle, frame.shape[:2], options.rounds, say, pyfeat)
+            answer["networks"] = _networks_alone(bundle, frame.shape[:2], options, say, pyfeat)
     return answer
 
 
 def _networks_alone(
-    bundle: Bundle, size_hw: tuple[int, int], rounds: int, say: Say, pyfeat: PyFeat | None
+    bundle: Bundle, size_hw: tuple[int, int], options: Options, say: Say, pyfeat: PyFeat | None
 ) -> dict[str, Any]:
     """CPU milliseconds of each network on one thread, one item a run; py-feat's beside them if it is there."""
     found: dict[str, Any] = {}
     rng = np.random.RandomState(0)
     for role, network in bundle.networks.items():
         say(f"{network.row.name} alone, one thread")
-        backend = open_backend(network, Place(threads=1))
+        backend = open_backend(network, resolved(bundle, Place(backend=options.backend, threads=1)))
         inputs = {
             t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * (1 if network.choice.reads else 255)
             for t in backend.spec.inputs
         }
         mine, theirs = [], []
         comparable = (pyfeat is not None and network.choice.crop is not None) or not network.choice.reads
-        for k in range(rounds):
+        for k in range(options.rounds):
             mine.append(_cpu_ms(backend, inputs, warmup=2 if k == 0 else 0))
             if comparable and pyfeat is not None:
                 theirs.append(pyfeat.network(role, warmup=2 if k == 0 else 0).cpu_ms)

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Find and read faces in images.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
     "models": "List the networks with their licences and sizes.",

@@ -7,20 +7,9 @@ from pathlib import Path
 
 import click
 
-from fexport.cli.extras import need
+from fexport.cli.extras import need, size_option
+from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, StandInWarning
-
-
-def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    try:
-        width, height = (int(v) for v in value.lower().split("x"))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, such as 640x480") from None
-    if min(width, height) < 64:
-        raise click.BadParameter(f"{value!r} is too small: 64x64 or more")
-    return width, height
 
 
 @click.command("bench")
@@ -30,12 +19,13 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     "--faces", type=click.IntRange(1, 64), help="Read this many faces, whatever is found. Default: those found."
 )
 @click.option(
-    "--size", callback=_size, metavar="WxH", help="Tile the picture to this size. Default: 640x480 without INPUT."
+    "--size", callback=size_option, metavar="WxH", help="Tile the picture to this size. Default: 640x480 without INPUT."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of both sides. Default: all cores.")
 @click.option("--rounds", type=click.IntRange(min=3), default=20, show_default=True, help="Frames that are measured.")
 @click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Frames before them.")
 @click.option("--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees (not exact).")
+@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks; auto: what was tuned here.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
 @click.option("--against", type=click.Choice(["pyfeat"]), help="Run py-feat on the same frames, in turns.")
 @click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
@@ -50,6 +40,7 @@ def command(
     rounds: int,
     warmup: int,
     detector_size: int | None,
+    backend: str,
     networks: bool,
     against: str | None,
     pyfeat_python: Path | None,
@@ -83,6 +74,7 @@ def command(
         rounds=rounds,
         warmup=warmup,
         detector_size=detector_size,
+        backend=backend,
         networks=networks,
         against=pyfeat_python if against else None,
         weights=weights,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fexport.cli.extras import need
-from fexport.plan import NONE
+from fexport.plan import NONE, TARGETS
 from fexruntime.bundle import stage_option
 from fexruntime.contracts import CONTRACTS, PIPELINES
 
@@ -56,6 +56,13 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Make up the weights that are not at hand (labelled everywhere; their numbers mean nothing).",
 )
+@click.option(
+    "--target",
+    default=TARGETS[0],
+    show_default=True,
+    metavar="NAMES",
+    help=f"Engines to make artefacts for and to verify on, of {', '.join(TARGETS)}, with commas. The ONNX graphs are always there.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the stand-in weights.")
 def command(
     out: Path,
@@ -63,6 +70,7 @@ def command(
     contract: str | None,
     weights: tuple[Path, ...],
     stand_in: bool,
+    target: str,
     seed: int,
     **stages: Any,
 ) -> None:
@@ -81,7 +89,10 @@ def command(
     from fexport.steps import notices
 
     choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
-    plan = planning.plan(pipeline, contract, choices, weights, seed if stand_in else None)
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    plan = planning.plan(pipeline, contract, choices, weights, seed if stand_in else None, targets)
+    for name in plan.targets[1:]:
+        need(name, f"--target {name}")
     check_target(out)
     screen = tables.console(stderr=True)
     screen.print(notices(list(plan.networks.values())), markup=False)
@@ -94,7 +105,10 @@ def command(
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
     _warn_of_stand_ins(out)
-    click.echo(f"Built {out}: {pipeline}, contract {plan.contract}, {len(reports)} networks, all within tolerance.")
+    count = len(plan.networks)
+    click.echo(
+        f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
+    )
 
 
 def _warn_of_stand_ins(out: Path) -> None:

@@ -20,30 +20,31 @@ def command(clear: bool, path_only: bool) -> None:
 
     from fexport.cli import tables
     from fexruntime.errors import EnvironmentMissingError
-    from fexruntime.store import MOST_BYTES, default_folder, open_store
+    from fexruntime.store import MOST_BYTES, VARIABLE, Store, default_folder
 
     folder = default_folder()
-    if path_only:
+    if path_only and not clear:
         click.echo("" if folder is None else str(folder))
         return
-    store = open_store(None)
-    if store is None:
-        raise EnvironmentMissingError(
-            f"there is no cache: {'this user has no home' if folder is None else f'{folder} cannot be used (others may write there, or you may not)'}; "
-            "set FEXPORT_CACHE to a folder of your own"
-        )
+    try:
+        if folder is None:
+            raise OSError("this user has no home")
+        store = Store(folder)
+    except OSError as error:
+        raise EnvironmentMissingError(f"there is no cache: {error}; set {VARIABLE} to a folder of your own") from None
     if clear:
         click.echo(f"{tables.size(store.clear())} dropped from {store.folder}")
         return
     items = store.items()
     table = Table()
-    for head in ("what", "of", "size", "last used"):
+    for head in ("what", "of", "size", "made", "last used"):
         table.add_column(head)
     for item in items:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
+        made, used = (time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) for t in (item.made, item.used))
         table.add_row(
             *map(tables.plain, (item.key.get("kind", ""), item.key.get("network", ""))),
             tables.size(item.size_bytes),
+            made,
             used,
         )
     if items:

@@ -69,6 +69,8 @@ def _optional() -> list[Finding]:
             "" if exact else "pip install 'opencv-python-headless>=5'",
         ),
         _cache(),
+        _package("ncnn", "backend ncnn", "pip install 'fexport[ncnn]'"),
+        _package("openvino", "backend openvino", "pip install 'fexport[openvino]'"),
         _package("pandas", "tables (pandas)", "pip install 'fexport[tables]'"),
         _package("pyarrow", "Parquet (pyarrow)", "pip install 'fexport[tables]'"),
         _package("torch", "building (torch)", "pip install 'fexport[export]'"),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import click
+
 from fexruntime.errors import EnvironmentMissingError
 
 EXTRAS = {
     "export": ("torch", "onnx", "onnxruntime", "safetensors", "huggingface_hub"),
+    "ncnn": ("ncnn",),
+    "openvino": ("openvino",),
     "bench": ("matplotlib", "psutil", "onnxruntime"),
 }
 
@@ -21,3 +25,16 @@ def need(extra: str, command: str) -> None:
             raise EnvironmentMissingError(
                 f"{command} needs {name}, which cannot be imported: pip install 'fexport[{extra}]'"
             ) from None
+
+
+def size_option(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT as (width, height)."""
+    if value is None:
+        return None
+    try:
+        width, height = (int(v) for v in value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, such as 640x480") from None
+    if min(width, height) < 64:
+        raise click.BadParameter(f"{value!r} is too small: 64x64 or more")
+    return width, height

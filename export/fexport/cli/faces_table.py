@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from fexport.cli.tables import console, plain
 from fexruntime.arrays import F32
-from fexruntime.fex import Fex
+from fexruntime.contracts import labels as L
+from fexruntime.fex import NO_FACE, Fex
 
 
 def _degrees(columns: tuple[str, ...], row: F32) -> str:
@@ -34,15 +36,26 @@ _SHOWN: dict[str, tuple[str, Callable[[tuple[str, ...], F32], str]]] = {
 """By group of Fex columns: the head of its column here, and how a row of it is shown."""
 
 
+def _faces(fex: Fex) -> NDArray[np.bool_]:
+    """Which rows are faces: something is said of them beside that they are none."""
+    said = [c for c in fex.numeric_columns if c not in NO_FACE]
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(fex.block(said)).any(axis=1))
+    for column in NO_FACE:
+        if column in fex:
+            known = known | (fex[column] > NO_FACE[column])
+    return known
+
+
 def show(fex: Fex) -> None:
     """Print the faces of a table."""
     groups = [
         (_SHOWN[g.name], g.columns)
         for g in fex.pipeline.groups
-        if g.name in _SHOWN and set(g.columns) <= set(fex.columns)
+        if g.name in _SHOWN and set(g.columns) <= set(fex.columns) and np.isfinite(fex.block(g.columns)).any()
     ]
     box = next(g.columns for g in fex.pipeline.groups if g.name == "facebox")
-    has_box, named = set(box) <= set(fex.columns), "Identity" in fex
+    has_box, named = set(box) <= set(fex.columns), L.IDENTITY in fex
+    found = _faces(fex)
     whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
     table = Table()
     for head in ("image", "face", *((whole, "score") if has_box else ()), *(head for (head, _), _ in groups)):
@@ -55,7 +68,7 @@ def show(fex: Fex) -> None:
     for i in range(len(fex)):
         face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
         name = plain(Path(fex.inputs[i]).name)
-        if np.isnan(boxes[i, 0]):
+        if not found[i]:
             table.add_row(name, "none")
             continue
         cells = [name if face == 0 else "", str(face)]

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import click
+from rich.table import Table
 
+from fexport.cli import tables
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError
-from fexruntime.manifest import WeightsRecord
+from fexruntime.manifest import Variant, WeightsRecord
 
 
 @click.command("inspect")
@@ -21,10 +23,6 @@ def command(bundle: str, as_json: bool) -> None:
     if as_json:
         click.echo(found.manifest.as_json().decode(), nl=False)
         return
-    from rich.table import Table
-
-    from fexport.cli import tables
-
     screen = tables.console()
     manifest = found.manifest
     tools = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
@@ -39,7 +37,9 @@ def command(bundle: str, as_json: bool) -> None:
         cells = (
             role,
             record.network,
-            "\n".join(f"{v.precision} {v.kind}, {tables.size(v.model.size_bytes)}" for v in record.variants),
+            "\n".join(
+                [*map(_artefact, record.variants), *(f"not for {t}: {why}" for t, why in record.not_held.items())]
+            ),
             passes or "none",
             "\n".join(_origin(w) for w in record.weights),
             f"{record.licence}: {record.licence_note}",
@@ -57,6 +57,11 @@ def command(bundle: str, as_json: bool) -> None:
         click.echo(f"not tried on a photograph: {sense.get('why')}")
     if found.stand_ins:
         click.secho(tables.stand_in_sentence(found.stand_ins), fg="yellow")
+
+
+def _artefact(variant: Variant) -> str:
+    size = sum(f.size_bytes for f in (variant.model, *variant.parts))
+    return f"{variant.precision} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
 
 
 def _origin(weights: WeightsRecord) -> str:

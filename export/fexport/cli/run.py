@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fexport.cli import faces_table
+from fexruntime.backends import BACKENDS
+from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
 from fexruntime.bundle import EDGE
 from fexruntime.errors import FexportError, InputError, OutputError, StandInWarning
 from fexruntime.identity import METHODS
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from fexruntime import Detector
 
 _DEFAULT = Options()
+_log = logging.getLogger("fexport.run")
 
 
 @click.command("run")
@@ -68,7 +72,13 @@ _DEFAULT = Options()
 )
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
 @click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
-@click.option("--backend", default="onnxruntime", show_default=True)
+@click.option(
+    "--backend",
+    default=AUTO,
+    show_default=True,
+    metavar="NAME|ROLE=NAME,…",
+    help=f"What runs the networks ({', '.join(BACKENDS)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
+)
 @click.option("--device", default="cpu", show_default=True)
 def command(
     paths: tuple[str, ...],
@@ -120,7 +130,17 @@ def command(
         import cv2
 
         cv2.setNumThreads(threads)
-    with Detector(bundle, backend=backend, device=device, threads=threads, shared_pool=True) as detector:
+    with Detector(bundle, backend=_backends(backend), device=device, threads=threads, shared_pool=True) as detector:
+        for role, said in detector.describe().items():
+            _log.info(
+                "%s: %s %s on %s, %s, %s threads",
+                role,
+                said["backend"],
+                said["version"],
+                said["device"],
+                said["precision"],
+                said["threads"],
+            )
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
@@ -160,6 +180,16 @@ def _read(
             status.update(f"{count} images read")
             results.append(result)
     return results, skipped
+
+
+def _backends(text: str) -> str | dict[str, str]:
+    """One name for all, or names by role."""
+    if "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(role.strip() and name.strip() for role, _, name in pairs):
+        raise InputError(f"--backend {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
+    return {role.strip(): name.strip() for role, _, name in pairs}
 
 
 def _counts(number: int, what: str) -> str:

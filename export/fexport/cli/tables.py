@@ -35,7 +35,7 @@ def report_table(reports: Iterable[dict[str, Any]]) -> Table:
     for name in ("network", "output", "inputs", "max", "p99", "mean", "limit", ""):
         table.add_column(name, justify="right" if name in ("max", "p99", "mean", "limit") else "left", no_wrap=True)
     for report in reports:
-        shown = report["network"]
+        shown = f"{report['network']} ({report['against']})"
         for row in report["differences"]:
             unit = row["unit"] or row["task"]
             table.add_row(

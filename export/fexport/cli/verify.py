@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fexport.cli.extras import need
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import CheckpointError, EnvironmentMissingError, InputError, VerificationError
+
+if TYPE_CHECKING:
+    from fexport.verify import Report
 
 
 @click.command("verify")
@@ -61,16 +65,16 @@ def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | Non
     from fexport.cli import tables
     from fexport.reverify import repeat_verification
 
-    reports = []
+    reports: list[Report] = []
     for role, network in bundle.networks.items():
         try:
-            reports.append(repeat_verification(network, weights, threads))
-        except CheckpointError as error:
-            if weights:  # they were asked for
+            reports += repeat_verification(network, weights, threads).values()
+        except (CheckpointError, EnvironmentMissingError) as error:
+            if weights and isinstance(error, CheckpointError):  # they were asked for
                 raise
             click.echo(f"{role} not compared with torch: {error}")
     if reports:
         tables.console().print(tables.report_table([r.as_json() for r in reports]))
-    failed = [r.network for r in reports if not r.passed]
+    failed = [f"{r.network} ({r.against})" for r in reports if not r.passed]
     if failed:
         raise VerificationError(f"{', '.join(failed)} differs from torch beyond its tolerance")

@@ -47,6 +47,9 @@ def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[
             "build it with --contract pyfeat-2.1, whose signs it was published for"
         )
     config = dict(network.default_flags) | checkpoint.config | dict(network.forced_flags)
+    size = network.resize.size if network.resize else None
+    if config.get("image_size", size) != size:
+        raise CheckpointError(f"{name} reads images of {config['image_size']} pixels, {network.name} of {size}")
     assert crop is not None
     return Multitask(MultitaskConfig.from_metadata(config), Preprocess(network, crop)), config
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from fexruntime.backends.base import Backend, Place
+from fexruntime.backends.base import AUTO, Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 from fexruntime.manifest import Variant
 
 BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
+    "ncnn": ("fexruntime.backends.ncnn", "Ncnn"),
+    "openvino": ("fexruntime.backends.openvino", "OpenVino"),
     "arrays": ("fexruntime.backends.arrays", "Arrays"),
 }
 """Module and class of each. A class says which kinds of artefact it `reads` and on which `devices` it runs."""
@@ -42,7 +44,7 @@ def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Back
 
 def _backend(name: str, place: Place) -> Any:
     if name not in BACKENDS:
-        raise InputError(f"no backend {name!r}: use {', '.join(BACKENDS)}")
+        raise InputError(f"no backend {name!r}: use {', '.join((*BACKENDS, AUTO))}")
     module, attribute = BACKENDS[name]
     kind = getattr(import_module(module), attribute)
     if place.device not in kind.devices:

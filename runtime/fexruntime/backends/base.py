@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,12 +12,17 @@ from fexruntime.contracts import Tensor
 from fexruntime.cores import available_cores
 from fexruntime.errors import InputError
 
+DEFAULT_BACKEND = "onnxruntime"
+AUTO = "auto"
+"""The backends that `fexport tune` chose here for a bundle; the default where nobody tuned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where and how networks run.
 
-    - `backend`: a name in `BACKENDS`, or one by role (`{"faces": "onnxruntime"}`; roles that are not named: the default).
+    - `backend`: a name in `BACKENDS`, one by role (`{"faces": "ncnn"}`; roles that are not named: the default), or "auto":
+      what `fexport tune` measured to be fastest here, else the default.
     - `device`: "cpu".
     - `precision`: "fp32", or one by role: the artefact of the bundle that is run. Never another than asked for.
     - `threads`: CPU threads of each network, which run one after another. None: all cores that the process may use.
@@ -28,7 +33,7 @@ class Place:
     Raises InputError for a number of threads that cannot be.
     """
 
-    backend: str | Mapping[str, str] = "onnxruntime"
+    backend: str | Mapping[str, str] = DEFAULT_BACKEND
     device: str = "cpu"
     precision: str | Mapping[str, str] = "fp32"
     threads: int | None = None
@@ -48,7 +53,14 @@ class Place:
 
     def backend_of(self, role: str) -> str:
         """Name of the backend of a role."""
-        return self.backend if isinstance(self.backend, str) else self.backend.get(role, "onnxruntime")
+        return self.backend if isinstance(self.backend, str) else self.backend.get(role, DEFAULT_BACKEND)
+
+    def check_roles(self, roles: Iterable[str]) -> None:
+        """InputError if it names a role that is not among these."""
+        for option, by_role in (("backend", self.backend), ("precision", self.precision)):
+            unknown = set() if isinstance(by_role, str) else set(by_role) - set(roles)
+            if unknown:
+                raise InputError(f"{option} names {', '.join(sorted(unknown))}: this bundle has {', '.join(roles)}")
 
     def precision_of(self, role: str) -> str:
         """The precision of a role."""

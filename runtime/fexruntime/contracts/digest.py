@@ -10,25 +10,41 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from fexruntime.contracts import detection as C
+from fexruntime.contracts import labels as L
 from fexruntime.contracts.pipelines import network_row
 from fexruntime.contracts.schema import Pipeline, without_defaults
+from fexruntime.contracts.values import VALUES
 
-_WORDS = frozenset(
-    {"title", "licence", "licence_note", "files", "meaning", "choices", "stages", "contracts", "fex_info", "feat"}
-)
+_WORDS = frozenset({
+    "title", "licence", "licence_note", "files", "meaning", "choices", "stages", "finder", "groups", "contracts", "fex_info",
+    "feat",
+})  # fmt: skip
 """Fields that say nothing about numbers, or of which a bundle uses a part."""
+
+_CONSTANTS: dict[str, tuple[object, ...]] = {
+    "retinaface": (C.MIN_SIZES, C.STEPS, C.VARIANCES, C.NMS_IOU, C.FINAL_SCORE, C.TOP_K, C.KEEP_TOP_K),
+    "multitask": (L.MESH_POINTS, L.DLIB68_FROM_MESH),
+    "landmarks-68": (L.LANDMARKS,),
+}
+"""By finder or decoder: what it reads raw outputs with, beside the rows."""
 
 
 def contract_sha256(pipeline: Pipeline, contract: str, networks: Mapping[str, str | None]) -> str:
     """Hex digest of the rows behind a bundle with these networks by role (None: a stage without a graph).
 
-    Titles, licences and weights files are left out, and so are stages and choices that the bundle does not have.
+    Titles, licences and weights files are left out, and so is everything of stages, choices and columns that the bundle
+    does not have.
     """
-    roles = []
+    roles: list[object] = []
+    given: set[str] = set()
     for stage in (pipeline.finder, *pipeline.stages):
         if stage.role in networks:
             name = networks[stage.role]
             row = None if name is None else without_defaults(network_row(name), _WORDS)
-            roles.append([without_defaults(stage, _WORDS), without_defaults(stage.choice(name), _WORDS), row])
-    meaning = [contract, without_defaults(pipeline, _WORDS), roles]
+            choice = without_defaults(stage.choice(name), _WORDS)
+            roles.append([without_defaults(stage, _WORDS), choice, row, _CONSTANTS.get(stage.decode)])
+            given.update(stage.gives)
+    groups = [without_defaults(g, _WORDS) for g in pipeline.groups if g.value in given or g.value not in VALUES]
+    meaning = [contract, without_defaults(pipeline, _WORDS), roles, groups]
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

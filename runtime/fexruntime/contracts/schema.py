@@ -1,4 +1,4 @@
-"""The shapes of contract rows: frozen, no behaviour beyond look-ups. Every field is read by code."""
+"""The shapes of contract rows: frozen, no behaviour beyond look-ups. Every field but titles and meanings is read by code."""
 
 from __future__ import annotations
 
@@ -146,6 +146,11 @@ class Choice:
     def crop(self) -> Crop | None:
         """The crop that it reads, if any."""
         return next((r for r in self.reads if isinstance(r, Crop)), None)
+
+    @property
+    def crop_size(self) -> int:
+        """Side in pixels of that crop; 1 where there is none."""
+        return 1 if self.crop is None else self.crop.size
 
 
 @dataclass(frozen=True, slots=True)

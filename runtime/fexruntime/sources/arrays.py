@@ -54,7 +54,10 @@ def from_tensor(tensor: Any) -> NDArray[Any]:
 
     A tensor of floats is taken if its values are whole numbers in 0..255, as py-feat reads them. InputError otherwise.
     """
-    array = np.asarray(tensor.detach().cpu().numpy())
+    try:
+        array = np.asarray(tensor.detach().cpu().numpy())
+    except (TypeError, RuntimeError) as error:  # bfloat16, a meta tensor
+        raise InputError(f"a torch tensor of {tensor.dtype} cannot be read ({error}): give .to(torch.uint8)") from None
     if array.ndim not in (3, 4) or array.shape[-3] != 3:
         raise InputError(
             f"a torch tensor must be [3, height, width] or [batch, 3, height, width] RGB, as py-feat takes it, not of shape "
@@ -72,7 +75,14 @@ def from_tensor(tensor: Any) -> NDArray[Any]:
 
 
 def from_pil(image: Any, exif: bool = False) -> U8:
-    """A PIL image as [H,W,3] uint8 RGB: alpha dropped, grey repeated, 16 bits brought to 8, as of a file."""
+    """A PIL image as [H,W,3] uint8 RGB: alpha dropped, grey repeated, 16 bits brought to 8, as of a file.
+
+    InputError if its file, which PIL reads only now, is not whole.
+    """
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"a PIL image cannot be read: {error}") from None
     if exif:
         from importlib import import_module
 

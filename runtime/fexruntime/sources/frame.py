@@ -29,13 +29,19 @@ class Frame:
     scale: float = 1.0
     pad_xy: tuple[int, int] = (0, 0)
     reported_hw: tuple[float, float] = (0.0, 0.0)
+    """(0, 0) stands for the size of the pixels."""
+
+    def __post_init__(self) -> None:
+        if self.reported_hw == (0.0, 0.0):
+            height, width = self.rgb_u8.shape[:2]
+            object.__setattr__(self, "reported_hw", (float(height), float(width)))
 
 
 def frame_of(rgb: U8, index: int, name: str, output_size: OutputSize = None) -> Frame:
     """A frame from pixels [H,W,3] uint8 RGB, rescaled where asked. InputError if nothing would be left of it."""
     height, width = rgb.shape[:2]
     if output_size is None:
-        return Frame(rgb, index, name, reported_hw=(float(height), float(width)))
+        return Frame(rgb, index, name)
     scale, new_h, new_w = rescaled_size(height, width, output_size)
     target_h, target_w = output_size if isinstance(output_size, tuple) else (output_size, output_size)
     if min(new_h, new_w) < 1:

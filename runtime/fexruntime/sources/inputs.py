@@ -70,9 +70,11 @@ def _sources(inputs: Inputs, exif: bool, own: bool) -> Iterator[Source]:
     elif isinstance(inputs, (bytes, bytearray, memoryview)):
         yield lambda: decode_image(bytes(inputs), "an image given as bytes", exif), "bytes"
     elif is_tensor(inputs):
-        yield from _of_tensor(inputs)
+        yield from _of_tensor(inputs, own)
     elif is_pil(inputs):
         yield lambda: checked(from_pil(inputs, exif), "a PIL image"), str(getattr(inputs, "filename", "") or "image")
+    elif isinstance(inputs, np.ndarray) and inputs.ndim == 0 and inputs.dtype.kind in "OSU":
+        yield from _sources(inputs.item(), exif, own)
     elif isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU":
         yield from _of_array(inputs, own)
     elif hasattr(inputs, "read"):
@@ -126,13 +128,13 @@ def _of_array(array: Any, own: bool) -> Iterator[Source]:
         yield (lambda image=image: np.array(checked(image)) if own else checked(image)), ARRAY_NAME  # type: ignore[misc]
 
 
-def _of_tensor(tensor: Any) -> Iterator[Source]:
+def _of_tensor(tensor: Any, own: bool) -> Iterator[Source]:
     try:
         array = from_tensor(tensor)
     except InputError as error:
         yield _bad(str(error), ARRAY_NAME)
     else:
-        yield from _of_array(array, own=False)
+        yield from _of_array(array, own)
 
 
 def _of_file(file: Any, exif: bool) -> Iterator[Source]:

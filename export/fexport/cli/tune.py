@@ -1,0 +1,41 @@
+"""fexport tune: which backend runs each network of a bundle fastest here."""
+
+from __future__ import annotations
+
+import click
+
+from fexport.cli.extras import size_option
+from fexruntime.bundle import EDGE
+
+
+@click.command("tune")
+@click.argument("bundle", default=EDGE)
+@click.option(
+    "--size", callback=size_option, default="640x480", show_default=True, metavar="WxH", help="Of the frames."
+)
+@click.option("--faces", type=click.IntRange(1, 64), default=1, show_default=True, help="On each frame.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
+@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True)
+def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int) -> None:
+    """Measure every verified artefact of BUNDLE that this machine can run, in turns, and keep the fastest for each network.
+
+    `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
+    versions of the backends; `fexport cache` lists it. Precision is never changed. Nothing else should run meanwhile.
+    """
+    from rich.table import Table
+
+    from fexport.cli import tables
+    from fexruntime.backends.base import Place
+    from fexruntime.bundle import open_bundle
+    from fexruntime.tuning import Workload, tune
+
+    width, height = size
+    with tables.console(stderr=True).status("measuring") as status:
+        found = tune(open_bundle(bundle), Place(threads=threads), Workload(height, width, faces), rounds, status.update)
+    table = Table(title=f"{width} x {height}, {faces} faces")
+    for head in ("role", "network", "backend", "p50 ms", ""):
+        table.add_column(head, justify="right" if head == "p50 ms" else "left")
+    for m in found:
+        table.add_row(m.role, m.network, m.backend, f"{m.p50_ms:.2f}", "chosen" if m.chosen else "")
+    tables.console().print(table)
+    click.echo("kept: " + ", ".join(f"{m.role}={m.backend}" for m in found if m.chosen))

@@ -1,0 +1,99 @@
+"""ncnn on the CPU: Winograd convolutions, on x86 with and without AVX-512 and on ARM.
+
+Everything that would round (half precision, bfloat16, int8) is off: fp32 is as near to torch as ONNX Runtime's. ncnn has
+no batch axis; items run one after another. Its threads are OpenMP's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fexruntime.arrays import F32, Values
+from fexruntime.backends.base import Place, Spec
+from fexruntime.bundle import BundleNetwork
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
+from fexruntime.manifest import Variant
+
+_ROUNDING = (
+    "use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage",
+    "use_int8_packed", "use_int8_storage", "use_int8_arithmetic", "use_int8_inference",
+)  # fmt: skip
+
+
+class Ncnn:
+    """One network of a bundle in ncnn.
+
+    Raises EnvironmentMissingError without ncnn, BundleError if its files are not the verified ones.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("ncnn",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
+        self._ncnn = _import_ncnn()
+        self._name = network.row.name
+        self.threads = place.cores
+        self.spec = Spec(network.record.inputs, network.record.outputs)
+        (weights,) = variant.parts
+        self._net: Any = self._ncnn.Net()
+        for option in _ROUNDING:
+            setattr(self._net.opt, option, False)
+        self._net.opt.num_threads = self.threads
+        with variant.model.opened(network.folder) as text, weights.opened(network.folder) as data:
+            if self._net.load_param(text) or self._net.load_model(data):
+                raise BundleError(f"ncnn cannot load {self._name}: build the bundle again with this ncnn")
+
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
+        """Run the network on each item; see `Backend.infer`."""
+        items = [self._item(item) for item in zip(*(inputs[t.name] for t in self.spec.inputs), strict=True)]
+        found = {t.name: [answers[t.name] for answers in items] for t in self.spec.outputs}
+        if out is None:
+            return {name: np.stack(values) for name, values in found.items()}
+        for name, values in found.items():
+            for slot, value in zip(out[name], values, strict=True):
+                slot[...] = value
+        return dict(out)
+
+    def _item(self, item: tuple[F32, ...]) -> dict[str, F32]:
+        extractor = self._net.create_extractor()
+        for tensor, value in zip(self.spec.inputs, item, strict=True):
+            # a copy with ncnn's own row alignment
+            extractor.input(tensor.name, self._ncnn.Mat(np.ascontiguousarray(value)).clone())
+        answers = {}
+        for tensor in self.spec.outputs:
+            code, found = extractor.extract(tensor.name)
+            if code:
+                shapes = ", ".join(str(list(value.shape)) for value in item)
+                raise InferenceError(f"ncnn could not run {self._name} on {shapes} (code {code})")
+            answers[tensor.name] = np.array(found)
+        return answers
+
+    def share(self) -> Ncnn:
+        """Itself: a network that is loaded does not change, and each item has an extractor of its own."""
+        return self
+
+    def close(self) -> None:
+        """Drop the network and its memory."""
+        self._net = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is in use: version, device, precision as the options say, threads."""
+        opt = self._net.opt
+        precision = "fp32" if not any(getattr(opt, option) for option in _ROUNDING) else "reduced"
+        return {
+            "backend": "ncnn",
+            "version": self._ncnn.__version__,
+            "device": "vulkan" if opt.use_vulkan_compute else "cpu",
+            "precision": precision,
+            "threads": opt.num_threads,
+        }
+
+
+def _import_ncnn() -> Any:
+    try:
+        import ncnn
+    except ImportError as error:
+        raise EnvironmentMissingError(f"the backend 'ncnn' needs ncnn ({error}): pip install 'fexport[ncnn]'") from None
+    return ncnn

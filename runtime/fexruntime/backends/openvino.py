@@ -1,0 +1,112 @@
+"""OpenVINO on the CPU: the bundle's ONNX graphs, in full precision unless another artefact was asked for.
+
+OpenVINO would choose bfloat16 by itself on CPUs that have it; what runs here is the precision of the graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fexruntime.arrays import F32, Values
+from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.onnx_bytes import precision_of
+from fexruntime.bundle import BundleNetwork
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
+from fexruntime.manifest import Variant
+
+DEVICE = "CPU"
+
+
+class OpenVino:
+    """One network of a bundle in OpenVINO.
+
+    Raises EnvironmentMissingError without openvino, BundleError if the model is not the verified one.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("onnx",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
+        self._ov = _import_openvino()
+        self._name = network.row.name
+        self.threads = place.cores
+        self.spec = Spec(network.record.inputs, network.record.outputs)
+        model = network.read(variant.model)
+        self._precision = precision_of(model)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+        }
+        try:
+            core = self._ov.Core()
+            self._compiled: Any = core.compile_model(core.read_model(model), DEVICE, settings)
+        except Exception as error:  # OpenVINO's errors are RuntimeError and its own
+            raise BundleError(f"OpenVINO cannot load {self._name}: {_first_line(error)}") from error
+        self._request = self._compiled.create_infer_request()
+
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
+        """Run the network; see `Backend.infer`."""
+        try:
+            self._request.infer(dict(inputs), share_inputs=True)
+        except Exception as error:
+            shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
+            raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {_first_line(error)}") from error
+        found = {t.name: self._request.get_tensor(t.name).data for t in self.spec.outputs}
+        if out is None:
+            return {name: np.array(value) for name, value in found.items()}
+        for name, value in found.items():
+            out[name][...] = value
+        return dict(out)
+
+    def share(self) -> OpenVino:
+        """Another request of the same compiled network: one request is one thread's."""
+        other = object.__new__(OpenVino)
+        other.__dict__.update(self.__dict__)
+        other._request = self._compiled.create_infer_request()
+        return other
+
+    def close(self) -> None:
+        """Drop the network and its memory."""
+        self._request = self._compiled = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is in use: version, device, precision and threads as the compiled network says."""
+        hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
+        full = "float32" in hint or "f32" in hint
+        return {
+            "backend": "openvino",
+            "version": self._ov.__version__.split("-")[0],
+            "device": "cpu",
+            "precision": self._precision if full else hint,
+            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+        }
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip()
+    return said.splitlines()[-1][:300] if said else type(error).__name__
+
+
+def _import_openvino() -> Any:
+    """The openvino module, without its telemetry: that package makes an identity in the user's home when it is imported.
+
+    OpenVINO goes on without it where it cannot be imported, so it is made not to be, for that moment.
+    """
+    hidden = "openvino_telemetry"
+    if "openvino" not in sys.modules and hidden not in sys.modules:
+        sys.modules[hidden] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            f"the backend 'openvino' needs OpenVINO ({error}): pip install 'fexport[openvino]'"
+        ) from None
+    finally:
+        if sys.modules.get(hidden, hidden) is None:
+            del sys.modules[hidden]
+    return openvino

@@ -1,0 +1,220 @@
+"""Every backend answers what the reference answers; what is not there is an error; the fastest is measured, not guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from fex_compare import assert_same_fex
+from test_goldens import BOXES
+
+from fexruntime import Detector, Place, open_bundle, tuning
+from fexruntime.backends import open_variant
+from fexruntime.canonical import check_canonical
+from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
+
+NCNN = {"faces": "ncnn", "landmarks": "ncnn", "identity": "ncnn"}
+EVERYWHERE = pytest.mark.parametrize(
+    "backend", ["onnxruntime", "openvino", NCNN], ids=["onnxruntime", "openvino", "ncnn"]
+)
+
+
+@EVERYWHERE
+def test_rows_are_pyfeats_on_every_backend(targets_bundle, photo, backend):
+    detector = Detector(targets_bundle, backend=backend)
+    assert_same_fex(detector.detect(photo, boxes=BOXES), GOLDENS / "detectorv1_pyfeat215_boxes.csv")
+    used = {role: said["backend"] for role, said in detector.describe().items()}
+    assert used["identity"] == (backend if isinstance(backend, str) else "ncnn")
+    assert {said["precision"] for said in detector.describe().values()} == {"fp32"}
+
+
+@EVERYWHERE
+def test_detectorv2s_rows_are_pyfeats_where_a_backend_holds_its_networks(v2_targets_bundle, photo, backend):
+    if not isinstance(backend, str):
+        backend = {"faces": "ncnn", "identity": "ncnn"}
+    fex = Detector(v2_targets_bundle, backend=backend).detect(photo, boxes=BOXES)
+    assert_same_fex(fex, GOLDENS / "detectorv2_pyfeat215_boxes.csv")
+
+
+@EVERYWHERE
+def test_frames_of_any_size(targets_bundle, frame, backend):
+    exact, other = Detector(targets_bundle), Detector(targets_bundle, backend=backend)
+    for height, width in ((512, 512), (181, 245), (71, 36), (37, 400), (333, 517)):
+        image = np.ascontiguousarray(np.tile(frame, (1, 2, 1))[100 : 100 + height, 150 : 150 + width])
+        a, b = (d.run([_frame(image)])[0] for d in (exact, other))
+        assert len(a) == len(b)
+        assert np.allclose(a.boxes_xyxy_px, b.boxes_xyxy_px, atol=0.01)
+        assert np.allclose(a.scores, b.scores, atol=1e-4)
+
+
+def _frame(image):
+    from fexruntime.sources.frame import frame_of
+
+    return frame_of(image, 0, "x")
+
+
+def test_every_artefact_reproduces_its_recorded_answers(targets_bundle):
+    checks = check_canonical(open_bundle(targets_bundle))
+    assert {c.artefact for c in checks} == {"fp32 onnx", "fp32 ncnn", "fp32 arrays"}
+    assert all(c.passed for c in checks)
+
+
+def test_what_a_backend_cannot_hold_is_in_the_manifest_and_an_error_that_names_it(targets_bundle):
+    bundle = open_bundle(targets_bundle)
+    assert "ReduceMean" in bundle.networks["pose"].record.not_held["ncnn"]
+    assert bundle.networks["faces"].record.not_held == {}
+    with pytest.raises(BundleError, match=r"pose-mlp \(pose\) has no fp32 artefact of kind ncnn"):
+        Detector(targets_bundle, backend="ncnn")
+    with pytest.raises(InputError, match="backend names mouth: this bundle has faces, landmarks, pose, identity"):
+        Detector(targets_bundle, backend={"mouth": "ncnn"})
+    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available with the backend 'ncnn'"):
+        Detector(targets_bundle, backend=NCNN, device="cuda")
+
+
+def test_a_bundle_without_the_artefact_says_so():
+    with pytest.raises(BundleError, match="has no fp32 artefact of kind ncnn in this bundle: it has fp32 onnx"):
+        Detector(backend="ncnn")
+
+
+@pytest.mark.parametrize("suffix", ["param", "bin"])
+def test_a_changed_byte_of_an_ncnn_artefact_is_found(targets_bundle, tmp_path, suffix):
+    for file in targets_bundle.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    path = tmp_path / f"landmarks.ncnn.{suffix}"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    network = open_bundle(tmp_path).networks["landmarks"]
+    with pytest.raises(BundleError, match="is not the file that was verified"):
+        open_variant(network, network.variant("fp32", ("ncnn",)), Place())
+
+
+@pytest.mark.parametrize(
+    ("module", "backend"), [("ncnn", NCNN), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")]
+)
+def test_a_backend_that_is_not_installed_names_its_extra(targets_bundle, module, backend):
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\nfrom fexruntime import Detector, FexportError\n"
+        f"try: Detector(sys.argv[1], backend={backend!r})\nexcept FexportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, targets_bundle], capture_output=True, text=True, check=False)
+    extra = "cpu" if module == "onnxruntime" else module
+    assert f"pip install 'fexport[{extra}]'" in done.stdout, done.stderr
+
+
+def test_no_backend_writes_anything_outside_the_cache(targets_bundle, photo, tmp_path):
+    """Telemetry that is on by default: ONNX Runtime's database, OpenVINO's identity in the home."""
+    home, cache = tmp_path / "home", tmp_path / "cache"
+    home.mkdir()
+    program = (
+        "import sys, warnings; warnings.simplefilter('ignore')\nfrom fexruntime import Detector\n"
+        f"for backend in ('onnxruntime', 'openvino', {NCNN!r}):\n"
+        "    print(len(Detector(sys.argv[1], backend=backend).detect(sys.argv[2])))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG", "ORT_"))}
+    environment |= {"HOME": str(home), "FEXPORT_CACHE": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, targets_bundle, photo],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.stdout.split() == ["1", "1", "1"], done.stderr
+    assert list(home.rglob("*")) == []
+
+
+# the measured choice
+
+
+def test_tune_keeps_the_fastest_and_auto_uses_it(targets_bundle, tmp_path, monkeypatch):
+    bundle, place = open_bundle(targets_bundle), Place(backend="auto", cache=tmp_path, threads=1)
+    assert set(tuning.resolved(bundle, place).backend.values()) == {"onnxruntime"}  # nobody tuned yet
+    _fake_speed(monkeypatch, {"ncnn": 1.0, "openvino": 2.0, "onnxruntime": 4.0, "arrays": 1.0})
+    found = tuning.tune(bundle, place, tuning.Workload(64, 96, 2), rounds=5)
+    chosen = {m.role: m.backend for m in found if m.chosen}
+    assert chosen == {"faces": "ncnn", "landmarks": "ncnn", "pose": "openvino", "identity": "ncnn"}
+    assert all(len(m.ms) == 5 for m in found)
+    assert {m.backend for m in found if m.role == "pose"} == {"onnxruntime", "openvino"}
+    assert tuning.resolved(bundle, place).backend == chosen
+    detector = Detector(targets_bundle, place)
+    assert {r: said["backend"] for r, said in detector.describe().items()} == chosen
+    for other in (Place(backend="auto", cache=tmp_path, threads=2), Place(backend="auto", cache=False, threads=1)):
+        assert set(tuning.resolved(bundle, other).backend.values()) == {"onnxruntime"}
+    assert tuning.resolved(open_bundle(), place).backend == {"faces": "onnxruntime"}
+
+
+def test_the_default_stays_unless_another_is_clearly_better(targets_bundle, tmp_path, monkeypatch):
+    place = Place(cache=tmp_path, threads=1)
+    _fake_speed(monkeypatch, {"ncnn": 0.99, "openvino": 0.98, "onnxruntime": 1.0})
+    found = tuning.tune(open_bundle(targets_bundle), place, tuning.Workload(64, 96), rounds=5)
+    assert {m.backend for m in found if m.chosen} == {"onnxruntime"}
+
+
+def test_a_backend_that_is_not_here_does_not_compete(targets_bundle, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    said = []
+    found = tuning.tune(
+        open_bundle(targets_bundle),
+        Place(cache=tmp_path, threads=1),
+        tuning.Workload(64, 96),
+        rounds=5,
+        say=said.append,
+    )
+    assert "openvino" not in {m.backend for m in found}
+    assert any("pip install 'fexport[openvino]'" in text for text in said)
+
+
+def test_without_a_store_tuning_says_so(targets_bundle):
+    with pytest.raises(EnvironmentMissingError, match="no place to keep the choice"):
+        tuning.tune(open_bundle(targets_bundle), Place(cache=False))
+
+
+def _fake_speed(monkeypatch, seconds):
+    """A clock that each backend's `infer` moves by a fixed time."""
+    now = [0.0]
+    real = tuning.open_variant
+
+    def timed(network, variant, place):
+        backend = real(network, variant, place)
+        infer, step = backend.infer, seconds[place.backend]
+
+        def moved(inputs, out=None):
+            now[0] += step
+            return infer(inputs, out)
+
+        monkeypatch.setattr(backend, "infer", moved, raising=False)
+        return backend
+
+    monkeypatch.setattr(tuning, "open_variant", timed)
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+
+
+def test_the_command_tunes_and_run_follows(targets_bundle, photo, tmp_path):
+    environment = os.environ | {"FEXPORT_CACHE": str(tmp_path), "COLUMNS": "120"}
+
+    def fexport(*arguments):
+        command = [sys.executable, "-m", "fexport", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    done = fexport("tune", targets_bundle, "--size", "128x96", "--rounds", "5")
+    assert done.returncode == 0, done.stderr
+    kept = done.stdout.strip().splitlines()[-1]
+    assert kept.startswith("kept: faces=")
+    choice = dict(pair.split("=") for pair in kept.removeprefix("kept: ").split(", "))
+    (note,) = (n for n in tmp_path.glob("*.json") if json.loads(n.read_text())["key"]["kind"] == "tuning")
+    assert json.loads(note.with_suffix(".bin").read_text()) == choice
+    done = fexport("-v", "run", targets_bundle, photo)
+    for role, backend in choice.items():
+        assert f"{role}: {backend} " in done.stderr
+    assert "tuning" in fexport("cache").stdout
+    done = fexport("run", targets_bundle, photo, "--backend", "faces=ncnn,identity=openvino")
+    assert done.returncode == 0, done.stderr
+    done = fexport("run", targets_bundle, photo, "--backend", "faces=")
+    assert "neither a name nor ROLE=NAME" in done.stderr
