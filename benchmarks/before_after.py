@@ -1,4 +1,4 @@
-"""Whole frames of two checkouts in turns: did a change of the house cost speed?
+"""Whole frames of two checkouts, or of two backends, in turns.
 
     python benchmarks/before_after.py OTHER_CHECKOUT OTHER_BUNDLE THIS_BUNDLE --name house
 
@@ -28,7 +28,8 @@ import json, sys, time, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 from fexruntime import Detector
-detector = Detector(sys.argv[1], threads=int(sys.argv[2]))
+options = {"backend": sys.argv[5]} if sys.argv[5] else {}
+detector = Detector(sys.argv[1], threads=int(sys.argv[2]), **options)
 frame, boxes = np.load(sys.argv[3]), np.array(json.loads(sys.argv[4]), np.float32)
 def once():
     detector.detect(frame)
@@ -48,17 +49,32 @@ for line in sys.stdin:
 @click.argument("other_bundle", type=click.Path(path_type=Path, exists=True))
 @click.argument("this_bundle", type=click.Path(path_type=Path, exists=True))
 @click.option("--name", required=True)
+@click.option("--other-backend", default="", help="What runs the networks of the other side, where it can choose.")
+@click.option("--this-backend", default="", help="What runs the networks of this side: auto, after `fexport tune`.")
 @click.option("--rounds", default=30, show_default=True)
 @click.option("--faces", default=1, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def main(other: Path, other_bundle: Path, this_bundle: Path, name: str, rounds: int, faces: int, threads: int) -> None:
+def main(
+    other: Path,
+    other_bundle: Path,
+    this_bundle: Path,
+    name: str,
+    other_backend: str,
+    this_backend: str,
+    rounds: int,
+    faces: int,
+    threads: int,
+) -> None:
     """Measure, keep the samples, print the ratio."""
     frame = workload.frame_of(None, (640, 480))
     boxes = workload.boxes_for(faces, 480, 640)
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"fexport-before-after-{os.getpid()}.npy"
     np.save(path, frame)
-    sides = {"before": (other, other_bundle), "after": (ROOT, this_bundle)}
-    workers = {side: _start(checkout, bundle, threads, path, boxes) for side, (checkout, bundle) in sides.items()}
+    sides = {"before": (other, other_bundle, other_backend), "after": (ROOT, this_bundle, this_backend)}
+    workers = {
+        side: _start(checkout, bundle, threads, path, boxes, backend)
+        for side, (checkout, bundle, backend) in sides.items()
+    }
     samples: dict[str, list[list[float]]] = {side: [] for side in sides}
     for k in range(rounds):
         for side in sorted(sides, reverse=bool(k % 2)):
@@ -71,7 +87,8 @@ def main(other: Path, other_bundle: Path, this_bundle: Path, name: str, rounds: 
     wall = {side: np.array(rows)[:, 0] for side, rows in samples.items()}
     result = {
         "machine": measure.machine(),
-        "commits": {side: _commit(checkout) for side, (checkout, _) in sides.items()},
+        "commits": {side: _commit(checkout) for side, (checkout, _, _) in sides.items()},
+        "backends": {side: backend or "default" for side, (_, _, backend) in sides.items()},
         "faces": faces,
         "threads": threads,
         "work": "one whole detect that finds, and one that reads the given faces, 640 x 480",
@@ -89,9 +106,11 @@ def main(other: Path, other_bundle: Path, this_bundle: Path, name: str, rounds: 
     )
 
 
-def _start(checkout: Path, bundle: Path, threads: int, frame: Path, boxes: workload.Boxes) -> subprocess.Popen[str]:
+def _start(
+    checkout: Path, bundle: Path, threads: int, frame: Path, boxes: workload.Boxes, backend: str
+) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": f"{checkout / 'runtime'}:{checkout / 'export'}"}
-    command = [sys.executable, "-c", WORKER, str(bundle), str(threads), str(frame), json.dumps(boxes)]
+    command = [sys.executable, "-c", WORKER, str(bundle), str(threads), str(frame), json.dumps(boxes), backend]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert worker.stdout is not None
     if worker.stdout.readline() != "ready\n":

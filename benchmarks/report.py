@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 from record import RESULTS, WORKLOADS
@@ -36,7 +37,7 @@ def main() -> None:
     for name, result in found.items():
         ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
         lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {result['ratio']['paired_p50']:.2f} |")
-    lines += ["", *_targets(found), *_limit(found), *_pools()]
+    lines += ["", *_targets(found), *_backends(), *_in_turns(), *_limit(found), *_pools()]
     for result in found.values():
         lines += [report.markdown(result).replace("# ", "## ", 1)]
     (Path(__file__).parent / "REPORT.md").write_text("\n".join(lines).rstrip() + "\n")
@@ -77,6 +78,50 @@ def _limit(found: dict[str, dict]) -> list[str]:
             work = sum(g * (1 if role == "faces" else faces) for role, g in gflop.items())
             lines.append(f"| {name} | {work:.0f} | {taken:.0f} | {1e3 * work / taken:.0f} |")
     return [*lines, ""]
+
+
+def _backends() -> list[str]:
+    """Each network on each backend, fp32, as `benchmarks/backends.py` measured."""
+    lines = []
+    for path in sorted(RESULTS.glob("backends_*.json")):
+        result = json.loads(path.read_text())
+        work = result["workload"]
+        lines += [
+            f"### {path.stem.removeprefix('backends_')}: {work['width']} x {work['height']}, {work['faces']} faces, {result['threads']} threads",
+            "",
+            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run after a run to warm up.",
+            "",
+            "| network | backend | p50 ms | chosen |",
+            "|---|---|---|---|",
+        ]
+        for m in result["measured"]:
+            chosen = "yes" if m["chosen"] else ""
+            lines.append(f"| {m['network']} | {m['backend']} | {statistics.median(m['ms']):.1f} | {chosen} |")
+        lines.append("")
+    return ["## Backends, each network alone, fp32", "", *lines] if lines else []
+
+
+def _in_turns() -> list[str]:
+    """Whole frames of two commits or two backends, as `benchmarks/before_after.py` measured."""
+    rows = []
+    for path in sorted(RESULTS.glob("before_after_*.json")):
+        r = json.loads(path.read_text())
+        sides = [f"{r['commits'][s]}, {r.get('backends', {}).get(s, 'default')}" for s in ("before", "after")]
+        cells = [
+            path.stem.removeprefix("before_after_"),
+            *sides,
+            f"{r['after_over_before']:.3f}",
+            f"{r['cpu_after_over_before']:.3f}",
+        ]
+        rows.append(f"| {' | '.join([*cells, r['machine']['cpu']])} |")
+    if not rows:
+        return []
+    head = [
+        "## Two commits or two backends in turns",
+        "",
+        "Whole frames (find, then read the given faces); time of the second over the first.",
+    ]
+    return [*head, "", "| workload | first | second | wall | CPU | machine |", "|---|---|---|---|---|---|", *rows, ""]
 
 
 def _pools() -> list[str]:

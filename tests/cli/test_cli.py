@@ -284,7 +284,7 @@ def test_build_leaves_out_what_is_not_wanted_and_takes_several_folders(tmp_path)
     refused(fexport("build", tmp_path / "b", *arguments, *weights), "--pose none")
     done = fexport("build", tmp_path / "b", *arguments, "--pose", "none", "--identity", "none", *weights)
     assert done.returncode == 0, done.stderr
-    assert "1 networks" in done.stdout
+    assert "1 network, all within tolerance" in done.stdout
 
 
 def test_columns_are_chosen_by_name_and_by_group(v1_edge_bundle, photo, tmp_path):

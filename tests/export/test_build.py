@@ -227,7 +227,9 @@ def test_the_face_in_the_photograph_is_where_the_samples_say(frame):
 def test_verification_is_repeated_from_a_bundle(v1_edge_bundle, tmp_path):
     bundle = open_bundle(v1_edge_bundle)
     for network in bundle.networks.values():
-        assert repeat_verification(network, threads=1).passed
+        reports = repeat_verification(network, threads=1)
+        assert reports
+        assert all(r.passed for r in reports.values())
     copy = tmp_path / "copy"
     shutil.copytree(v1_edge_bundle, copy)
     path = copy / "manifest.json"
@@ -291,4 +293,4 @@ def test_a_bundle_from_a_folder_is_not_compared_with_other_weights(tmp_path):
     bundle = open_bundle(tmp_path / "bundle")
     with pytest.raises(CheckpointError, match="--weights DIR"):
         repeat_verification(bundle.networks["landmarks"])
-    assert repeat_verification(bundle.networks["landmarks"], [weights]).passed
+    assert repeat_verification(bundle.networks["landmarks"], [weights])["landmarks"].passed

@@ -137,6 +137,19 @@ def test_what_ncnn_has_no_layer_for_is_said(module, says):
         ncnn_export.convert(model)
 
 
+@pytest.mark.parametrize(("name", "output"), [("mobilefacenet", "landmarks"), ("facenet", "embedding")])
+def test_whole_networks(name, output):
+    row = network_row(name)
+    loaded = modules.load(row, LANDMARK_CROP, stand_in_seed=0)
+    chips = np.random.RandomState(0).rand(2, 3, 112, 112).astype(np.float32)
+    inputs = [Tensor("x", ("faces", 3, 112, 112), "")]
+    model = onnx_export.export(loaded.module, (torch.from_numpy(chips),), inputs, row.outputs)
+    with torch.inference_mode():
+        expected = loaded.module(torch.from_numpy(chips)).numpy()
+    (found,) = run(model, chips, (output,))
+    assert np.abs(found - expected).max() <= 2e-6 * np.ptp(expected)
+
+
 def test_a_network_that_cannot_be_held_names_the_operator():
     row = network_row("pose-mlp")
     loaded = modules.load(row, LANDMARK_CROP, stand_in_seed=0)

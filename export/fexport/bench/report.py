@@ -58,7 +58,9 @@ def markdown(result: dict[str, Any]) -> str:
     if "ratio" in result:
         lines += [f"**{result['ratio']['paired_p50']:.2f} times py-feat** (median of the rounds' own ratios).", ""]
     noise = [
-        f"{name}: {side.get('noise') or 'none seen'}" for name, side in (("fexport", ours), ("py-feat", theirs)) if side
+        f"{name}: {side.get('noise', 'not judged') or 'none seen'}"
+        for name, side in (("fexport", ours), ("py-feat", theirs))
+        if side
     ]
     lines += [f"Noise: {'; '.join(noise)}.", "", "| stage | ms |", "|---|---|"]
     lines += [f"| {stage} | {taken:.2f} |" for stage, taken in ours["stages_ms"].items()]
