@@ -7,7 +7,7 @@ detector would run it, from the device's store too.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from fexruntime.backends.base import Place
 from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.contracts import gates_of
 from fexruntime.differences import UNITS, difference
-from fexruntime.errors import BundleError
+from fexruntime.errors import BundleError, EnvironmentMissingError
 from fexruntime.manifest import Variant
 
 
@@ -40,17 +40,24 @@ class CanonicalCheck:
         return bool(self.max <= self.limit)
 
 
-def check_canonical(bundle: Bundle, place: Place | None = None) -> list[CanonicalCheck]:
+def check_canonical(
+    bundle: Bundle, place: Place | None = None, on_missing: Callable[[EnvironmentMissingError], None] | None = None
+) -> list[CanonicalCheck]:
     """Run every artefact of a bundle on its recorded input and compare.
 
-    Raises BundleError if a file is not the one that was verified, or if there is nothing recorded for an output.
+    Raises BundleError if a file is not the one that was verified, or if there is nothing recorded for an output. An
+    artefact whose backend is not installed raises EnvironmentMissingError, or is handed to `on_missing` and left out.
     """
-    return [
-        check
-        for network in bundle.networks.values()
-        for variant in network.record.variants
-        for check in _checks(network, variant, place or Place())
-    ]
+    checks: list[CanonicalCheck] = []
+    for network in bundle.networks.values():
+        for variant in network.record.variants:
+            try:
+                checks += _checks(network, variant, place or Place())
+            except EnvironmentMissingError as error:
+                if on_missing is None:
+                    raise
+                on_missing(error)
+    return checks
 
 
 def _checks(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[CanonicalCheck]:

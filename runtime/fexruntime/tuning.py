@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.errors import EnvironmentMissingError
 from fexruntime.faces import FACE_BATCH
 from fexruntime.manifest import MANIFEST, Variant
-from fexruntime.store import Store, open_store
 
 LEAST_GAIN = 0.03
 """A backend has to take this share less time than the default to be chosen in its place."""
@@ -65,7 +63,7 @@ def tune(
 
     Raises EnvironmentMissingError if there is nowhere to keep it.
     """
-    store = _store(place)
+    store = place.store()
     if store is None:
         raise EnvironmentMissingError(
             "there is no place to keep the choice (see `fexport cache`): set FEXPORT_CACHE to a folder of your own"
@@ -85,7 +83,7 @@ def resolved(bundle: Bundle, place: Place) -> Place:
     """The place with "auto" replaced: by the choice that was measured here for this bundle, else by the default."""
     if place.backend != AUTO:
         return place
-    store = _store(place)
+    store = place.store()
     kept = store.find(_key(bundle, place)) if store else None
     choice: Mapping[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
     return dataclasses.replace(place, backend={r: choice.get(r, DEFAULT_BACKEND) for r in bundle.networks})
@@ -149,12 +147,6 @@ def _inputs(network: BundleNetwork, items: int, work: Workload) -> dict[str, F32
         for t in network.record.inputs
     }
     return {name: rng.rand(*shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def _store(place: Place) -> Store | None:
-    if place.cache is False:
-        return None
-    return open_store(Path(place.cache) if isinstance(place.cache, (str, Path)) else None)
 
 
 def _key(bundle: Bundle, place: Place) -> dict[str, str]:

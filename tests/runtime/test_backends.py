@@ -108,6 +108,18 @@ def test_a_backend_that_is_not_installed_names_its_extra(targets_bundle, module,
     assert f"pip install 'fexport[{extra}]'" in done.stdout, done.stderr
 
 
+def test_verify_says_which_artefacts_it_could_not_check(targets_bundle):
+    program = (
+        "import sys; sys.modules['ncnn'] = None; sys.modules['onnx'] = None\n"
+        "from fexport.cli import main\nsys.argv = ['fexport', 'verify', sys.argv[1]]\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, targets_bundle], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "artefacts not checked here: the backend 'ncnn' needs ncnn" in done.stdout
+    assert "the recorded answers are reproduced" in done.stdout
+    assert "(fp32 ncnn)" not in done.stdout
+
+
 def test_no_backend_writes_anything_outside_the_cache(targets_bundle, photo, tmp_path):
     """Telemetry that is on by default: ONNX Runtime's database, OpenVINO's identity in the home."""
     home, cache = tmp_path / "home", tmp_path / "cache"

@@ -140,6 +140,8 @@ def test_what_is_not_there_is_an_error_and_never_something_else():
         Detector(device="cuda")
     with pytest.raises(InputError, match="threads"):
         Detector(threads=0)
+    with pytest.raises(InputError, match=r"threads=4096 cannot be meant: this process may use \d+ cores"):
+        Detector(threads=4096)
     with pytest.raises(BundleError, match="has no fp32 artefact of kind arrays"):
         Detector(backend="arrays")
     with pytest.raises(BundleError, match="has no fp16 artefact of kind onnx in this bundle: it has fp32 onnx"):

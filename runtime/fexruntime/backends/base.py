@@ -11,8 +11,10 @@ from fexruntime.arrays import F32, Values
 from fexruntime.contracts import Tensor
 from fexruntime.cores import available_cores
 from fexruntime.errors import InputError
+from fexruntime.store import Store, open_store
 
 DEFAULT_BACKEND = "onnxruntime"
+MOST_THREADS_A_CORE = 4
 AUTO = "auto"
 """The backends that `fexport tune` chose here for a bundle; the default where nobody tuned."""
 
@@ -45,6 +47,17 @@ class Place:
             isinstance(self.threads, bool) or not hasattr(self.threads, "__index__") or self.threads < 1
         ):
             raise InputError(f"threads must be a whole number of 1 or more, not {self.threads!r}")
+        if self.threads is not None and self.threads > MOST_THREADS_A_CORE * available_cores():
+            raise InputError(
+                f"threads={self.threads} cannot be meant: this process may use {available_cores()} cores; more threads than "
+                "cores are slower"
+            )
+
+    def store(self) -> Store | None:
+        """The store of what this device makes for itself; None where there is to be none, or can be none."""
+        if self.cache is False:
+            return None
+        return open_store(Path(self.cache) if isinstance(self.cache, (str, Path)) else None)
 
     @property
     def cores(self) -> int:

@@ -30,7 +30,6 @@ from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, InputError
 from fexruntime.manifest import Variant
-from fexruntime.store import open_store
 
 PROVIDER = "CPUExecutionProvider"
 _log = logging.getLogger("fexruntime.onnxruntime")
@@ -124,8 +123,7 @@ class OnnxRuntime:
 
     def _load(self, network: BundleNetwork, variant: Variant, place: Place) -> tuple[Any, str]:
         """(session, precision read off what it loaded)."""
-        cache = place.cache
-        store = None if cache is False else open_store(Path(cache) if isinstance(cache, (str, Path)) else None)
+        store = place.store()
         key = {
             "kind": "optimised ONNX graph",
             "network": network.row.name,
