@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def main(
     """Measure, keep the samples, print the ratio."""
     frame = workload.frame_of(None, (640, 480))
     boxes = workload.boxes_for(faces, 480, 640)
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"fexport-before-after-{os.getpid()}.npy"
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "frame.npy"
     np.save(path, frame)
     sides = {"before": (other, other_bundle, other_backend), "after": (ROOT, this_bundle, this_backend)}
     workers = {
@@ -83,7 +85,7 @@ def main(
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
-    path.unlink()
+    folder.cleanup()
     wall = {side: np.array(rows)[:, 0] for side, rows in samples.items()}
     result = {
         "machine": measure.machine(),

@@ -158,7 +158,7 @@ def _networks_alone(
             for t in backend.spec.inputs
         }
         mine, theirs = [], []
-        comparable = (pyfeat is not None and network.choice.crop is not None) or not network.choice.reads
+        comparable = not network.choice.reads or network.choice.crop is not None
         for k in range(options.rounds):
             mine.append(_cpu_ms(backend, inputs, warmup=2 if k == 0 else 0))
             if comparable and pyfeat is not None:
