@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import fexport, refused
+from command import fexport, refused
 
 from fexport.bench import measure, report, workload
 from fexport.bench.measure import Sample
