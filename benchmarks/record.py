@@ -41,7 +41,12 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
                 continue
             if pipeline not in bundles:
                 bundles[pipeline] = Path(folder) / pipeline
-                build.build(plan.plan(pipeline, "pyfeat-2.1", weights=[weights]), bundles[pipeline])
+                todo = plan.plan(pipeline, "pyfeat-2.1", weights=[weights], targets=plan.TARGETS)
+                build.build(todo, bundles[pipeline])
+                # the backends that are fastest here, as a user would choose them; the record says which they are
+                for threads in ("1", "2"):
+                    tune = [sys.executable, "-m", "fexport", "tune", str(bundles[pipeline]), "--threads", threads]
+                    subprocess.run(tune, check=True)
             options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", *chosen]
             options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
             print(name, flush=True)

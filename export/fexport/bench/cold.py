@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,10 @@ def _once(bundle: str, threads: int, cache: str) -> dict[str, float]:
     return answer
 
 
-def installed_mb() -> dict[str, float]:
-    """Megabytes on disk of each package of the CPU runtime."""
+def installed_mb(backends: Iterable[str] = ()) -> dict[str, float]:
+    """Megabytes on disk of each package of the CPU runtime, and of the backends in use."""
     sizes: dict[str, float] = {}
-    for name in RUNTIME_PACKAGES:
+    for name in dict.fromkeys((*RUNTIME_PACKAGES, *backends)):
         try:
             listed = files(name) or []
         except PackageNotFoundError:

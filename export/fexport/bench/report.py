@@ -44,6 +44,8 @@ def markdown(result: dict[str, Any]) -> str:
         + ".",
         "",
     ]
+    used = [f"{role} {said['backend']}" for role, said in result.get("describe", {}).items()]
+    lines += [f"Backends: {', '.join(used)}.", ""] if used else []
     if work["detector_size"]:
         lines += [f"Not exact: the detector saw frames shrunk to {work['detector_size']} px.", ""]
     if bundle["stand_ins"]:

@@ -71,11 +71,11 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
     if options.start_up:
         say("start-up, in fresh processes")
         result["start_up"] = cold.start(str(bundle.path), options.threads)
-    result["installed_mb"] = cold.installed_mb()
     with workload.Workload(
         bundle, boxes, options.detector_size, backend=options.backend, threads=options.threads
     ) as work:
         result["describe"] = work.detector.describe()
+        result["installed_mb"] = cold.installed_mb(said["backend"] for said in result["describe"].values())
         say("warm-up")
         for _ in range(options.warmup):
             work.run(frame)
