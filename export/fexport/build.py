@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fexport import modules, sense, verify
 from fexport.modules import Loaded
 from fexport.plan import Plan
-from fexport.publish import check_target, publish, report_path, staging_for
+from fexport.publish import check_target, discard, publish, report_path, staging_for
 from fexport.steps import Made, Progress, json_bytes, make, notices, tools, write
 from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
 from fexruntime.errors import FexportError, VerificationError
 from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest
+from fexruntime.versions import installed
 
 REPORT = "verification.json"
 NOTICES = "NOTICES.md"
@@ -53,7 +52,7 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             (staging / MANIFEST).write_bytes(manifest.as_json())
             open_bundle(staging).verify_files()
         except FexportError:  # an interrupt keeps what was made, for the next run to find
-            shutil.rmtree(staging)
+            discard(staging)
             raise
         publish(staging, out)
     _drop_report(report_path(out, REPORT))
@@ -113,7 +112,4 @@ def _manifest(plan: Plan, made: dict[str, Made], staging: Path) -> Manifest:
 
 def own_version() -> str:
     """fexport's version."""
-    try:
-        return version("fexport")
-    except PackageNotFoundError:
-        return "0+unknown"
+    return installed(["fexport"]).get("fexport", "0+unknown")

@@ -102,7 +102,7 @@ def staging_for(out: Path) -> Iterator[Path]:
                     yield folder
                 finally:
                     if folder.is_dir() and [p.name for p in folder.iterdir()] == [_OWNER]:
-                        shutil.rmtree(folder)  # nothing was made
+                        discard(folder)  # nothing was made
                 return
         if folder.is_dir():
             break
@@ -111,6 +111,15 @@ def staging_for(out: Path) -> Iterator[Path]:
     except OSError:
         who = "another process"
     raise OutputError(f"{who} is building {str(out)!r} just now: wait until it is done, or give another folder")
+
+
+def discard(staging: Path) -> None:
+    """Remove a staging folder; a file in it that no build wrote stays, and the folder for it."""
+    for path in staging.iterdir():
+        if _OURS.fullmatch(path.name):
+            path.unlink()
+    with contextlib.suppress(OSError):  # not empty
+        staging.rmdir()
 
 
 def report_path(out: Path, name: str) -> Path:

@@ -14,7 +14,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Network, Tensor
 from fexruntime.errors import BundleError
 from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
+from fexruntime.versions import installed
 
 Progress = Callable[[str, str], None]
 """Called with a role and what is being done to it."""
@@ -185,13 +185,8 @@ def source_digest() -> str:
 
 def tools() -> dict[str, str]:
     """Versions of what builds and verifies a bundle."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime", "ncnn", "openvino", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = installed(("torch", "onnx", "onnxruntime", "ncnn", "openvino", "numpy"))
+    return {"python": platform.python_version()} | packages
 
 
 def notices(networks: list[Network]) -> str:

@@ -7,6 +7,12 @@ class FexportError(Exception):
     """Base of every error that fexport raises on purpose; its message is one clear sentence for the user."""
 
 
+def one_line(error: Exception, line: int = 0) -> str:
+    """One line of what another library said, the first unless told; its type where it said nothing."""
+    said = str(error).strip()
+    return said.splitlines()[line][:300] if said else type(error).__name__
+
+
 class InputError(FexportError):
     """An image, array, box or option given by the caller cannot be used."""
 

@@ -25,7 +25,9 @@ from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.errors import EnvironmentMissingError
 from fexruntime.faces import FACE_BATCH
 from fexruntime.manifest import MANIFEST, Variant
+from fexruntime.versions import installed
 
+_ENGINES = ("onnxruntime", "ncnn", "openvino")
 LEAST_GAIN = 0.03
 """A backend has to take this share less time than the default to be chosen in its place."""
 Say = Callable[[str], None]
@@ -159,17 +161,5 @@ def _key(bundle: Bundle, place: Place) -> dict[str, str]:
         "cpu": cpu_features(),
         "threads": str(place.cores),
         "precision": str(precision),
-        "versions": ", ".join(f"{k} {v}" for k, v in _versions().items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in installed(_ENGINES).items()),
     }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("onnxruntime", "ncnn", "openvino"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -260,3 +260,23 @@ def test_a_file_called_like_our_report_is_not_deleted(tmp_path):
     mine.write_text('{"networks": {"faces": {"differences": []}}}')
     build.build(edge(), tmp_path / "bundle")
     assert not mine.exists()
+
+
+def test_a_build_that_fails_removes_what_it_wrote_and_nothing_else(bundle, monkeypatch):
+    """An older bundle's file that could not be given back, since the new one has its name taken."""
+    from fexport import sense
+    from fexruntime.errors import VerificationError
+
+    def fails(found):
+        raise VerificationError("sees nonsense")
+
+    staging = bundle.parent / ".bundle.partial"
+    staging.mkdir()
+    for folder in (staging, bundle):
+        (folder / "my_results.csv").write_text(folder.name)
+    monkeypatch.setattr(sense, "check", fails)
+    monkeypatch.setattr(build, "check_target", lambda out: None)
+    with pytest.raises(VerificationError, match="nonsense"):
+        build.build(edge(), bundle)
+    assert [p.name for p in staging.iterdir()] == ["my_results.csv"]
+    assert open_bundle(bundle).verify_files() == 4

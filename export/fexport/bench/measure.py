@@ -6,11 +6,12 @@ import os
 import platform
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fexruntime.versions import installed
 
 NOISY_SHARE = 0.05
 """Share of the machine's cores that others may use before a run is called noisy."""
@@ -87,19 +88,13 @@ def noise(samples: list[Sample]) -> str | None:
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    packages = {}
-    for name in ("fexport", "numpy", "onnxruntime", "opencv-python-headless"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": installed(("fexport", "numpy", "onnxruntime", "opencv-python-headless")),
     }
 
 

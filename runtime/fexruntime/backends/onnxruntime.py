@@ -28,7 +28,7 @@ from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
 from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, InputError
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, InputError, one_line
 from fexruntime.manifest import Variant
 
 PROVIDER = "CPUExecutionProvider"
@@ -85,9 +85,7 @@ class OnnxRuntime:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
-            raise InferenceError(
-                f"ONNX Runtime could not run {self._name} on {shapes}: {_first_line(error)}"
-            ) from error
+            raise InferenceError(f"ONNX Runtime could not run {self._name} on {shapes}: {one_line(error)}") from error
         return dict(out)
 
     def share(self) -> OnnxRuntime:
@@ -163,7 +161,7 @@ class OnnxRuntime:
         try:
             session = self._ort.InferenceSession(model, options, providers=[PROVIDER])
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(f"ONNX Runtime cannot load {self._name}: {_first_line(error)}") from error
+            raise BundleError(f"ONNX Runtime cannot load {self._name}: {one_line(error)}") from error
         # kept by the Python class to start again with other providers, which never happens here: the model, once more
         session._model_bytes = None
         return session
@@ -195,11 +193,6 @@ def cpu_features() -> str:
     return f"{platform.machine()} {' '.join(sorted(set(lines[0].split()))) if lines else platform.processor()}"
 
 
-def _first_line(error: Exception) -> str:
-    said = str(error).strip()
-    return said.splitlines()[0][:300] if said else type(error).__name__
-
-
 def _join_process_pool(ort: Any, threads: int) -> None:
     """Make the process's one pool, or join it; EnvironmentMissingError or InputError if that cannot be."""
     with _pool_lock:
@@ -214,7 +207,7 @@ def _join_process_pool(ort: Any, threads: int) -> None:
             except Exception as error:  # ONNX Runtime's errors have no common base of their own
                 raise EnvironmentMissingError(
                     "shared_pool cannot be had: ONNX Runtime's global thread pool was already made in this process "
-                    f"({_first_line(error)})"
+                    f"({one_line(error)})"
                 ) from None
             _process_pool["threads"] = threads
     if _process_pool["threads"] != threads:

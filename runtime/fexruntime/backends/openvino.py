@@ -14,7 +14,7 @@ from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
 from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
 
 DEVICE = "CPU"
@@ -46,7 +46,7 @@ class OpenVino:
             core = self._ov.Core()
             self._compiled: Any = core.compile_model(core.read_model(model), DEVICE, settings)
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
-            raise BundleError(f"OpenVINO cannot load {self._name}: {_first_line(error)}") from error
+            raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
         self._request = self._compiled.create_infer_request()
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
@@ -55,7 +55,7 @@ class OpenVino:
             self._request.infer(dict(inputs), share_inputs=True)
         except Exception as error:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
-            raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {_first_line(error)}") from error
+            raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
         found = {t.name: self._request.get_tensor(t.name).data for t in self.spec.outputs}
         if out is None:
             return {name: np.array(value) for name, value in found.items()}
@@ -85,11 +85,6 @@ class OpenVino:
             "precision": self._precision if full else hint,
             "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
         }
-
-
-def _first_line(error: Exception) -> str:
-    said = str(error).strip()
-    return said.splitlines()[-1][:300] if said else type(error).__name__
 
 
 def _import_openvino() -> Any:
