@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from fexport.skops_files import read_skops
 from fexruntime.contracts import Network, WeightsFile
 from fexruntime.errors import CheckpointError
 from fexruntime.manifest import WeightsRecord
@@ -88,19 +89,23 @@ def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Loca
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
         raise CheckpointError(
-            f"{network.name} needs {row.filename}, which is not in {where}: put it there "
-            f"(from {row.repository} on the hub)"
+            f"{network.name} needs {row.filename}, which is not in {where}: put it there, or into a sub-folder "
+            f"{row.own_folder} (from {row.repository} on the hub)"
         )
     return found
 
 
 def _in_folders(row: WeightsFile, folders: Sequence[Path]) -> Located | None:
-    """The file in the first folder that has it, under any of its names; a preferred name in that folder goes first."""
+    """The file in the first folder that has it, under any of its names; a preferred name in that folder goes first.
+
+    A sub-folder called as the hub's repository goes before the folder itself: names like config.json are several's.
+    """
     for folder in folders:
         for candidate in (row, *row.others):
             for name in candidate.names:
-                if (folder / name).is_file():
-                    return Located(folder / name, candidate, "folder")
+                for path in (folder / candidate.own_folder / name, folder / name):
+                    if path.is_file():
+                        return Located(path, candidate, "folder")
     return None
 
 
@@ -143,7 +148,9 @@ def read(network: Network, files: list[Located]) -> Checkpoint:
                 f"{record.filename} is not the published file (sha256 {record.sha256}, published is {located.row.sha256}): "
                 "taken as your own weights, and recorded so"
             )
-        if located.path.suffix == ".json":
+        if located.path.suffix == ".skops":
+            tensors, config = read_skops(located.path.name, data)
+        elif located.path.suffix == ".json":
             config = _read_json(located.path.name, data)
         else:
             tensors, found = _read_tensors(located.path.name, data)
@@ -176,7 +183,7 @@ def _read_tensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict
         config = content.get("config")
         if config is not None and not isinstance(config, Mapping):
             raise CheckpointError(f"{name}: its configuration is a {type(config).__name__}, not a mapping")
-        for key in ("state_dict", "model"):
+        for key in ("state_dict", "model", "net"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break

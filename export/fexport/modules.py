@@ -65,10 +65,17 @@ def load(network: Network, crop: Crop | None, folders: Sequence[Path] = (), stan
 
 def _with_stand_ins(network: Network, recipe: Recipe, crop: Crop | None, seed: int) -> Loaded:
     config = None if recipe.stand_in.config is None else dict(recipe.stand_in.config)
-    module, shown = recipe.make(network, Checkpoint({}, config), crop)
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    made = recipe.stand_in.tensors(shapes, seed)
-    module.load_state_dict({key: torch.from_numpy(value) for key, value in made.items()})
+    whole = recipe.stand_in.checkpoint
+    checkpoint = Checkpoint({}, config) if whole is None else whole(seed)
+    module, shown = recipe.make(network, checkpoint, crop)
+    if whole is None:
+        shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        made = recipe.stand_in.tensors(shapes, seed)
+        module.load_state_dict({key: torch.from_numpy(value) for key, value in made.items()})
+    else:
+        checkpoints.load_strictly(module, checkpoint, network)
+        if recipe.after_load is not None:
+            recipe.after_load(module, network)
     records = [
         WeightsRecord(f.filename, "stand-in", f.repository, None, None, None, published=False, seed=seed)
         for f in network.files

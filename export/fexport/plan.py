@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fexruntime.bundle import stage_option
-from fexruntime.contracts import Choice, Network, Pipeline, Stage, network_row, pipeline_row
+from fexruntime.contracts import Choice, Network, Pipeline, Stage, is_inner, network_row, pipeline_row
 from fexruntime.errors import InputError
 
 NONE = "none"
@@ -69,14 +69,20 @@ def plan(
             continue
         part = _part(pipeline, stage, name)
         lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]
+        if lacking and is_inner(stage):
+            continue
         if lacking:
-            who = next((s.role for s in row.stages if lacking[0] in s.gives), "another stage")
+            value, who = _missing(row, lacking[0], given)
             raise InputError(
-                f"{stage.role} reads {lacking[0]}, which {who} would give: leave out {stage.role} too "
+                f"{stage.role} reads {value}, which {who} would give: leave out {stage.role} too "
                 f"({stage_option(row, stage)} {NONE}), or build {who}"
             )
         parts[stage.role] = part
         given.update(stage.gives)
+    for role, part in reversed(list(parts.items())):
+        read = {r for p in parts.values() for r in p.choice.reads}
+        if is_inner(part.stage) and read.isdisjoint(part.stage.gives):
+            del parts[role]
     for folder in weights:
         if not folder.is_dir():
             raise InputError(f"--weights {str(folder)!r} is not a folder")
@@ -87,11 +93,23 @@ def plan(
     return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed, chosen)
 
 
+def _missing(row: Pipeline, value: str, given: set[str]) -> tuple[str, str]:
+    """(value, role): what is really missing where `value` is, and who would give it."""
+    stage = next((s for s in row.stages if value in s.gives), None)
+    if stage is None:
+        return value, "another stage"
+    if is_inner(stage):
+        for read in stage.choices[0].reads:
+            if isinstance(read, str) and read not in given:
+                return _missing(row, read, given)
+    return value, stage.role
+
+
 def _part(pipeline: str, stage: Stage, name: str | None) -> Part:
     choice = stage.choices[0]
     if name is not None:
         try:
             choice = stage.choice(name)
         except KeyError:
-            raise InputError(f"no {stage.role} {name!r} in {pipeline}: use {', '.join(stage.networks)}") from None
+            raise InputError(f"no {stage.role} {name!r} in {pipeline}: use {', '.join(stage.names)}") from None
     return Part(stage, choice, None if choice.network is None else network_row(choice.network))

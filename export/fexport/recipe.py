@@ -45,6 +45,8 @@ class StandIn:
     """(pattern, range of biases), where they have to lie in one."""
     adjust: Callable[[dict[str, NDArray[Any]]], None] | None = None
     """Changes the made tensors in place."""
+    checkpoint: Callable[[int], Checkpoint] | None = None
+    """From the seed, all of it, for a network whose shapes come from its file; the other rules are not asked then."""
 
     def tensors(self, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, NDArray[Any]]:
         """Values for a state dict of these keys and shapes."""
@@ -105,3 +107,5 @@ class Recipe:
     """Outputs that jump at a tie."""
     arrays: Callable[[nn.Module], dict[str, NDArray[Any]]] | None = None
     """The weights for `fexruntime.backends.arrays`, of a network that has a function there."""
+    graph: bool = True
+    """Whether it is exported; else its arrays are its only artefact, and `make`'s module is what they are held to."""

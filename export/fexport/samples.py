@@ -13,9 +13,10 @@ import numpy as np
 from fexport.session import Case
 from fexruntime import crop as cropping
 from fexruntime.arrays import F32, U8
-from fexruntime.contracts import VALUES, Choice, Crop, Network
+from fexruntime.contracts import PIPELINES, VALUES, Choice, Crop, Network, Stage
 from fexruntime.contracts.labels import LANDMARKS
 from fexruntime.detect import fill_input_numpy
+from fexruntime.heads import DECODERS
 from fexruntime.resample import resize_u8
 from fexruntime.sources.images import read_image
 
@@ -63,18 +64,45 @@ def _of_crop(crop: Crop) -> dict[str, list[F32]]:
 
 
 def _of_value(name: str) -> dict[str, list[F32]]:
-    """Landmarks as rings of plausible size; of any other value numbers of its shape."""
+    """What a stage without a graph makes of samples; landmarks as rings of plausible size; else numbers of its shape."""
+    host = next((s for p in PIPELINES for s in p.stages if name in s.gives and s.choices[0].network is None), None)
+    if host is not None:
+        return _computed(host, name)
     rng = np.random.RandomState(9)
-    shape = VALUES[name].shape
+    value = VALUES[name]
+    shape = value.shape
     if shape == (LANDMARKS, 2):
+        size = 400 if value.points else 1  # in pixels of a frame, or fractions of a crop
         angle = np.linspace(0, 2 * np.pi, LANDMARKS, endpoint=False)
-        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * [50, 70] + [200, 150]
-        faces = (ring + rng.standard_normal((4, *shape)) * 4).astype(np.float32)
-        noise = rng.uniform(0, 400, (3, *shape)).astype(np.float32)
+        centre = [200, 150] if value.points else [0.5, 0.5]
+        ring = np.stack([np.cos(angle), np.sin(angle)], 1) * ([50, 70] if value.points else [0.35, 0.4]) + centre
+        faces = (ring + rng.standard_normal((4, *shape)) * (size / 100)).astype(np.float32)
+        noise = rng.uniform(0, size, (3, *shape)).astype(np.float32)
     else:
         faces = rng.standard_normal((4, *shape)).astype(np.float32)
         noise = (8 * rng.standard_normal((3, *shape))).astype(np.float32)
     return {"faces": [faces, faces[:1], faces[1:2]], "noise": [noise, noise[:1]]}
+
+
+class _NoFaces:
+    """What a decoder is given for samples, which lie in no frame."""
+
+    def regions(self, crop: Crop) -> cropping.Region:
+        raise NotImplementedError("a stage without a graph is sampled by what it reads alone")
+
+
+def _computed(host: Stage, name: str) -> dict[str, list[F32]]:
+    choice = host.choices[0]
+    parts = [_of_crop(r) if isinstance(r, Crop) else _of_value(r) for r in choice.reads]
+    return {
+        kind: [
+            DECODERS[host.decode](dict(zip(choice.host_inputs, arrays, strict=True)), _NoFaces(), host, choice.crop)[
+                name
+            ]
+            for arrays in zip(*(part[kind] for part in parts), strict=True)
+        ]
+        for kind in ("faces", "noise")
+    }
 
 
 def _chips(crop: Crop) -> F32:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from fexport.modules import Loaded
 from fexport.plan import TARGETS, Part
 from fexruntime.arrays import F32
 from fexruntime.backends import open_variant
+from fexruntime.backends.arrays import FUNCTIONS
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Network, Tensor
@@ -57,7 +58,44 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
     progress(role, f"exporting {network.name}")
     inputs = tuple(_sized(t, part.choice.crop_size) for t in network.inputs)
     outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
-    cases = samples.cases(network, part.choice)
+    passes: tuple[str, ...] = ()
+    not_held: dict[str, str] = {}
+    if loaded.recipe.graph:
+        variants, passes, not_held = _graphs(staging, role, part, loaded, inputs, outputs, targets, progress)
+    else:
+        variants = [_arrays_alone(staging, role, part, loaded, inputs)]
+    record = NetworkRecord(
+        network=network.name,
+        title=network.title,
+        licence=network.licence,
+        licence_note=network.licence_note,
+        inputs=inputs,
+        outputs=outputs,
+        variants=tuple(variants),
+        weights=loaded.records,
+        passes=passes,
+        config=loaded.config,
+        not_held=not_held,
+    )
+    progress(role, f"verifying {network.name}")
+    reports = compare_artefacts(BundleNetwork(role, part.stage, part.choice, network, record, staging), loaded)
+    said = {name: report.as_json() for name, report in reports.items()}
+    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "reports": said}))
+    return Made(record, reports)
+
+
+def _graphs(
+    staging: Path,
+    role: str,
+    part: Part,
+    loaded: Loaded,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    targets: Sequence[str],
+    progress: Progress,
+) -> tuple[list[Variant], tuple[str, ...], dict[str, str]]:
+    """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
+    cases = samples.cases(loaded.network, part.choice)
     plain = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
@@ -80,30 +118,27 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
             variants.append(Variant(PRECISION, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
-    record = NetworkRecord(
-        network=network.name,
-        title=network.title,
-        licence=network.licence,
-        licence_note=network.licence_note,
-        inputs=inputs,
-        outputs=outputs,
-        variants=tuple(variants),
-        weights=loaded.records,
-        passes=passes,
-        config=loaded.config,
-        not_held=not_held,
-    )
-    progress(role, f"verifying {network.name}")
-    reports = compare_artefacts(BundleNetwork(role, part.stage, part.choice, network, record, staging), loaded)
-    said = {name: report.as_json() for name, report in reports.items()}
-    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "reports": said}))
-    return Made(record, reports)
+    return variants, passes, not_held
+
+
+def _arrays_alone(staging: Path, role: str, part: Part, loaded: Loaded, inputs: Sequence[Tensor]) -> Variant:
+    """The only artefact of a network that is not exported: its function's arrays."""
+    assert loaded.recipe.arrays is not None
+    made = loaded.recipe.arrays(loaded.module)
+
+    def run(case: session.Case) -> dict[str, F32]:
+        return dict(zip(loaded.outputs, FUNCTIONS[loaded.network.name](made, *case), strict=True))
+
+    arrays = write(staging, f"{role}.arrays.npz", _npz(made, compressed=False))
+    canonical = write(staging, f"{role}.canonical.npz", _npz(_recorded(loaded, part, inputs, run)))
+    return Variant(PRECISION, "arrays", "any", arrays, canonical, ("arrays",))
 
 
 def compare_artefacts(network: BundleNetwork, loaded: Loaded, threads: int | None = None) -> dict[str, verify.Report]:
     """Hold every artefact of a network to torch, on each backend that it was (or is to be) verified on, as it will run.
 
-    The report of the ONNX graph on ONNX Runtime is called by the role alone, the others by role and backend.
+    The report of the ONNX graph on ONNX Runtime, or of an only artefact, is called by the role alone, the others by role
+    and backend.
     """
     cases = samples.cases(network.row, network.choice)
     reports = {}
@@ -116,7 +151,8 @@ def compare_artefacts(network: BundleNetwork, loaded: Loaded, threads: int | Non
                 return backend.infer(dict(zip(inputs, case, strict=True)))
 
             against = f"{name} {variant.precision}"
-            called = network.role if name == TARGETS[0] else f"{network.role} {name}"
+            alone = len(network.record.variants) == len(variant.verified_on) == 1
+            called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
             reports[called] = verify.compare(loaded, run, cases, network.choice.crop_size, variant.precision, against)
             backend.close()
     return reports
@@ -206,7 +242,8 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
+def _npz(arrays: Mapping[str, Any], compressed: bool = True) -> bytes:
+    """An .npz file; large weights hardly shrink, and are read faster as they are."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     return buffer.getvalue()

@@ -20,6 +20,7 @@ from fexruntime.contracts import (
     Pipeline,
     Stage,
     contract_sha256,
+    is_inner,
     network_row,
     pipeline_row,
 )
@@ -204,8 +205,10 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
         entry = networks.get(stage.role)
         chosen = entry.get("network") if isinstance(entry, dict) else "none"
         left_out = stage.role not in networks and stage is not row.finder
-        if left_out or (chosen in stage.networks and len(stage.networks) > 1):
-            words += [stage_option(row, stage), str(chosen)]
+        if left_out and not is_inner(stage):
+            words += [stage_option(row, stage), "none"]
+        elif chosen in stage.networks and len(stage.networks) > 1:
+            words += [stage_option(row, stage), str(stage.choice(str(chosen)).name)]
     weights = [
         w for n in networks.values() if isinstance(n, dict) for w in n.get("weights") or () if isinstance(w, dict)
     ]

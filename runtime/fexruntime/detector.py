@@ -247,7 +247,13 @@ class Detector:
             lambda vectors: name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method),
             identity.row.name if identity else None,
             placeholder_rows,
+            {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
         )
+
+    def _called(self, role: str) -> str:
+        """What fills a role, by the name that callers choose it by."""
+        network = self.bundle.networks[role]
+        return network.choice.name or network.row.name
 
     def _selection(self, options: Options) -> Selection:
         """The columns asked for; InputError if this bundle cannot fill one that was asked for by name."""

@@ -68,9 +68,7 @@ def _step(bundle: Bundle, stage: Stage) -> Step:
     network = bundle.networks.get(stage.role)
     if network is None:
         choice = stage.choice(None)
-        crops = [r for r in choice.reads if isinstance(r, Crop)]
-        chips = dict(zip(crops, ["chips", *(f"chips_{k}" for k in range(2, len(crops) + 1))], strict=True))
-        return Step(stage, choice, tuple(chips[r] if isinstance(r, Crop) else r for r in choice.reads))
+        return Step(stage, choice, choice.host_inputs)
     outputs = {t.name for t in network.record.outputs}
     lacking = {name for name in network.row.optional_outputs if name not in outputs}
     inputs = tuple(t.name for t in network.record.inputs)
@@ -186,7 +184,7 @@ def read_faces(
 
 def _results(frames: Sequence[Frame], blocks: Sequence[Block], rect: Crop | None) -> Iterator[FrameResult]:
     frame_of = np.concatenate([b.frame_of for b in blocks])
-    names = [n for n in blocks[0].values if n != KEEP]
+    names = [n for n in blocks[0].values if n != KEEP and not VALUES[n].inner]
     values = {name: np.concatenate([b.values[name] for b in blocks]) for name in names}
     boxes = [b.values["boxes_xyxy_px"] if rect is None else b.regions(rect).decode_xyxy_px for b in blocks]
     regions = np.concatenate(boxes)

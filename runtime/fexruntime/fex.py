@@ -91,6 +91,7 @@ class Fex:
         values: F32,
         others: Mapping[str, NDArray[Any]],
         identity_model: str | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.contract = contract
@@ -102,6 +103,8 @@ class Fex:
         self.values = values
         """[rows, len(numeric_columns)] float32."""
         self.identity_model = identity_model
+        self.models = dict(models or {})
+        """What the pipeline's `fex_models` are in this bundle: names as py-feat's Fex has them, and choices."""
         self._others = dict(others)
         self._place = {c: i for i, c in enumerate(self.numeric_columns)}
 
@@ -173,7 +176,8 @@ class Fex:
         except ImportError as error:
             raise EnvironmentMissingError(f"to_feat() needs py-feat ({error}): pip install py-feat") from error
         groups = {g.feat: [c for c in g.columns if c in self.dtypes] for g in self.pipeline.groups if g.feat}
-        return FeatFex(self.to_pandas(), **groups, identity_model=self.identity_model, **dict(self.pipeline.fex_info))
+        info = dict(self.pipeline.fex_info) | self.models
+        return FeatFex(self.to_pandas(), **groups, identity_model=self.identity_model, **info)
 
 
 def assemble(
@@ -184,6 +188,7 @@ def assemble(
     identify: Callable[[F32], list[str | None]],
     identity_model: str | None,
     placeholder_rows: bool = True,
+    models: Mapping[str, str] | None = None,
 ) -> Fex:
     """Fex of frame results in order; `identify` names the rows from the value that fills the text column of names.
 
@@ -226,7 +231,7 @@ def assemble(
         if group.dtype != "float32"
         for c in columns
     }
-    return Fex(pipeline, contract, selection, values_of_rows, others, identity_model)
+    return Fex(pipeline, contract, selection, values_of_rows, others, identity_model, models)
 
 
 def _vectors(value: F32 | None, rows: int) -> F32:

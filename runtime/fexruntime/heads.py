@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fexruntime import hog
 from fexruntime.arrays import F32, Values
 from fexruntime.contracts import AxisMap, Crop, Stage
 from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS
@@ -73,7 +74,19 @@ def _landmarks_68(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) ->
     assert crop is not None
     (fractions,) = raw.values()
     points = fractions.reshape(-1, LANDMARKS, 2)
-    return {stage.gives[0]: to_frame(points, faces.regions(crop).decode_xyxy_px)}
+    # in the frame, and as they are
+    return dict(zip(stage.gives, (to_frame(points, faces.regions(crop).decode_xyxy_px), points), strict=False))
+
+
+def _hog(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Histograms of oriented gradients of a crop, aligned by the landmarks in it."""
+    return dict(zip(stage.gives, hog.features(*raw.values()), strict=True))
+
+
+def _gaze(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Pitch and yaw, and the angle that they make."""
+    (axes,), (value,) = stage.axes, raw.values()
+    return {axes.value: _with_angle(mapped(value, axes))}
 
 
 def _axes(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
@@ -95,6 +108,8 @@ def _with_angle(pitch_yaw: F32) -> F32:
 DECODERS: dict[str, Decoder] = {
     "multitask": _multitask,
     "landmarks-68": _landmarks_68,
+    "hog": _hog,
+    "gaze": _gaze,
     "axes": _axes,
     "as-is": _as_is,
 }

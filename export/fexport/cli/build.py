@@ -11,15 +11,15 @@ import click
 from fexport.cli.extras import need
 from fexport.plan import NONE, TARGETS
 from fexruntime.bundle import stage_option
-from fexruntime.contracts import CONTRACTS, PIPELINES
+from fexruntime.contracts import CONTRACTS, PIPELINES, is_inner
 
 
 def _stage_options() -> dict[str, tuple[str, list[str], str]]:
     """By role: its option, the networks that may fill it in any pipeline, what it is for."""
     found: dict[str, tuple[str, list[str], str]] = {}
     for row in PIPELINES:
-        for stage in (row.finder, *row.stages):
-            names = list(stage.networks) + [NONE] * (stage is not row.finder)
+        for stage in (row.finder, *(s for s in row.stages if not is_inner(s))):
+            names = list(stage.names) + [NONE] * (stage is not row.finder)
             option, known, title = found.get(stage.role, (stage_option(row, stage), [], stage.title))
             found[stage.role] = option, [*known, *(n for n in names if n not in known)], title
     return {role: (o, sorted(n, key=lambda name: name == NONE), t) for role, (o, n, t) in found.items()}

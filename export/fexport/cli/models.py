@@ -40,7 +40,7 @@ def command(as_json: bool) -> None:
     for head in ("pipeline", "contracts", "stages and their networks, the default first", "Fex columns"):
         table.add_column(head)
     for line in PIPELINES:
-        stages = "\n".join(f"{s.role}: {', '.join(s.networks)}" for s in (line.finder, *line.stages))
+        stages = "\n".join(f"{s.role}: {', '.join(s.names)}" for s in (line.finder, *line.stages) if s.names)
         table.add_row(line.name, ", ".join(line.contracts), stages, str(len(line.columns)))
     screen.print(table)
 

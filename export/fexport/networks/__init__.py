@@ -8,7 +8,20 @@ the exported graphs with.
 
 from __future__ import annotations
 
-from fexport.networks import arcface, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
+from fexport.networks import (
+    arcface,
+    facenet,
+    l2cs,
+    mobilefacenet,
+    mobilenet,
+    multitask_recipes,
+    pfld,
+    pose_mlp,
+    resmasknet,
+    retinaface,
+    svm,
+    xgb_au,
+)
 from fexport.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -20,5 +33,12 @@ RECIPES: dict[str, Recipe] = {
     "pose-mlp": pose_mlp.RECIPE,
     "arcface": arcface.RECIPE,
     "facenet": facenet.RECIPE,
+    "l2cs": l2cs.RECIPE,
+    "resmasknet": resmasknet.RECIPE,
+    "mobilenet": mobilenet.RECIPE,
+    "pfld": pfld.RECIPE,
+    "xgb-au": xgb_au.RECIPE,
+    "svm-au": svm.RECIPE_AU,
+    "svm-emotion": svm.RECIPE_EMOTION,
 }
 """By the name of the network's contract row."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.classifiers import boosted_trees, linear_machines
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts.labels import OUTER_EYE_CORNERS
 from fexruntime.errors import BundleError
@@ -93,5 +94,10 @@ def _activated(arrays: Mapping[str, F32], x: F32, k: int) -> F32:
     return gelu
 
 
-FUNCTIONS: dict[str, Callable[..., tuple[F32, ...]]] = {"pose-mlp": _pose_mlp}
+FUNCTIONS: dict[str, Callable[..., tuple[F32, ...]]] = {
+    "pose-mlp": _pose_mlp,
+    "xgb-au": boosted_trees,
+    "svm-au": linear_machines,
+    "svm-emotion": linear_machines,
+}
 """By network: a function of its arrays and its inputs, in order, that answers its outputs, in order."""

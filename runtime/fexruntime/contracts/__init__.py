@@ -32,7 +32,7 @@ from fexruntime.contracts.schema import (
     Value,
     WeightsFile,
 )
-from fexruntime.contracts.values import VALUES
+from fexruntime.contracts.values import VALUES, is_inner
 
 __all__ = [
     "CONTRACTS",
@@ -58,6 +58,7 @@ __all__ = [
     "WeightsFile",
     "contract_sha256",
     "gates_of",
+    "is_inner",
     "network_row",
     "pipeline_row",
     "reference_of",

@@ -18,7 +18,7 @@ from fexruntime.contracts.values import VALUES
 
 _WORDS = frozenset({
     "title", "licence", "licence_note", "files", "meaning", "choices", "stages", "finder", "groups", "contracts", "fex_info",
-    "feat",
+    "fex_models", "called", "feat",
 })  # fmt: skip
 """Fields that say nothing about numbers, or of which a bundle uses a part."""
 

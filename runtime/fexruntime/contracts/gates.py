@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fexruntime.contracts import detectorv1_networks as V1
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import Gate
 from fexruntime.errors import InputError
@@ -35,6 +36,13 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         N.POSE_MLP.name: _POSE,
         N.ARCFACE.name: _EMBEDDING,
         N.FACENET.name: _EMBEDDING,
+        V1.L2CS.name: (Gate("gaze", "degrees", 1e-2),),
+        V1.RESMASKNET.name: (Gate("emotion", "probability", 1e-4),),
+        V1.MOBILENET.name: (Gate("landmarks", "pixels", 1e-2),),
+        V1.PFLD.name: (Gate("landmarks", "pixels", 1e-2),),
+        V1.XGB_AU.name: (Gate("au", "probability", 1e-5),),
+        V1.SVM_AU.name: (Gate("au", "value", 0.0),),
+        V1.SVM_EMOTION.name: (Gate("emotion", "value", 0.0),),
     }
 }
 

@@ -30,6 +30,8 @@ BLENDSHAPES = (
 MESH_POINTS = 478
 EMBEDDING_SIZE = 512
 LANDMARKS = 68
+HOG_SIZE = 13 * 13 * 2 * 2 * 8
+"""Blocks of 2 x 2 cells of 8 x 8 px in a face of 112 px, 8 orientations."""
 
 DLIB68_FROM_MESH = (
     127, 234, 93, 132, 58, 172, 136, 150, 176, 148, 152, 377, 400, 379, 365, 397, 356,  # jaw

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fexruntime.contracts import detectorv1_networks
 from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
 from fexruntime.contracts.schema import Network, Preprocessing, Resize, Tensor, WeightsFile
 
@@ -201,5 +202,6 @@ NETWORKS: dict[str, Network] = {
         POSE_MLP,
         ARCFACE,
         FACENET,
+        *detectorv1_networks.ROWS,
     )
 }

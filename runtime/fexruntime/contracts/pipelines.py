@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fexruntime.contracts import detectorv1_networks as V1
 from fexruntime.contracts import labels as L
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
@@ -13,6 +14,8 @@ CONTRACTS = tuple(REFERENCES)
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
+MOBILENET_CROP = Crop("anisotropic", size=224, expand=1.2)
+EMOTION_CROP = Crop("anisotropic", size=224, expand=1.1)
 
 FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
 _LANDMARKS = Group("landmarks", "landmarks_xy_px", L.LANDMARK_XY, planar=True, feat="landmark_columns")
@@ -89,6 +92,7 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
     )
 
 
+_HOG = ("hog", "hog_points")
 _DETECTORV1 = Pipeline(
     name="detectorv1",
     contracts=CONTRACTS,
@@ -97,9 +101,13 @@ _DETECTORV1 = Pipeline(
     stages=(
         Stage(
             "landmarks",
-            (Choice(N.MOBILEFACENET.name, (LANDMARK_CROP,)),),
+            (
+                Choice(N.MOBILEFACENET.name, (LANDMARK_CROP,)),
+                Choice(V1.MOBILENET.name, (MOBILENET_CROP,)),
+                Choice(V1.PFLD.name, (LANDMARK_CROP,)),
+            ),
             "landmarks-68",
-            ("landmarks_xy_px",),
+            ("landmarks_xy_px", "landmarks_crop_xy"),
             title="68 landmarks",
         ),
         Stage(
@@ -110,6 +118,29 @@ _DETECTORV1 = Pipeline(
             # raw pose is img2pose's (Pitch, Roll, Yaw, X, Y, Z), whose roll and yaw are mislabelled
             (_pose_axes(-1.0),),
             "head pose",
+        ),
+        Stage("hog", (Choice(None, (LANDMARK_CROP, "landmarks_crop_xy")),), "hog", _HOG, title="what classifiers read"),
+        Stage(
+            "au",
+            (Choice(V1.XGB_AU.name, _HOG, called="xgb"), Choice(V1.SVM_AU.name, _HOG, called="svm")),
+            "as-is",
+            ("au",),
+            title="action units",
+        ),
+        Stage(
+            "emotion",
+            (Choice(V1.RESMASKNET.name, (EMOTION_CROP,)), Choice(V1.SVM_EMOTION.name, _HOG, called="svm")),
+            "as-is",
+            ("emotion",),
+            title="emotion",
+        ),
+        Stage(
+            "gaze",
+            (Choice(V1.L2CS.name, (LANDMARK_CROP,)),),
+            "gaze",
+            ("gaze_rad",),
+            (AxisMap("gaze_rad", (0, 1), (1.0, 1.0)),),
+            "gaze",
         ),
         _identity(LANDMARK_CROP),
     ),
@@ -124,11 +155,12 @@ _DETECTORV1 = Pipeline(
         _GAZE,
         *_TAIL,
     ),
-    fex_info=(
-        ("detector", "Feat"),
-        ("face_model", "retinaface"),
-        ("landmark_model", "mobilefacenet"),
-        ("facepose_model", "pose_mlp"),
+    fex_info=(("detector", "Feat"), ("face_model", "retinaface"), ("facepose_model", "pose_mlp")),
+    fex_models=(
+        ("landmark_model", "landmarks"),
+        ("au_model", "au"),
+        ("emotion_model", "emotion"),
+        ("gaze_model", "gaze"),
     ),
 )
 

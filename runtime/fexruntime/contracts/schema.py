@@ -27,6 +27,11 @@ class WeightsFile:
         """Names that this file may have in a `--weights` folder, the preferred one first."""
         return (self.filename, *((self.hub_filename,) if self.hub_filename else ()))
 
+    @property
+    def own_folder(self) -> str:
+        """Sub-folder of a `--weights` folder that it may lie in: its repository's name."""
+        return self.repository.rsplit("/", 1)[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -120,6 +125,8 @@ class Value:
     points: bool = False
     """Whether the last axis begins with x and y in pixels: stages give them in the frame that the detector saw, results
     in the original."""
+    inner: bool = False
+    """Whether it is there for later stages alone: no result has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,20 @@ class Choice:
 
     network: str | None
     reads: tuple[Crop | str, ...] = ()
+    called: str | None = None
+    """What a caller chooses it by, where that is not the network's name (the reference calls two networks "svm")."""
+
+    @property
+    def name(self) -> str | None:
+        """What a caller chooses it by; None for a function of the host."""
+        return self.called or self.network
+
+    @property
+    def host_inputs(self) -> tuple[str, ...]:
+        """Names under which a function of the host is given what it reads: "chips", "chips_2", …; a value's own."""
+        crops = [r for r in self.reads if isinstance(r, Crop)]
+        chips = dict(zip(crops, ["chips", *(f"chips_{k}" for k in range(2, len(crops) + 1))], strict=True))
+        return tuple(chips[r] if isinstance(r, Crop) else r for r in self.reads)
 
     @property
     def crop(self) -> Crop | None:
@@ -169,9 +190,9 @@ class Stage:
     """What the stage is for, in a few words, for help texts."""
 
     def choice(self, network: str | None) -> Choice:
-        """The choice of that network; KeyError if the stage has none."""
+        """The choice of that network, by either name; KeyError if the stage has none."""
         for choice in self.choices:
-            if choice.network == network:
+            if network in (choice.network, choice.name):
                 return choice
         raise KeyError(network)
 
@@ -179,6 +200,11 @@ class Stage:
     def networks(self) -> tuple[str, ...]:
         """Names of the networks that may fill it, the default first."""
         return tuple(c.network for c in self.choices if c.network is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What callers choose those networks by."""
+        return tuple(c.name for c in self.choices if c.name is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +243,8 @@ class Pipeline:
     """1.0 where a positive Pitch looks up, -1.0 where it looks down."""
     fex_info: tuple[tuple[str, str | None], ...] = ()
     """What py-feat's Fex says of its models (`feat.Fex` metadata)."""
+    fex_models: tuple[tuple[str, str], ...] = ()
+    """More of it: (the name there, the role whose choice it names)."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
-from fexruntime.contracts.schema import Value
+from fexruntime.contracts.labels import (
+    AUS,
+    BLENDSHAPES,
+    EMBEDDING_SIZE,
+    EMOTIONS_V2,
+    HOG_SIZE,
+    LANDMARKS,
+    MESH_POINTS,
+)
+from fexruntime.contracts.schema import Stage, Value
 
 VALUES: dict[str, Value] = {
     value.name: value
@@ -18,6 +26,9 @@ VALUES: dict[str, Value] = {
         ),
         Value("keep", (), "0 for a face that a stage found not to be one"),
         Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
+        Value("landmarks_crop_xy", (LANDMARKS, 2), "dlib's landmarks as fractions of their crop", inner=True),
+        Value("hog", (HOG_SIZE,), "histograms of oriented gradients of the aligned, masked face", inner=True),
+        Value("hog_points", (LANDMARKS, 2), "landmarks in whole pixels of the aligned face", inner=True),
         Value("pose", (6,), "Pitch, Roll, Yaw in radians, then X, Y, Z, with the contract's signs"),
         Value("au", (len(AUS),), "probability of each action unit"),
         Value("emotion", (len(EMOTIONS_V2),), "probability of each emotion, in the order of the pipeline's columns"),
@@ -28,3 +39,8 @@ VALUES: dict[str, Value] = {
         Value("embedding", (EMBEDDING_SIZE,), "identity embedding, as the network gives it"),
     )
 }
+
+
+def is_inner(stage: Stage) -> bool:
+    """Whether a stage is there for later stages alone: nobody chooses it, a bundle has it where one of them reads it."""
+    return all(VALUES[name].inner for name in stage.gives)
