@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = Path(os.environ.get("FEXPORT_REFERENCE", ROOT.parent / "shared" / "reference"))
 GOLDENS = Path(__file__).parent / "goldens"
 PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
+LANDMARKS_AND_POSE = {"au": "none", "emotion": "none", "gaze": "none"}
+"""Choices of Detectorv1 without its classifiers and gaze."""
 FACE = np.array([[177.7, 53.75, 271.0, 178.75]], np.float32)
 
 
@@ -58,22 +60,24 @@ def v28_bundle(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def v1_bundle(tmp_path_factory):
-    """Detectorv1, stand-in weights throughout."""
-    return _build(tmp_path_factory.mktemp("v1") / "bundle", "detectorv1", "pyfeat-2.1")
+    """Detectorv1's landmarks, pose and identity, stand-in weights throughout."""
+    return _build(tmp_path_factory.mktemp("v1") / "bundle", "detectorv1", "pyfeat-2.1", **LANDMARKS_AND_POSE)
 
 
 @pytest.fixture(scope="session")
 def v1_edge_bundle(tmp_path_factory):
     """Detectorv1 with the real MobileNet-0.25 detector and FaceNet."""
     folder = tmp_path_factory.mktemp("v1e") / "bundle"
-    return _build(folder, "detectorv1", "pyfeat-2.0", faces="retinaface-mobilenet025", identity="facenet")
+    choices = {"faces": "retinaface-mobilenet025", "identity": "facenet"} | LANDMARKS_AND_POSE
+    return _build(folder, "detectorv1", "pyfeat-2.0", **choices)
 
 
 @pytest.fixture(scope="session")
 def targets_bundle(tmp_path_factory):
     """Detectorv1 with the real MobileNet-0.25 detector and ArcFace, for every target."""
     folder = tmp_path_factory.mktemp("targets") / "bundle"
-    return _build(folder, "detectorv1", "pyfeat-2.1", ("ncnn", "openvino"), faces="retinaface-mobilenet025")
+    choices = {"faces": "retinaface-mobilenet025"} | LANDMARKS_AND_POSE
+    return _build(folder, "detectorv1", "pyfeat-2.1", ("ncnn", "openvino"), **choices)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import LANDMARKS_AND_POSE
 from fex_compare import assert_same_fex
 
 from fexport import build, plan
@@ -44,6 +45,8 @@ def bundle_for(reference_weights, tmp_path_factory):
         if key not in made:
             folder = tmp_path_factory.mktemp("reference") / "bundle"
             choices = {"faces": detector, "identity": identity}
+            if pipeline == "detectorv1":
+                choices |= LANDMARKS_AND_POSE
             build.build(plan.plan(pipeline, contract, choices, [reference_weights[weights]]), folder)
             made[key] = folder
         return made[key]

@@ -58,7 +58,7 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
     progress(role, f"exporting {network.name}")
     inputs = tuple(_sized(t, part.choice.crop_size) for t in network.inputs)
     outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
-    passes: tuple[str, ...] = ()
+    passes: Mapping[str, int] = {}
     not_held: dict[str, str] = {}
     if loaded.recipe.graph:
         variants, passes, not_held = _graphs(staging, role, part, loaded, inputs, outputs, targets, progress)
@@ -93,7 +93,7 @@ def _graphs(
     outputs: tuple[Tensor, ...],
     targets: Sequence[str],
     progress: Progress,
-) -> tuple[list[Variant], tuple[str, ...], dict[str, str]]:
+) -> tuple[list[Variant], Mapping[str, int], dict[str, str]]:
     """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
     cases = samples.cases(loaded.network, part.choice)
     plain = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)

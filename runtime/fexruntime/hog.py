@@ -59,7 +59,8 @@ def aligned_points(matrices: F64, points_xy: F32) -> Indices:
     """Landmarks [N,68,2] in the aligned face, cut towards zero to whole pixels."""
     points = points_xy.astype(np.float64)
     moved = np.einsum("nij,nkj->nki", matrices[:, :, :2], points) + matrices[:, None, :, 2]
-    return moved.astype(np.int64)
+    whole: Indices = moved.astype(np.int64)
+    return whole
 
 
 def warped(chips: F32, matrices: F32) -> F32:

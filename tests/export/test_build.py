@@ -9,6 +9,8 @@ import onnx
 import pytest
 import torch
 
+from conftest import LANDMARKS_AND_POSE
+
 from fexport import build, modules, onnx_export, onnx_passes, plan, publish, samples, session, steps, verify
 from fexport.networks import RECIPES
 from fexport.networks.multitask_recipes import PUBLISHED_FLAGS
@@ -27,6 +29,8 @@ def edge_plan():
 
 def plan_of(pipeline, contract, faces=EDGE, identity=None, weights=(), **choices):
     choices |= {"faces": faces, "identity": identity}
+    if pipeline == "detectorv1":
+        choices = LANDMARKS_AND_POSE | choices
     return plan.plan(pipeline, contract, choices, weights, stand_in_seed=0)
 
 
@@ -165,6 +169,11 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
             ("detectorv1", None, {"landmarks": "none"}),
             "pose reads landmarks_xy_px, which landmarks would give.*--pose none",
         ),
+        (
+            ("detectorv1", None, {"landmarks": "none", "pose": "none"}),
+            "au reads landmarks_crop_xy, which landmarks would give.*--au none",
+        ),
+        (("detectorv1", None, {"emotion": "sym"}), "no emotion 'sym' in detectorv1: use resmasknet, svm"),
     ],
 )
 def test_names_that_are_not_there(arguments, says):
@@ -177,7 +186,7 @@ def test_every_stage_but_the_finder_may_be_left_out_and_its_weights_are_not_aske
     todo = plan.plan(
         "detectorv1",
         None,
-        {"faces": EDGE, "landmarks": "none", "pose": "none", "identity": "none"},
+        {"faces": EDGE, "landmarks": "none", "pose": "none", "identity": "none"} | LANDMARKS_AND_POSE,
         [tmp_path / "empty"],
     )
     assert list(todo.networks) == ["faces"]

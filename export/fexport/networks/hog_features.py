@@ -70,7 +70,8 @@ class HogFeatures(nn.Module):
 
     def array(self, key: str) -> NDArray[np.float64]:
         """One of its buffers as an array."""
-        return self.get_buffer(key).numpy()
+        value: NDArray[np.float64] = self.get_buffer(key).numpy()
+        return value
 
     def deviation(self, region: str) -> F64:
         """What whitening divides by."""

@@ -126,7 +126,11 @@ def _flat(module: XgbAU) -> dict[str, NDArray[Any]]:
         offsets[region] = start
         start += arrays[f"{region}.weights"].shape[1]
     nodes: dict[str, list[NDArray[Any]]] = {k: [] for k in ("feature", "threshold", "left", "value")}
-    roots, first_tree, base, hinge, depth, count = [], [], [], [], 0, 0
+    roots: list[int] = []
+    first_tree: list[int] = []
+    base: list[float] = []
+    hinge: list[bool] = []
+    depth, count = 0, 0
     for unit, booster in zip(UNITS, module.boosters, strict=True):
         region = REGION_OF.get(unit, "full")
         width = arrays[f"{region}.weights"].shape[1]
