@@ -60,7 +60,8 @@ def plan(
     known = [s.role for s in (row.finder, *row.stages)]
     for role, name in asked.items():
         if role not in known and name is not None:
-            raise InputError(f"{pipeline} has no {role}: it has {', '.join(known)}")
+            under = f" under {contract}" if contract else ""
+            raise InputError(f"{pipeline} has no {role}{under}: it has {', '.join(known)}")
     parts: dict[str, Part] = {}
     given: set[str] = set()
     for stage in (row.finder, *row.stages):

@@ -19,6 +19,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, U8, Values
 from fexruntime.contracts import Crop
+from fexruntime.contracts.detectorv1_networks import IMAGENET
 from fexruntime.errors import InputError
 
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
@@ -211,8 +212,27 @@ def _separable(where: Callable[[F32, Crop, Values], Region], place: _Place, mirr
     return Kind(where, partial(_remap, place=place, mirrored=mirrored), partial(_gather, place=place))
 
 
+def _normalised(kind: Kind) -> Kind:
+    """The same crops less ImageNet's mean, over its deviation."""
+    mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+
+    def normalised(cut: Cut) -> Cut:
+        def run(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:
+            cut(frame_rgb_u8, sample, crop, out)
+            out -= mean
+            out /= std
+            return out
+
+        return run
+
+    return Kind(kind.locate, normalised(kind.cut), normalised(kind.cut_numpy))
+
+
+_ANISOTROPIC = _separable(_rectangle, _stretched, mirrored=False)
 KINDS: dict[str, Kind] = {
     "square-pad": _separable(_square, _reflected, mirrored=True),
-    "anisotropic": _separable(_rectangle, _stretched, mirrored=False),
+    "anisotropic": _ANISOTROPIC,
+    "anisotropic-imagenet": _normalised(_ANISOTROPIC),
 }
-"""Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1)."""
+"""Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1), and that
+normalised (what MobileNet's chips do to others in Detectorv1)."""

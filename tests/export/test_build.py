@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
 from conftest import LANDMARKS_AND_POSE
 
 from fexport import build, modules, onnx_export, onnx_passes, plan, publish, samples, session, steps, verify

@@ -11,7 +11,8 @@ import click
 from fexport.cli.extras import need
 from fexport.plan import NONE, TARGETS
 from fexruntime.bundle import stage_option
-from fexruntime.contracts import CONTRACTS, PIPELINES, is_inner
+from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
+from fexruntime.errors import InputError
 
 
 def _stage_options() -> dict[str, tuple[str, list[str], str]]:
@@ -45,6 +46,11 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
 )
 @_with_stages
 @click.option(
+    "--pyfeat-bugs",
+    is_flag=True,
+    help=f"What py-feat does with MobileNet's landmarks, faults included (contract {WITH_BUGS}); for comparing.",
+)
+@click.option(
     "--weights",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -68,6 +74,7 @@ def command(
     out: Path,
     pipeline: str,
     contract: str | None,
+    pyfeat_bugs: bool,
     weights: tuple[Path, ...],
     stand_in: bool,
     target: str,
@@ -90,7 +97,11 @@ def command(
 
     choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
     targets = [name.strip() for name in target.split(",") if name.strip()]
-    plan = planning.plan(pipeline, contract, choices, weights, seed if stand_in else None, targets)
+    if pyfeat_bugs and contract not in (None, WITH_BUGS):
+        raise InputError(f"--pyfeat-bugs is the contract {WITH_BUGS}: leave --contract {contract} out")
+    plan = planning.plan(
+        pipeline, WITH_BUGS if pyfeat_bugs else contract, choices, weights, seed if stand_in else None, targets
+    )
     for name in plan.targets[1:]:
         need(name, f"--target {name}")
     check_target(out)

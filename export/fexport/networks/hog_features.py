@@ -76,7 +76,8 @@ class HogFeatures(nn.Module):
     def deviation(self, region: str) -> F64:
         """What whitening divides by."""
         deviation = np.sqrt(self.array(f"pca_model_{region}.explained_variance_"))
-        return np.maximum(deviation, np.finfo(deviation.dtype).eps)
+        least: F64 = np.maximum(deviation, np.finfo(deviation.dtype).eps)
+        return least
 
     def folded(self, region: str, weights: NDArray[Any] | None = None) -> dict[str, NDArray[Any]]:
         """A region's arrays for `fexruntime.backends.classifiers`: the columns that matter, components by `weights`."""

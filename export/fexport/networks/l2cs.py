@@ -16,6 +16,7 @@ from fexport.checkpoints import Checkpoint
 from fexport.networks.preprocess import Preprocess
 from fexport.recipe import Recipe, StandIn
 from fexruntime.contracts import Crop, Network
+from fexruntime.contracts.pipelines import NORMALISED_CROP
 
 BINS, BIN_DEGREES, FIRST_DEGREES = 90, 4.0, -180.0
 """A bin stands for its left edge: -180° to 176°."""
@@ -49,9 +50,10 @@ class L2CS(nn.Module):
     `fc_finetune` is in the checkpoint, not in the graph.
     """
 
-    def __init__(self, preprocess: nn.Module) -> None:
+    def __init__(self, preprocess: nn.Module, rescales: bool = False) -> None:
         super().__init__()
         self.preprocess = preprocess
+        self.rescales = rescales
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         width = 64
@@ -69,6 +71,8 @@ class L2CS(nn.Module):
         self.register_buffer("degrees", steps[:, None], persistent=False)
 
     def forward(self, chips: Tensor) -> Tensor:
+        if self.rescales:  # the reference takes a batch with a value above 1.5 for bytes
+            chips = chips / ((chips.amax() > 1.5).to(chips.dtype) * 254.0 + 1.0)
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(self.preprocess(chips)))), 3, 2, 1)
         for layer in range(1, 5):
             x = self.get_submodule(f"layer{layer}")(x)
@@ -79,7 +83,7 @@ class L2CS(nn.Module):
 
 def _make(network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[nn.Module, None]:
     assert crop is not None
-    return L2CS(Preprocess(network, crop)), None
+    return L2CS(Preprocess(network, crop), rescales=crop == NORMALISED_CROP), None
 
 
 RECIPE = Recipe(_make, StandIn(gains=((r"layer\d\.\d+\.conv3\.weight$", 0.3), (r"fc_(yaw|pitch)_gaze\.weight$", 3.0))))

@@ -17,7 +17,8 @@ _HOG = (
 _POINTS = (
     Tensor("landmarks", ("faces", 2 * LANDMARKS), "x0, y0, x1, y1, … as fractions of the crop (dlib's 68 points)"),
 )
-_IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's pixels in [0,1]."""
 _UNRESOLVED = "unresolved"
 _NO_GRANT = (
     "py-feat's integration is MIT; the upstream checkpoint (cunjian/pytorch_face_landmark) has no grant of its own"
@@ -33,7 +34,7 @@ L2CS = Network(
     licence_note="code MIT; Gaze360's licence excludes commercial use of models trained on it",
     inputs=_CHIPS,
     outputs=(Tensor("gaze", ("faces", 2), "pitch, yaw in radians"),),
-    preprocessing=_IMAGENET,
+    preprocessing=IMAGENET,
     resize=Resize(224, "bilinear"),
     optional_keys=("num_batches_tracked", "fc_finetune.weight", "fc_finetune.bias"),
 )
@@ -70,7 +71,7 @@ MOBILENET = Network(
     licence_note=_NO_GRANT,
     inputs=_CHIPS,
     outputs=_POINTS,
-    preprocessing=_IMAGENET,
+    preprocessing=IMAGENET,
     optional_keys=("num_batches_tracked", "classifier.1.weight", "classifier.1.bias"),
 )
 

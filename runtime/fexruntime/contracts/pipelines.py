@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fexruntime.contracts import detectorv1_networks as V1
 from fexruntime.contracts import labels as L
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
 from fexruntime.errors import InputError
 
-REFERENCES = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+WITH_BUGS = "pyfeat-2.1-bugs"
+REFERENCES = {
+    "pyfeat-2.0": "py-feat 2.0.3",
+    "pyfeat-2.1": "py-feat 2.1.5",
+    WITH_BUGS: "py-feat 2.1.5 with MobileNet's faults,",
+}
 CONTRACTS = tuple(REFERENCES)
-"""The first is the default: it is what the published Detectorv2 source and model card describe."""
+"""The first is the default: it is what the published Detectorv2 source and model card describe. The last is for comparing:
+what py-feat does with MobileNet's landmarks, where it should not."""
+_SOUND = tuple(name for name in CONTRACTS if name != WITH_BUGS)
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
 MOBILENET_CROP = Crop("anisotropic", size=224, expand=1.2)
+NORMALISED_CROP = replace(MOBILENET_CROP, kind="anisotropic-imagenet")
 EMOTION_CROP = Crop("anisotropic", size=224, expand=1.1)
 
 FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
@@ -95,7 +105,7 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
 _HOG = ("hog", "hog_points")
 _DETECTORV1 = Pipeline(
     name="detectorv1",
-    contracts=CONTRACTS,
+    contracts=_SOUND,
     title="Detectorv1",
     finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
     stages=(
@@ -164,9 +174,28 @@ _DETECTORV1 = Pipeline(
     ),
 )
 
+# With MobileNet's landmarks py-feat normalises the chips for everybody: gaze and identity read them so. Its classifiers on
+# HOG then raise for the size of the chip, so there are none here.
+_DETECTORV1_BUGS = replace(
+    _DETECTORV1,
+    contracts=(WITH_BUGS,),
+    stages=tuple(
+        replace(
+            stage,
+            choices=tuple(
+                replace(c, reads=tuple(NORMALISED_CROP if r == LANDMARK_CROP else r for r in c.reads))
+                for c in stage.choices
+                if c.network != N.MOBILEFACENET.name and c.network != V1.PFLD.name and c.reads != _HOG
+            ),
+        )
+        for stage in _DETECTORV1.stages
+        if stage.role not in ("hog", "au")
+    ),
+)
+
 _FACES = Pipeline(
     name="faces",
-    contracts=CONTRACTS,
+    contracts=_SOUND,
     title="face detection",
     finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
     stages=(),
@@ -178,6 +207,7 @@ PIPELINES: list[Pipeline] = [
     _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
     _DETECTORV1,
+    _DETECTORV1_BUGS,
     _FACES,
 ]
 
