@@ -120,6 +120,19 @@ class _Converter:
         kind = "Convolution" if group == 1 else "ConvolutionDepthWise"
         self._add(kind, node.output[0], node.input[:1], [output], parameters=parameters, weights=weights)
 
+    def deconv(self, node: onnx.NodeProto) -> None:
+        """Weights [in, out, down, across] there, [out, in, …] here."""
+        weight = self.constant(node.input[1])
+        bias = self.constant(node.input[2]) if len(node.input) > 2 else None
+        plain = attribute(node, "group", 1) == 1 and not any(attribute(node, "pads", [0]))
+        if weight.ndim != 4 or not plain or any(attribute(node, "output_padding", [0])):
+            raise NotHeldError(f"ncnn wants a plain two-dimensional transposed convolution, not {node.name}")
+        (down, across), strides = weight.shape[2:], attribute(node, "strides", [1, 1])
+        parameters = {0: weight.shape[1], 1: across, 11: down, 3: strides[1], 13: strides[0]}
+        parameters |= {5: bias is not None, 6: weight.size}
+        weights = [_RAW_FP32 + _raw(weight.transpose(1, 0, 2, 3)), *([_raw(bias)] if bias is not None else [])]
+        self._add("Deconvolution", node.output[0], node.input[:1], node.output, parameters=parameters, weights=weights)
+
     def relu(self, node: onnx.NodeProto) -> None:
         slope = float(attribute(node, "alpha", 0.01)) if node.op_type == "LeakyRelu" else 0.0
         self._add("ReLU", node.output[0], node.input, node.output, parameters={0: slope})
@@ -223,9 +236,11 @@ class _Converter:
         return int(whole[-1])
 
     def softmax(self, node: onnx.NodeProto) -> None:
-        if attribute(node, "axis", -1) not in (-1, 2):
-            raise NotHeldError(f"ncnn's softmax here is over the last axis, that of {node.name} is not")
-        self._add("Softmax", node.output[0], node.input, node.output, parameters={0: 1, 1: 1})
+        """Over the last axis of rows, or over the channels of a map or a vector."""
+        axis = attribute(node, "axis", -1)
+        if axis not in (-1, 1, 2) or (axis == -1 and self._is_vector(node.input[0])):
+            raise NotHeldError(f"ncnn's softmax here is over the last axis of rows or over channels, not {node.name}")
+        self._add("Softmax", node.output[0], node.input, node.output, parameters={0: 0 if axis == 1 else 1, 1: 1})
 
     def resize(self, node: onnx.NodeProto) -> None:
         """Nearest, to the size of another map: the one whose shape the graph reads for it."""
@@ -295,7 +310,7 @@ class _Converter:
         producer = self.graph.producer.get(name)
         if producer is None:
             return False
-        if producer.op_type in ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Relu"):
+        if producer.op_type in ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Relu", "Softmax"):
             return self._is_vector(producer.input[0])
         return producer.op_type in ("Flatten", "Gemm", "ReduceMean") or (
             producer.op_type == "MatMul" and self._is_vector(producer.input[0])
@@ -304,6 +319,7 @@ class _Converter:
 
 _HANDLERS: dict[str, Callable[[_Converter, onnx.NodeProto], None]] = {
     "Conv": _Converter.conv,
+    "ConvTranspose": _Converter.deconv,
     "Relu": _Converter.relu,
     "LeakyRelu": _Converter.relu,
     "PRelu": _Converter.prelu,

@@ -1,4 +1,4 @@
-"""Results drawn on the picture, for a person to look at: boxes, points, pose axes, and what is not real.
+"""Results drawn on the picture, for a person to look at: boxes, points, pose axes, gaze, words, and what is not real.
 
 Colours are RGB. With stand-in weights in the bundle the picture says so across its top.
 """
@@ -6,7 +6,7 @@ Colours are RGB. With stand-in weights in the bundle the picture says so across 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,25 @@ from fexruntime.files import replacing
 from fexruntime.results import FrameResult
 
 BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200, 30, 30)
+GAZE, WORDS = (255, 110, 220), (255, 255, 255)
+SHOWN_AUS = 4
+"""At most so many action units are written beside a face: the strongest, of 0.5 and more."""
+_EYES = (slice(36, 42), slice(42, 48))
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Subject's left, up, and forward (out of the face)."""
 
 
-def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), pitch_up: float = 1.0) -> U8:
+def draw(
+    frame_rgb_u8: U8,
+    result: FrameResult,
+    stand_ins: Sequence[str] = (),
+    pitch_up: float = 1.0,
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> U8:
     """A copy of the frame [H,W,3] with its faces drawn on it.
 
-    `stand_ins` names networks without real weights; `pitch_up` is the pipeline row's: 1 where a positive Pitch looks up.
+    `stand_ins` names networks without real weights; `pitch_up` is the pipeline row's: 1 where a positive Pitch looks up;
+    `labels` are the columns of "au" and "emotion" (`Pipeline.labels`), without which these are not written.
     """
     import cv2
 
@@ -47,9 +58,52 @@ def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), p
             centre = (left + width / 2, top + height / 2)
             pitch, roll, yaw = (float(v) for v in result.pose[i, :3])
             _axes(image, centre, 0.35 * max(width, height), pose_axes(pitch_up * pitch, roll, yaw), thick + 1)
+        if result.gaze_rad is not None:
+            _gaze_arrows(image, result, i, pitch_up, thick + 1)
+        for k, line in enumerate(words_of(result, i, labels or {})):
+            _text(image, line, (x1, y2 + 14 * (k + 1)), WORDS)
     if stand_ins:
         _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
     return np.asarray(image, np.uint8)
+
+
+def words_of(result: FrameResult, face: int, labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is written below a face: its likeliest emotion, then its strongest action units."""
+    lines = []
+    if result.emotion is not None and "emotion" in labels:
+        best = int(np.argmax(result.emotion[face]))
+        lines.append(f"{labels['emotion'][best]} {result.emotion[face, best]:.2f}")
+    if result.au is not None and "au" in labels:
+        order = [int(k) for k in np.argsort(-result.au[face], kind="stable") if result.au[face, k] >= 0.5]
+        lines.append(" ".join(f"{labels['au'][k]} {result.au[face, k]:.2f}" for k in order[:SHOWN_AUS]))
+    return [line for line in lines if line]
+
+
+def gaze_direction(pitch: float, yaw: float) -> tuple[float, float]:
+    """Image direction (x right, y down) of a gaze in radians: +pitch looks up, +yaw to the picture's right."""
+    return math.sin(yaw) * math.cos(pitch), -math.sin(pitch)
+
+
+def _gaze_arrows(image: U8, result: FrameResult, face: int, pitch_up: float, thick: int) -> None:
+    """From both eyes, as long as the face is wide where it looks sideways."""
+    import cv2
+
+    assert result.gaze_rad is not None
+    pitch, yaw = (float(v) for v in result.gaze_rad[face, :2])
+    _, _, width, height = (float(v) for v in result.facerects_xywh_px[face])
+    if result.landmarks_xy_px is not None:
+        eyes = [result.landmarks_xy_px[face, part].mean(axis=0) for part in _EYES]
+    elif result.points_xy_px is not None and np.isfinite(result.points_xy_px[face, :2]).all():
+        eyes = list(result.points_xy_px[face, :2])
+    else:
+        eyes = [result.boxes_xyxy_px[face].reshape(2, 2).mean(axis=0)]
+    across, down = gaze_direction(pitch_up * pitch, yaw)
+    if not math.isfinite(across + down + width + height):
+        return
+    for x, y in eyes:
+        start = (round(float(x)), round(float(y)))
+        end = (round(float(x) + across * min(width, height)), round(float(y) + down * min(width, height)))
+        cv2.arrowedLine(image, start, end, GAZE, thick, cv2.LINE_AA, tipLength=0.25)
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:

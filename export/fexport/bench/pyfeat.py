@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +36,7 @@ class PyFeat:
         threads: int,
         boxes: Boxes | None,
         frame: NDArray[np.uint8],
+        models: Mapping[str, str | None] | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "frame.npy"
@@ -42,6 +44,7 @@ class PyFeat:
         config = {
             "pipeline": pipeline,
             "identity": identity,
+            "models": dict(models or {}),
             "weights": str(weights.resolve()) if weights else None,
             "threads": threads,
             "boxes": boxes,

@@ -1,6 +1,6 @@
 """Runs py-feat in py-feat's own environment, on request: standard library, torch and feat only; fexport is not there.
 
-Started as a script with a JSON object as its argument (pipeline, weights, identity, threads, boxes, frame file). Answers one JSON
+Started as a script with a JSON object as its argument (pipeline, weights, identity, models, threads, boxes, frame file). Answers one JSON
 line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input.
 """
 
@@ -56,8 +56,9 @@ def use_folder(folder: pathlib.Path) -> None:
     """Point every hub look-up of py-feat at files in a folder."""
     import huggingface_hub
 
-    def local(repo_id: str | None = None, filename: str = "", **_: Any) -> str:
-        return str(folder / HUB_NAMES.get(filename, filename))
+    def local(repo_id: str = "", filename: str = "", **_: Any) -> str:
+        own = folder / repo_id.rsplit("/", 1)[-1] / filename  # names that several repositories have
+        return str(own if own.exists() else folder / HUB_NAMES.get(filename, filename))
 
     huggingface_hub.hf_hub_download = local  # type: ignore[assignment]
     import feat.utils
@@ -79,7 +80,7 @@ def make_detector(config: dict[str, Any]) -> Any:
     else:
         from feat.detector import Detectorv1
 
-        detector = Detectorv1(au_model=None, emotion_model=None, gaze_model=None, identity_model=identity, device="cpu")
+        detector = Detectorv1(**config["models"], identity_model=identity, device="cpu")
         found = detector.facepose_detector
     detector.found = found
     if config["boxes"]:
@@ -101,6 +102,10 @@ def network(detector: Any, name: str, frame_shape: Any) -> tuple[Any, tuple[int,
         return detector.multitask.model, (1, 3, 224, 224)
     if name == "landmarks":
         return detector.landmark_detector, (1, 3, 112, 112)
+    if name == "emotion":
+        return detector.emotion_detector, (1, 3, 224, 224)
+    if name == "gaze":
+        return detector.gaze_detector.model, (1, 3, 224, 224)
     return detector.identity_detector.net, (1, 3, 112, 112)
 
 

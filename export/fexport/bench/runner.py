@@ -121,9 +121,12 @@ def _against(
     assert options.against is not None
     identity = bundle.networks.get("identity")
     name = identity.row.name if identity else None
+    # what fills each stage, as py-feat's constructor takes it; None: left out
+    filled = {role: n.choice.name for role, n in bundle.networks.items()}
+    models = {name: filled.get(role) for name, role in bundle.pipeline.fex_models}
     say("py-feat is loading")
     common = (options.against, bundle.pipeline.name, name, options.weights)
-    with PyFeat(*common, options.threads, boxes, frame) as pyfeat:
+    with PyFeat(*common, options.threads, boxes, frame, models) as pyfeat:
         pyfeat.frame(options.warmup)
         theirs: list[Sample] = []
         for k in range(options.rounds):
@@ -139,7 +142,7 @@ def _against(
             "rss_mb": pyfeat.rss_mb,
         }
     if options.networks:
-        with PyFeat(*common, 1, boxes, frame) as pyfeat:
+        with PyFeat(*common, 1, boxes, frame, models) as pyfeat:
             answer["networks"] = _networks_alone(bundle, frame.shape[:2], options, say, pyfeat)
     return answer
 

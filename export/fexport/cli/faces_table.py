@@ -30,6 +30,7 @@ def _best(columns: tuple[str, ...], row: F32) -> str:
 
 _SHOWN: dict[str, tuple[str, Callable[[tuple[str, ...], F32], str]]] = {
     "pose": ("pitch, roll, yaw °", _degrees),
+    "gaze": ("gaze pitch, yaw °", lambda columns, row: _degrees(columns, row[:2])),
     "au": ("strongest AUs", _strongest),
     "emotion": ("emotion", _best),
 }

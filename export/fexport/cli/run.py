@@ -16,6 +16,7 @@ from fexport.cli import faces_table
 from fexruntime.backends import BACKENDS
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
 from fexruntime.bundle import EDGE
+from fexruntime.contracts import Pipeline
 from fexruntime.errors import FexportError, InputError, OutputError, StandInWarning
 from fexruntime.identity import METHODS
 from fexruntime.manifest import MANIFEST
@@ -146,7 +147,7 @@ def command(
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
         results, skipped = _read(detector, inputs, options, skip_bad)
         fex = detector.to_fex(results, **options)
-        pitch_up = detector.pipeline.pitch_up
+        row = detector.pipeline
     # the rows first: a drawing that cannot be written must not cost them
     if out is not None:
         sinks.write_table(fex, out)
@@ -156,7 +157,7 @@ def command(
         faces_table.show(fex)
     undrawn: list[FexportError] = []
     if overlay is not None:
-        undrawn = _write_overlays(results, overlay, made_up, pitch_up, exif)
+        undrawn = _write_overlays(results, overlay, made_up, row, exif)
         click.echo(f"{_counts(len(results) - len(undrawn), 'picture')} in {overlay}")
     for error in skipped:
         click.echo(f"Skipped: {error}", err=True)
@@ -222,7 +223,7 @@ def _has_files(folder: Path) -> bool:
 
 
 def _write_overlays(
-    results: list[FrameResult], folder: Path, stand_ins: list[str], pitch_up: float, exif: bool
+    results: list[FrameResult], folder: Path, stand_ins: list[str], row: Pipeline, exif: bool
 ) -> list[FexportError]:
     """Draw each picture; answers the errors of those that could not be read again or written."""
     from fexruntime import overlay
@@ -232,7 +233,8 @@ def _write_overlays(
     targets = _overlay_paths([Path(r.name) for r in results], folder)
     for result, target in zip(results, targets, strict=True):
         try:
-            picture = overlay.draw(read_image(Path(result.name), exif), result, stand_ins, pitch_up)
+            seen = read_image(Path(result.name), exif)
+            picture = overlay.draw(seen, result, stand_ins, row.pitch_up, row.labels)
             overlay.write_png(picture, target)
         except FexportError as error:
             failed.append(error)

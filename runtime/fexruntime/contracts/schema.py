@@ -251,6 +251,11 @@ class Pipeline:
         """Fex columns for images, in py-feat's order."""
         return tuple(c for g in self.groups for c in g.columns)
 
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """By value: the columns that it fills."""
+        return {g.value: g.columns for g in self.groups}
+
     def stage(self, role: str) -> Stage:
         """The stage (or finder) of a role; KeyError if there is none."""
         for stage in (self.finder, *self.stages):
