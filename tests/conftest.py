@@ -65,6 +65,13 @@ def v1_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def v1_whole_bundle(tmp_path_factory):
+    """Detectorv1 as it is built by default, with the real MobileNet-0.25 detector."""
+    folder = tmp_path_factory.mktemp("v1w") / "bundle"
+    return _build(folder, "detectorv1", "pyfeat-2.1", faces="retinaface-mobilenet025")
+
+
+@pytest.fixture(scope="session")
 def v1_edge_bundle(tmp_path_factory):
     """Detectorv1 with the real MobileNet-0.25 detector and FaceNet."""
     folder = tmp_path_factory.mktemp("v1e") / "bundle"

@@ -12,6 +12,9 @@ from fex_compare import assert_same_fex
 
 from fexport import build, plan
 from fexruntime import Detector
+from fexruntime.contracts import WITH_BUGS
+
+EDGE = "retinaface-mobilenet025"
 
 BOXES = np.array(
     [
@@ -55,6 +58,42 @@ def test_detectorv1_equals_pyfeat215(v1_bundle, photo):
 
 def test_detectorv1_boxes(v1_bundle, photo):
     assert_same_fex(Detector(v1_bundle).detect(photo, boxes=BOXES), GOLDENS / "detectorv1_pyfeat215_boxes.csv")
+
+
+V1_BOXES = np.array(
+    [
+        [177.7, 53.75, 271.0, 178.75],
+        [150.25, 30.5, 300.75, 210.0],
+        [100.25, 50.5, 450.75, 520.0],
+        [190.5, 60.25, 260.0, 190.5],
+    ],
+    np.float32,
+)
+
+
+def test_detectorv1_as_by_default(v1_whole_bundle, photo):
+    """XGB action units, ResMaskNet, L2CS, ArcFace."""
+    fex = Detector(v1_whole_bundle).detect(photo, boxes=V1_BOXES)
+    assert_same_fex(fex, GOLDENS / "detectorv1_pyfeat215_default_boxes.csv")
+
+
+def test_detectorv1_with_support_vector_machines_and_pfld(tmp_path, photo):
+    choices = {"faces": EDGE, "landmarks": "pfld", "au": "svm", "emotion": "svm", "gaze": "none"}
+    build.build(plan.plan("detectorv1", "pyfeat-2.1", choices, stand_in_seed=0), tmp_path / "bundle")
+    fex = Detector(tmp_path / "bundle").detect(photo, boxes=V1_BOXES)
+    assert_same_fex(fex, GOLDENS / "detectorv1_pyfeat215_svm_pfld_boxes.csv")
+
+
+def test_detectorv1_with_mobilenet_as_pyfeat_has_it_and_as_it_should_be(tmp_path, photo):
+    choices = {"faces": EDGE, "landmarks": "mobilenet", "emotion": "none"}
+    build.build(plan.plan("detectorv1", WITH_BUGS, choices, stand_in_seed=0), tmp_path / "bugs")
+    theirs = Detector(tmp_path / "bugs").detect(photo, boxes=V1_BOXES)
+    assert_same_fex(theirs, GOLDENS / "detectorv1_pyfeat215_mobilenet_bugs_boxes.csv")
+    build.build(plan.plan("detectorv1", "pyfeat-2.1", choices, stand_in_seed=0), tmp_path / "sound")
+    ours = Detector(tmp_path / "sound").detect(photo, boxes=V1_BOXES)
+    assert np.array_equal(ours["x_30"], theirs["x_30"])
+    assert np.isfinite(ours["AU12"]).all()
+    assert np.ptp(ours["gaze_yaw"]) > 3 * np.ptp(theirs["gaze_yaw"])
 
 
 def test_a_golden_that_is_off_is_noticed(v1_bundle, photo):

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from conftest import LANDMARKS_AND_POSE
 from safetensors.torch import load_file, save_file
 
 from fexport import build, checkpoints, modules, plan
@@ -250,7 +251,7 @@ def test_pose_mlp_of_version_1_is_recognised(tmp_path):
     for file, name in (("mobilefacenet_model_best.pth.tar", "mobilefacenet"),):
         state = stand_in(name).module.state_dict()
         torch.save({"state_dict": dict(state)}, tmp_path / file)
-    choices = {"faces": "retinaface-mobilenet025", "identity": "none"}
+    choices = {"faces": "retinaface-mobilenet025", "identity": "none"} | LANDMARKS_AND_POSE
     build.build(plan.plan("detectorv1", "pyfeat-2.0", choices, [tmp_path]), folder)
     from fexruntime import Place, open_bundle
     from fexruntime.backends import open_variant
