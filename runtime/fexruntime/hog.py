@@ -122,8 +122,9 @@ def _hull_mask(points: Indices) -> Bools:
     rows = np.arange(SIZE)
     # inside is dx·(row - y) - dy·(column - x) >= 0 for all edges, that is dy·column <= limit
     limit = dx[:, None] * (rows - y[:, None]) + (dy * x)[:, None]
-    last = np.full(SIZE, SIZE - 1)
-    first = np.zeros(SIZE, np.int64)
+    # a hull may be a line or a point, whose edges do not bound it
+    last, first = np.full(SIZE, min(SIZE - 1, x.max())), np.full(SIZE, max(0, x.min()))
+    last[(rows < y.min()) | (rows > y.max())] = -1
     up, down, level = dy > 0, dy < 0, dy == 0
     if up.any():
         last = np.minimum(last, (limit[up] // dy[up, None]).min(axis=0))
