@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -156,3 +157,46 @@ def test_crops_and_resizes_equal_torchs(reference):
     matrix = dense_matrix(antialias_taps(256, 224), 256)
     mean, std = (np.array(v, np.float32)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     assert np.abs((matrix @ chip @ matrix.T - mean) / std - ops["preprocess_256_to_224"][0]).max() < 1e-5
+
+
+ZOO = {
+    "edge_zoo_default": ("pyfeat-2.1", {}),
+    "edge_zoo_svm": ("pyfeat-2.1", {"au": "svm", "emotion": "svm", "gaze": "none"}),
+    "edge_zoo_pfld": ("pyfeat-2.1", {"landmarks": "pfld", "au": "none", "emotion": "none"}),
+    "edge_zoo_mobilenet": ("pyfeat-2.1", LANDMARKS_AND_POSE | {"landmarks": "mobilenet", "identity": "none"}),
+    "edge_zoo_mobilenet_gaze_identity": ("pyfeat-2.1-bugs", {"landmarks": "mobilenet", "emotion": "none"}),
+}
+
+
+@pytest.fixture(scope="module")
+def zoo_weights(reference, tmp_path_factory):
+    """The weights that the goldens of Detectorv1's other networks were made with."""
+    folder = tmp_path_factory.mktemp("zoo")
+    zoo = reference / "zoo"
+    options = ["--skops", zoo / "skops", "--only", "l2cs", "resmasknet", "mobilenet", "pfld", "skops"]
+    environment = os.environ | {"PYTHONPATH": str(reference / "scripts")}
+    subprocess.run([sys.executable, zoo / "make_zoo_checkpoints.py", folder, *options], check=True, env=environment)
+    return folder
+
+
+@pytest.mark.parametrize("golden", ZOO)
+def test_detectorv1s_other_networks_equal_pyfeats(golden, zoo_weights, reference_weights, reference, tmp_path):
+    contract, choices = ZOO[golden]
+    todo = plan.plan("detectorv1", contract, {"faces": EDGE} | choices, [zoo_weights, reference_weights[0]])
+    build.build(todo, tmp_path / "bundle")
+    fex = Detector(tmp_path / "bundle").detect([reference / "images" / name for name in IMAGES])
+    assert_same_fex(fex, reference / "zoo" / "goldens" / f"{golden}.csv")
+
+
+def test_hog_equals_pyfeats(reference):
+    """Of two real faces, and of one pushed off its chip."""
+    from fexruntime import hog
+
+    ops = np.load(reference / "zoo" / "goldens" / "zoo_ops.npz")
+    for name in ("hog", "hog_fill"):
+        points = ops[f"{name}.landmarks"].reshape(-1, 68, 2)
+        vectors, whole = hog.features(ops["hog.chips"][: len(points)], points)
+        assert np.array_equal(whole, ops[f"{name}.landmarks_int"])
+        assert np.abs(vectors - ops[f"{name}.vector"]).max() < 1e-5
+    for name in ("hog", "hog_fill", "mask_cases"):
+        assert np.array_equal(hog.masks(ops[f"{name}.landmarks_int"]), ops[f"{name}.mask"])

@@ -68,6 +68,7 @@ def test_the_columns_are_pyfeats():
         ("detectorv2", ("pyfeat-2.0",)): 2182,
         ("detectorv2", ("pyfeat-2.1",)): 2182,
         ("detectorv1", ("pyfeat-2.0", "pyfeat-2.1")): 694,
+        ("detectorv1", ("pyfeat-2.1-bugs",)): 694,
         ("faces", ("pyfeat-2.0", "pyfeat-2.1")): 9,
     }
 
