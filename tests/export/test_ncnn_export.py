@@ -61,6 +61,21 @@ class Resized(nn.Module):
         return self.conv((self.m.matmul(x).matmul(self.m.t()) - self.mean) / self.std)
 
 
+class Masked(nn.Module):
+    """A transposed convolution joined with what it skips, a softmax over the channels, an expectation over a vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 6, 3, 1, 1), nn.ConvTranspose2d(6, 4, 2, 2)
+        self.join, self.out = nn.Conv2d(10, 6, 1), nn.Linear(6, 5)
+        self.register_buffer("steps", torch.arange(5.0)[:, None])
+
+    def forward(self, x):
+        x = torch.relu(self.down(x))
+        mask = F.softmax(self.join(torch.cat([self.up(F.max_pool2d(x, 2)), x], 1)), 1)
+        return F.softmax(self.out((x * (mask + 1.0)).mean((2, 3))), 1) @ self.steps
+
+
 def run(model, value, names=("y",)):
     param, weights = ncnn_export.convert(model)
     assert (param, weights) == ncnn_export.convert(model)
@@ -111,7 +126,7 @@ def test_a_pyramid_of_any_size(size):
     assert np.abs(found - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("make", "shape"), [(Normed, (3, 8, 10)), (Resized, (3, 9, 9))])
+@pytest.mark.parametrize(("make", "shape"), [(Normed, (3, 8, 10)), (Resized, (3, 9, 9)), (Masked, (3, 8, 12))])
 def test_operators(make, shape):
     module = make()
     model = exported(module, shape)
@@ -128,7 +143,7 @@ def test_operators(make, shape):
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), "no layer for Erf|no layer for Div|wants"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2, 2, ceil_mode=True)), "rounds up"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear")), "nearest pixel"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1)), "over the last axis"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(3)), "over the last axis"),
     ],
 )
 def test_what_ncnn_has_no_layer_for_is_said(module, says):
