@@ -65,3 +65,23 @@ def test_stand_ins_are_written_across_the_picture(frame):
     plain, labelled = (overlay.draw(frame, result, names) for names in ((), ("arcface",)))
     assert np.array_equal(plain, frame)
     assert (labelled[:10] != frame[:10]).mean() > 0.5
+
+
+def test_gaze_emotions_and_action_units_are_drawn_in_words_and_arrows(frame):
+    (found,) = Detector().stream(frame)
+    labels = pipeline_row("detectorv1").labels
+    emotion, au = np.zeros((1, 7), np.float32), np.zeros((1, 20), np.float32)
+    emotion[0, 3], au[0, 9], au[0, 4], au[0, 0] = 0.9, 0.8, 0.6, 0.4
+    said = {"emotion": emotion, "au": au, "gaze_rad": np.array([[0.0, 0.6, 0.6]], np.float32)}
+    result = dataclasses.replace(found, values={**found.values, **said})
+    assert overlay.words_of(result, 0, labels) == ["happiness 0.90", "AU12 0.80 AU06 0.60"]
+    assert overlay.words_of(result, 0, {}) == []
+    picture = overlay.draw(frame, result, labels=labels)
+    drawn = (picture == np.array(overlay.GAZE, np.uint8)).all(axis=2)
+    x, y = result.points_xy_px[0, :2].mean(axis=0)
+    rows, columns = np.argwhere(drawn).T
+    assert columns.max() > x + 40  # +yaw looks to the picture's right
+    assert abs(rows.mean() - y) < 10
+    up = overlay.gaze_direction(0.5, 0.0)
+    assert up[0] == 0
+    assert up[1] < 0
