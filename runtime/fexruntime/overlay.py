@@ -75,8 +75,9 @@ def words_of(result: FrameResult, face: int, labels: Mapping[str, Sequence[str]]
         lines.append(f"{labels['emotion'][best]} {result.emotion[face, best]:.2f}")
     if result.au is not None and "au" in labels:
         order = [int(k) for k in np.argsort(-result.au[face], kind="stable") if result.au[face, k] >= 0.5]
-        lines.append(" ".join(f"{labels['au'][k]} {result.au[face, k]:.2f}" for k in order[:SHOWN_AUS]))
-    return [line for line in lines if line]
+        # a line each: the outline of a long line drifts from its letters in OpenCV 5
+        lines += [f"{labels['au'][k]} {result.au[face, k]:.2f}" for k in order[:SHOWN_AUS]]
+    return lines
 
 
 def gaze_direction(pitch: float, yaw: float) -> tuple[float, float]:

@@ -74,7 +74,7 @@ def test_gaze_emotions_and_action_units_are_drawn_in_words_and_arrows(frame):
     emotion[0, 3], au[0, 9], au[0, 4], au[0, 0] = 0.9, 0.8, 0.6, 0.4
     said = {"emotion": emotion, "au": au, "gaze_rad": np.array([[0.0, 0.6, 0.6]], np.float32)}
     result = dataclasses.replace(found, values={**found.values, **said})
-    assert overlay.words_of(result, 0, labels) == ["happiness 0.90", "AU12 0.80 AU06 0.60"]
+    assert overlay.words_of(result, 0, labels) == ["happiness 0.90", "AU12 0.80", "AU06 0.60"]
     assert overlay.words_of(result, 0, {}) == []
     picture = overlay.draw(frame, result, labels=labels)
     drawn = (picture == np.array(overlay.GAZE, np.uint8)).all(axis=2)
