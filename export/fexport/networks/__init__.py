@@ -8,7 +8,7 @@ the exported graphs with.
 
 from __future__ import annotations
 
-from fexport.networks import arcface, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
+from fexport.networks import arcface, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface, tokenhpe
 from fexport.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -20,5 +20,6 @@ RECIPES: dict[str, Recipe] = {
     "pose-mlp": pose_mlp.RECIPE,
     "arcface": arcface.RECIPE,
     "facenet": facenet.RECIPE,
+    "tokenhpe": tokenhpe.RECIPE,
 }
 """By the name of the network's contract row."""

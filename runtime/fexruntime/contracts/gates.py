@@ -35,6 +35,7 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         N.POSE_MLP.name: _POSE,
         N.ARCFACE.name: _EMBEDDING,
         N.FACENET.name: _EMBEDDING,
+        N.TOKENHPE.name: (Gate("rotation", "value", 2e-5), Gate("tokens", "value", 2e-5)),
     }
 }
 

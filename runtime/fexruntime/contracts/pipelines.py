@@ -7,11 +7,13 @@ from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
 from fexruntime.errors import InputError
 
-REFERENCES = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+_PYFEAT = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+REFERENCES = {**_PYFEAT, "tokenhpe-1": "zc2023/TokenHPE v1"}
 CONTRACTS = tuple(REFERENCES)
 """The first is the default: it is what the published Detectorv2 source and model card describe."""
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
+TOKENHPE_CROP = Crop("centre", size=224, expand=1.7, resize=250)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
 
 FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
@@ -91,7 +93,7 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
 
 _DETECTORV1 = Pipeline(
     name="detectorv1",
-    contracts=CONTRACTS,
+    contracts=tuple(_PYFEAT),
     title="Detectorv1",
     finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
     stages=(
@@ -134,7 +136,7 @@ _DETECTORV1 = Pipeline(
 
 _FACES = Pipeline(
     name="faces",
-    contracts=CONTRACTS,
+    contracts=tuple(_PYFEAT),
     title="face detection",
     finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
     stages=(),
@@ -142,11 +144,42 @@ _FACES = Pipeline(
     groups=(FACEBOX, _FRAME_SIZE, _INPUT, _FRAME),
 )
 
+_TOKENHPE = Pipeline(
+    name="tokenhpe",
+    contracts=("tokenhpe-1",),
+    title="lyr3",
+    # any finder serves: TokenHPE has none, its test reads a whole frame, its demonstration took OpenCV's Haar cascade
+    finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
+    stages=(
+        Stage(
+            "rotation",
+            (Choice(N.TOKENHPE.name, (TOKENHPE_CROP,)),),
+            "rotation",
+            ("pose", "rotation", "token_rotations"),
+            # Euler's angles of the matrix are (pitch, yaw, roll) as 300W-LP has them, roll clockwise in the picture
+            (AxisMap("pose", (0, 2, 1), (1.0, -1.0, 1.0)),),
+            "head rotation",
+        ),
+    ),
+    rect=None,
+    groups=(
+        FACEBOX,
+        Group("pose", "pose", L.POSE[:3], feat="facepose_columns"),
+        Group("rotation", "rotation", L.ROTATION),
+        _FRAME_SIZE,
+        _INPUT,
+        _FRAME,
+    ),
+    pose_order="xyz",
+    test_region="frame",
+)
+
 PIPELINES: list[Pipeline] = [
     _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
     _DETECTORV1,
     _FACES,
+    _TOKENHPE,
 ]
 
 

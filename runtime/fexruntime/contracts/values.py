@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.labels import (
+    AUS,
+    BLENDSHAPES,
+    EMBEDDING_SIZE,
+    EMOTIONS_V2,
+    LANDMARKS,
+    MESH_POINTS,
+    ORIENTATIONS,
+)
 from fexruntime.contracts.schema import Value
 
 VALUES: dict[str, Value] = {
@@ -18,7 +26,15 @@ VALUES: dict[str, Value] = {
         ),
         Value("keep", (), "0 for a face that a stage found not to be one"),
         Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
-        Value("pose", (6,), "Pitch, Roll, Yaw in radians, then X, Y, Z, with the contract's signs"),
+        Value(
+            "pose",
+            (6,),
+            "Pitch, Roll, Yaw in radians, then X, Y, Z (NaN where a network gives none), with the contract's signs",
+        ),
+        Value("rotation", (3, 3), "the head's rotation as the data sets of head pose have it (see `rotations`)"),
+        Value(
+            "token_rotations", (ORIENTATIONS, 3, 3), "the rotation that each orientation token of TokenHPE stands for"
+        ),
         Value("au", (len(AUS),), "probability of each action unit"),
         Value("emotion", (len(EMOTIONS_V2),), "probability of each emotion, in the order of the pipeline's columns"),
         Value("valence_arousal", (2,), "valence and arousal in [-1,1]"),
