@@ -127,10 +127,10 @@ def resize_pillow(
     across = None if width == image.shape[1] else pillow_taps(image.shape[1], width, *columns)
     top, bottom = rows if down is None else (int(down[0].min()), int(down[0].max()) + 1)
     x = image[top:bottom]
-    if across is None:
-        x = x[:, columns[0] : columns[1]]
-    else:
+    if across is not None:
         x = _whole(x.transpose(1, 0, 2), *across).transpose(1, 0, 2)
+    elif columns != (0, x.shape[1]):
+        x = x[:, columns[0] : columns[1]]
     return np.ascontiguousarray(x if down is None else _whole(x, down[0] - top, down[1]))
 
 

@@ -79,9 +79,7 @@ def crop_6drepnet(low_x: Any, low_y: Any, high_x: Any, high_y: Any) -> tuple[int
     return int(low_x), int(low_y), int(high_x), int(high_y)
 
 
-def crop_nlml(
-    low_x: Any, low_y: Any, high_x: Any, high_y: Any, width: int, height: int
-) -> tuple[int, int, int, int]:
+def crop_nlml(low_x: Any, low_y: Any, high_x: Any, high_y: Any, width: int, height: int) -> tuple[int, int, int, int]:
     """NLML_HPE's crop of the same bounds: whole pixels from the start, held inside the picture."""
     x1, y1, x2, y2 = (int(v) for v in (low_x, low_y, high_x, high_y))
     k = 0.2
@@ -107,8 +105,10 @@ def _aflw2000(folder: Path) -> Dataset:
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is not a folder: AFLW2000 is one of X.jpg with X.mat")
     named = (folder / LIST).is_file()
-    names = _listed_names(folder) if named else sorted(
-        p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.mat")
+    names = (
+        _listed_names(folder)
+        if named
+        else sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.mat"))
     )
     if not names:
         raise InputError(f"no .mat files in {str(folder)!r}: AFLW2000 has an X.mat for each X.jpg")
@@ -162,7 +162,9 @@ def _read_mat(path: Path) -> tuple[F64, NDArray[Any]]:
         raise InputError(f"{str(path)!r} cannot be read as a MATLAB file: {one_line(error)}") from None
     pose, points = content.get("Pose_Para"), content.get("pt2d")
     if pose is None or points is None or pose.size < 3 or points.ndim != 2 or len(points) != 2 or not points.size:
-        raise InputError(f"{str(path)!r} has no Pose_Para (pitch, yaw, roll, …) or no pt2d [2,K]: it is no AFLW2000 label")
+        raise InputError(
+            f"{str(path)!r} has no Pose_Para (pitch, yaw, roll, …) or no pt2d [2,K]: it is no AFLW2000 label"
+        )
     angles = pose.reshape(-1)[:3].astype(np.float64)
     if not (np.isfinite(angles).all() and np.isfinite(points).all()):
         raise InputError(f"{str(path)!r} has labels that are not finite: leave that picture out")
@@ -180,7 +182,9 @@ def _image_of(folder: Path, name: str) -> Path:
 def _biwi(path: Path, bgr: bool) -> Dataset:
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if len(files) != 1:
-        raise InputError(f"{len(files)} .npz files in {str(path)!r}: give BIWI's own, with image [N,H,W,3] and pose [N,3]")
+        raise InputError(
+            f"{len(files)} .npz files in {str(path)!r}: give BIWI's own, with image [N,H,W,3] and pose [N,3]"
+        )
     (file,) = files
     try:
         with np.load(file, allow_pickle=False) as content:

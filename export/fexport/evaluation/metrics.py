@@ -43,7 +43,11 @@ def errors(labels_rad: F64, rotation: NDArray[np.floating], swapped_labels: bool
     """
     truth64 = from_euler(labels_rad)
     truth, found = truth64.astype(np.float32), np.asarray(rotation, np.float32)
-    label = labels_rad.astype(np.float32)[:, [1, 0, 2] if swapped_labels else [0, 1, 2]] * np.float32(180) / np.float32(np.pi)
+    label = (
+        labels_rad.astype(np.float32)[:, [1, 0, 2] if swapped_labels else [0, 1, 2]]
+        * np.float32(180)
+        / np.float32(np.pi)
+    )
     angle = euler(found) * np.float32(180) / np.float32(np.pi)
     gaps = np.abs(angle[None] + np.array([0, 360, -360, 180, -180], np.float32)[:, None, None] - label[None])
     cosine = (truth * found).sum(axis=2, dtype=np.float32)

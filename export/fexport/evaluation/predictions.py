@@ -74,7 +74,9 @@ def run(
     groups = [g for g in pipeline.groups if g.value in ("pose", "rotation") and g.columns]
     given = {v for s in pipeline.stages if s.role in detector.bundle.roles for v in s.gives}
     if "pose" not in given:
-        raise InputError(f"the bundle {str(detector.bundle.path)!r} ({pipeline.name}) gives no pose: nothing to evaluate")
+        raise InputError(
+            f"the bundle {str(detector.bundle.path)!r} ({pipeline.name}) gives no pose: nothing to evaluate"
+        )
     signs = {name: sign * corrections[name] for name, sign in declared(pipeline).items()}
     rotation = np.full((len(dataset), 3, 3), np.nan)
     scored = [int(i) for i in dataset.listed]
@@ -170,7 +172,9 @@ def _place_by_name(path: Path, placed: F64, rotation: F64, names: Sequence[str],
         if np.isnan(placed[i]).any():  # a table has a picture's best face first
             placed[i] = matrix
     if not known:
-        raise InputError(f"{str(path)!r} names no sample of {dataset.name}: its first name is {next(iter(names), '')!r}")
+        raise InputError(
+            f"{str(path)!r} names no sample of {dataset.name}: its first name is {next(iter(names), '')!r}"
+        )
 
 
 _Read = tuple[F64, "Sequence[str] | None", str]
