@@ -144,4 +144,4 @@ def _whole(x: NDArray[np.uint8], source: NDArray[np.int64], weight: NDArray[np.i
         np.multiply(flat[source[:, k] - first], weight[:, k : k + 1], out=part)
         total += part
     whole = np.clip(total >> PILLOW_BITS, 0, 255).astype(np.uint8)
-    return whole.reshape(len(source), *x.shape[1:])
+    return np.asarray(whole.reshape(len(source), *x.shape[1:]), np.uint8)

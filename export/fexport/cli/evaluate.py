@@ -95,7 +95,9 @@ def command(
     """
     need("evaluate", "fexport evaluate")
 
-    from fexport.evaluation import datasets, predictions as predicting, report as reporting
+    from fexport.evaluation import datasets
+    from fexport.evaluation import predictions as predicting
+    from fexport.evaluation import report as reporting
     from fexruntime.files import check_folder
 
     _check(bundle, dataset, predictions, signs)

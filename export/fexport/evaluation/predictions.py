@@ -106,11 +106,12 @@ def _rotation(result: FrameResult, face: int, signs: Signs, order: str, correcti
     matrix = result.values.get("rotation")
     if matrix is None:
         assert result.pose is not None
-        return from_pose(result.pose[face : face + 1, :3], signs, order)[0]
-    if corrections == AGREED:
-        return matrix[face].astype(np.float64)
-    turned = euler(matrix[face : face + 1].astype(np.float64)) * [corrections[n] for n in ("Pitch", "Yaw", "Roll")]
-    return from_euler(turned)[0]
+        found = from_pose(result.pose[face : face + 1, :3], signs, order)
+    else:
+        found = matrix[face : face + 1].astype(np.float64)
+        if corrections != AGREED:
+            found = from_euler(euler(found) * [corrections[n] for n in ("Pitch", "Yaw", "Roll")])
+    return np.asarray(found[0], np.float64)
 
 
 def _labelled(result: FrameResult, face_xyxy: F64 | None) -> int | None:

@@ -22,7 +22,7 @@ from fexruntime.arrays import F64, U8
 from fexruntime.errors import InputError
 from fexruntime.files import replacing
 from fexruntime.overlay import write_png
-from fexruntime.rotations import axes_in_picture, euler
+from fexruntime.rotations import axes_in_picture, euler, from_euler
 from fexruntime.sinks import printable
 
 YAW_BIN_DEG = 15
@@ -210,7 +210,7 @@ def _drawn(image: U8, result: Evaluation, k: int) -> U8:
     canvas: Any = np.zeros((size[1] + 58, max(size[0], _SIDE_PX), 3), np.uint8)
     canvas[: size[1], : size[0]] = face
     centre, length = (size[0] / 2, size[1] / 2), 0.32 * min(size)
-    truth = metrics.from_euler(result.labels_rad[k : k + 1])[0]
+    truth = from_euler(result.labels_rad[k : k + 1])[0]
     for matrix, colours, thick in ((truth, (LABEL,) * 3, 5), (result.rotation[k], FOUND, 2)):
         for (dx, dy), colour in zip(axes_in_picture(matrix), colours, strict=True):
             end = round(centre[0] + length * dx), round(centre[1] + length * dy)
