@@ -140,12 +140,13 @@ def _finite(value: Any) -> Any:
 
 def write_folder(result: Evaluation, folder: Path, worst: int) -> list[Path]:
     """errors.csv, error_over_yaw.png and worst/NN_NAME.png in a folder; answers what was written."""
+    pictures = list(_worst_pictures(result, worst))  # first: one that is not there must not leave half a report
     written = [folder / "errors.csv", folder / "error_over_yaw.png"]
     with replacing(written[0]) as temporary:
         temporary.write_text(_samples_csv(result), encoding="utf-8")
     with replacing(written[1]) as temporary:
         temporary.write_bytes(plot(result))
-    for place, (k, picture) in enumerate(_worst_pictures(result, worst), start=1):
+    for place, (k, picture) in enumerate(pictures, start=1):
         name = result.dataset.names[result.scored[k]].replace("/", "_")
         written.append(folder / "worst" / f"{place:02d}_{name}.png")
         write_png(picture, written[-1])
