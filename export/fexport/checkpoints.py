@@ -80,6 +80,11 @@ def locate(network: Network, folders: Sequence[Path]) -> list[Located]:
 def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
     if row.packaged:
         return Located(PACKAGED / row.filename, row, "package")
+    if not folders and row.url is not None:
+        raise CheckpointError(
+            f"{network.name}'s weights {row.filename} are on no hub: download them from {row.url}, and give their folder with "
+            "--weights DIR, or build with --stand-in to try the rest"
+        )
     if not folders:
         return _from_hub(network, row)
     for folder in folders:
@@ -88,9 +93,10 @@ def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Loca
     found = _in_folders(row, folders)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
+        origin = row.url or f"{row.repository} on the hub"
         raise CheckpointError(
             f"{network.name} needs {row.filename}, which is not in {where}: put it there, or into a sub-folder "
-            f"{row.own_folder} (from {row.repository} on the hub)"
+            f"{row.own_folder} (from {origin})"
         )
     return found
 
@@ -183,7 +189,7 @@ def _read_tensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict
         config = content.get("config")
         if config is not None and not isinstance(config, Mapping):
             raise CheckpointError(f"{name}: its configuration is a {type(config).__name__}, not a mapping")
-        for key in ("state_dict", "model", "net"):
+        for key in ("state_dict", "model_state_dict", "model", "net"):
             if isinstance(content.get(key), Mapping):
                 content = content[key]
                 break

@@ -21,6 +21,7 @@ from fexruntime.arrays import F32, U8, Values
 from fexruntime.contracts import Crop
 from fexruntime.contracts.detectorv1_networks import IMAGENET
 from fexruntime.errors import InputError
+from fexruntime.resample import resize_pillow
 
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
@@ -107,6 +108,36 @@ def _rectangle(boxes: F32, crop: Crop, found: Values) -> Region:
     corners = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], 1)
     extent = np.stack([corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]], 1)
     return Region(extent, np.rint(corners).astype(np.float32))
+
+
+def _with_margin(boxes: F32, crop: Crop, found: Values) -> Region:
+    """TokenHPE's demonstration: whole pixels, and on each side a margin of a share of the box, its fraction cut off."""
+    corners = np.rint(boxes).astype(np.float64)
+    margin = np.trunc((corners[:, 2:] - corners[:, :2]) * ((crop.expand - 1) / 2))
+    region = np.concatenate([corners[:, :2] - margin, corners[:, 2:] + margin], axis=1).astype(np.float32)
+    return Region(region, region)
+
+
+def _centre(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:
+    """What lies in the frame of each region, its shorter side resized to `crop.resize` and the centre cut out of that.
+
+    torchvision's Resize and CenterCrop of a Pillow image, bit for bit. Black where nothing of the region is in the frame.
+    """
+    height, width = frame_rgb_u8.shape[:2]
+    for n, (left, top, right, bottom) in enumerate(sample):
+        x1, y1 = max(int(left), 0), max(int(top), 0)
+        part = frame_rgb_u8[y1 : max(min(int(bottom), height), y1), x1 : max(min(int(right), width), x1)]
+        out[n] = _UNIT[_centre_u8(part, crop)].transpose(2, 0, 1) if part.size else 0.0
+    return out
+
+
+def _centre_u8(image: U8, crop: Crop) -> U8:
+    height, width = image.shape[:2]
+    shorter, side = crop.resize or min(height, width), crop.size
+    long = int(shorter * max(height, width) / min(height, width))
+    new_h, new_w = (shorter, long) if height <= width else (long, shorter)
+    top, left = (round((size - side) / 2.0) for size in (new_h, new_w))
+    return resize_pillow(image, new_h, new_w, (top, top + side), (left, left + side))
 
 
 def _centres(boxes: F32) -> tuple[F32, F32]:
@@ -233,6 +264,8 @@ KINDS: dict[str, Kind] = {
     "square-pad": _separable(_square, _reflected, mirrored=True),
     "anisotropic": _ANISOTROPIC,
     "anisotropic-imagenet": _normalised(_ANISOTROPIC),
+    "centre": Kind(_with_margin, _centre, _centre),
 }
 """Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1), and that
-normalised (what MobileNet's chips do to others in Detectorv1)."""
+normalised (what MobileNet's chips do to others in Detectorv1); the centre of what the frame has of the box with a margin
+(TokenHPE)."""

@@ -207,6 +207,10 @@ class Detector:
                 )
         if boxes is not None and len(boxes) != len(frames):
             raise InputError(f"boxes were given for {len(boxes)} frames, but there are {len(frames)}")
+        if chosen.region == "frame":
+            if boxes is not None:
+                raise InputError("boxes and region='frame' exclude each other: give one of them")
+            boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values
         steps = needed(self._steps, wanted)
         find = finders.FINDERS[self._finder.stage.decode]

@@ -30,6 +30,12 @@ def given(step: Step, boxes_xyxy_px: F32) -> dict[str, F32]:
     return values | {"boxes_xyxy_px": boxes_xyxy_px, "scores": np.ones(n, np.float32)}
 
 
+def whole(frame: Frame) -> F32:
+    """The box [1,4] of a frame that is taken as one face."""
+    height, width = frame.rgb_u8.shape[:2]
+    return np.array([[0.0, 0.0, width, height]], np.float32)
+
+
 def retinaface(step: Step, frames: Sequence[Frame], options: Options, workspace: Workspace) -> list[dict[str, F32]]:
     """RetinaFace: frames of one size share a run."""
     network = workspace.runners[step.role]

@@ -14,8 +14,9 @@ import numpy as np
 from fexruntime import hog
 from fexruntime.arrays import F32, Values
 from fexruntime.contracts import AxisMap, Crop, Stage
-from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS, POSE
 from fexruntime.crop import Region, to_frame
+from fexruntime.rotations import euler
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
 
@@ -99,6 +100,14 @@ def _as_is(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[s
     return dict(zip(stage.gives, raw.values(), strict=True))
 
 
+def _rotation(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Rotation matrices: their Euler angles as a pose without a place, and the matrices as they are."""
+    pose, *matrices = stage.gives
+    angles = mapped(euler(next(iter(raw.values()))).astype(np.float32), stage.axes[0])
+    place = np.full((len(angles), len(POSE) - angles.shape[1]), np.nan, np.float32)
+    return {pose: np.concatenate([angles, place], axis=1), **dict(zip(matrices, raw.values(), strict=True))}
+
+
 def _with_angle(pitch_yaw: F32) -> F32:
     """Append the angle from straight ahead: arccos(cos(pitch)·cos(yaw))."""
     cosine = np.clip(np.cos(pitch_yaw[:, 0]) * np.cos(pitch_yaw[:, 1]), -1.0, 1.0)
@@ -112,4 +121,5 @@ DECODERS: dict[str, Decoder] = {
     "gaze": _gaze,
     "axes": _axes,
     "as-is": _as_is,
+    "rotation": _rotation,
 }

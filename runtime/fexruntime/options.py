@@ -17,6 +17,7 @@ from fexruntime.identity import METHODS, SAME_PERSON
 
 LEAST_OUTPUT_SIZE = 32
 LEAST_DETECTOR_SIZE = 64
+REGIONS = ("face", "frame")
 FARTHEST_PX = 1e6
 """Beyond this float32 has no pixels left to tell apart."""
 
@@ -34,6 +35,7 @@ class OptionFields(TypedDict, total=False):
     exif: bool
     detector_size: int | None
     columns: Iterable[str] | None
+    region: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Options:
       **not exact**: boxes move by some percent of their size, faces under 16 px after shrinking are lost.
     - `columns`: names of Fex columns ("AU12") or of groups of them ("au", "pose"); what nobody asked for is not computed,
       and rows have these columns, `input` and `frame` alone. None: everything.
+    - `region`: "face", the faces that are found; "frame", every frame is taken as one face that fills it (score 1), and nothing
+      is looked for: for pictures that are faces cut out already, as TokenHPE's test has them.
     """
 
     batch_size: int = 1
@@ -60,6 +64,7 @@ class Options:
     exif: bool = False
     detector_size: int | None = None
     columns: Iterable[str] | None = field(default=None)
+    region: str = REGIONS[0]
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -74,6 +79,8 @@ class Options:
             checked["detector_size"] = _whole("detector_size", self.detector_size, LEAST_DETECTOR_SIZE)
         if self.identity_method not in METHODS:
             raise InputError(f"no identity method {self.identity_method!r}: use {', '.join(METHODS)}")
+        if self.region not in REGIONS:
+            raise InputError(f"no region {self.region!r}: use {', '.join(REGIONS)}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

@@ -12,6 +12,7 @@ EXTRAS = {
     "export": ("torch", "onnx", "onnxruntime", "safetensors", "huggingface_hub"),
     "ncnn": ("ncnn",),
     "openvino": ("openvino",),
+    "evaluate": ("scipy", "matplotlib"),
     "bench": ("matplotlib", "psutil", "onnxruntime"),
 }
 

@@ -20,7 +20,7 @@ from fexruntime.contracts import Pipeline
 from fexruntime.errors import FexportError, InputError, OutputError, StandInWarning
 from fexruntime.identity import METHODS
 from fexruntime.manifest import MANIFEST
-from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, OptionFields, Options
+from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, REGIONS, OptionFields, Options
 from fexruntime.results import FrameResult
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ _log = logging.getLogger("fexport.run")
     type=click.IntRange(min=LEAST_DETECTOR_SIZE),
     help="Shrink what the face detector sees: faster, not exact.",
 )
+@click.option(
+    "--region",
+    type=click.Choice(REGIONS),
+    default=REGIONS[0],
+    show_default=True,
+    help="frame: take every picture whole as one face, and look for none.",
+)
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
 @click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
 @click.option(
@@ -93,6 +100,7 @@ def command(
     face_identity_threshold: float,
     identity_method: str,
     detector_size: int | None,
+    region: str,
     exif: bool,
     skip_bad: bool,
     backend: str,
@@ -116,6 +124,7 @@ def command(
         "identity_method": identity_method,
         "exif": exif,
         "detector_size": detector_size,
+        "region": region,
         "columns": None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
     }
     if out is not None:

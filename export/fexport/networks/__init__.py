@@ -20,6 +20,7 @@ from fexport.networks import (
     resmasknet,
     retinaface,
     svm,
+    tokenhpe,
     xgb_au,
 )
 from fexport.recipe import Recipe
@@ -40,5 +41,6 @@ RECIPES: dict[str, Recipe] = {
     "xgb-au": xgb_au.RECIPE,
     "svm-au": svm.RECIPE_AU,
     "svm-emotion": svm.RECIPE_EMOTION,
+    "tokenhpe": tokenhpe.RECIPE,
 }
 """By the name of the network's contract row."""

@@ -18,7 +18,7 @@ from fexruntime.contracts.values import VALUES
 
 _WORDS = frozenset({
     "title", "licence", "licence_note", "files", "meaning", "choices", "stages", "finder", "groups", "contracts", "fex_info",
-    "fex_models", "called", "feat",
+    "fex_models", "called", "feat", "pose_order", "test_region",
 })  # fmt: skip
 """Fields that say nothing about numbers, or of which a bundle uses a part."""
 

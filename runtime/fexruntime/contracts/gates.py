@@ -43,6 +43,7 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         V1.XGB_AU.name: (Gate("au", "probability", 1e-5),),
         V1.SVM_AU.name: (Gate("au", "value", 0.0),),
         V1.SVM_EMOTION.name: (Gate("emotion", "value", 0.0),),
+        N.TOKENHPE.name: (Gate("rotation", "value", 2e-5), Gate("tokens", "value", 2e-5)),
     }
 }
 

@@ -12,6 +12,7 @@ EMOTIONS_V2 = ("Neutral", "Happy", "Sad", "Surprise", "Fear", "Disgust", "Anger"
 EMOTIONS_V1 = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 VALENCE_AROUSAL = ("valence", "arousal")
 POSE = ("Pitch", "Roll", "Yaw", "X", "Y", "Z")
+ROTATION = tuple(f"R{row}{column}" for row in range(3) for column in range(3))
 GAZE = ("gaze_pitch", "gaze_yaw", "gaze_angle")
 
 BLENDSHAPES = (
@@ -29,6 +30,8 @@ BLENDSHAPES = (
 
 MESH_POINTS = 478
 EMBEDDING_SIZE = 512
+ORIENTATIONS = 9
+"""Orientation tokens of TokenHPE: nine basic regions of head orientation."""
 LANDMARKS = 68
 HOG_SIZE = 13 * 13 * 2 * 2 * 8
 """Blocks of 2 x 2 cells of 8 x 8 px in a face of 112 px, 8 orientations."""

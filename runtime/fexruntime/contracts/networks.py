@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fexruntime.contracts import detectorv1_networks
-from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.labels import (
+    AUS,
+    BLENDSHAPES,
+    EMBEDDING_SIZE,
+    EMOTIONS_V2,
+    LANDMARKS,
+    MESH_POINTS,
+    ORIENTATIONS,
+)
 from fexruntime.contracts.schema import Network, Preprocessing, Resize, Tensor, WeightsFile
 
 _NC = "non-commercial research"
@@ -191,6 +199,24 @@ MULTITASK_V28 = replace(
     ),
 )
 
+TOKENHPE = Network(
+    name="tokenhpe",
+    title="head rotation, TokenHPE v1 (ViT-B/16, three decoder layers, nine orientation tokens)",
+    files=(
+        WeightsFile(
+            "zc2023/TokenHPE", "TokenHPEv1-ViTB-224_224-lyr3.tar", url="https://github.com/zc2023/TokenHPE (its README)"
+        ),
+    ),
+    licence="MIT, permission to be assessed",
+    licence_note="the code is MIT; the weights carry no grant of their own and were trained on 300W-LP, whose terms are separate",
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("rotation", ("faces", 3, 3), "rotation matrix of the head"),
+        Tensor("tokens", ("faces", ORIENTATIONS, 3, 3), "rotation matrix of each orientation token"),
+    ),
+    preprocessing=_IMAGENET,
+)
+
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -203,5 +229,6 @@ NETWORKS: dict[str, Network] = {
         ARCFACE,
         FACENET,
         *detectorv1_networks.ROWS,
+        TOKENHPE,
     )
 }

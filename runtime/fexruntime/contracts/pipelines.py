@@ -11,17 +11,18 @@ from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, P
 from fexruntime.errors import InputError
 
 WITH_BUGS = "pyfeat-2.1-bugs"
+_PYFEAT = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
 REFERENCES = {
-    "pyfeat-2.0": "py-feat 2.0.3",
-    "pyfeat-2.1": "py-feat 2.1.5",
+    **_PYFEAT,
     WITH_BUGS: "py-feat 2.1.5 with MobileNet's faults,",
+    "tokenhpe-1": "zc2023/TokenHPE v1",
 }
 CONTRACTS = tuple(REFERENCES)
-"""The first is the default: it is what the published Detectorv2 source and model card describe. The last is for comparing:
+"""The first is the default: it is what the published Detectorv2 source and model card describe. The third is for comparing:
 what py-feat does with MobileNet's landmarks, where it should not."""
-_SOUND = tuple(name for name in CONTRACTS if name != WITH_BUGS)
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
+TOKENHPE_CROP = Crop("centre", size=224, expand=1.7, resize=250)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
 MOBILENET_CROP = Crop("anisotropic", size=224, expand=1.2)
 NORMALISED_CROP = replace(MOBILENET_CROP, kind="anisotropic-imagenet")
@@ -105,7 +106,7 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
 _HOG = ("hog", "hog_points")
 _DETECTORV1 = Pipeline(
     name="detectorv1",
-    contracts=_SOUND,
+    contracts=tuple(_PYFEAT),
     title="Detectorv1",
     finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
     stages=(
@@ -195,12 +196,42 @@ _DETECTORV1_BUGS = replace(
 
 _FACES = Pipeline(
     name="faces",
-    contracts=_SOUND,
+    contracts=tuple(_PYFEAT),
     title="face detection",
     finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
     stages=(),
     rect=None,
     groups=(FACEBOX, _FRAME_SIZE, _INPUT, _FRAME),
+)
+
+_TOKENHPE = Pipeline(
+    name="tokenhpe",
+    contracts=("tokenhpe-1",),
+    title="TokenHPE",
+    # any finder serves: TokenHPE has none, its test reads a whole frame, its demonstration took OpenCV's Haar cascade
+    finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
+    stages=(
+        Stage(
+            "rotation",
+            (Choice(N.TOKENHPE.name, (TOKENHPE_CROP,)),),
+            "rotation",
+            ("pose", "rotation", "token_rotations"),
+            # Euler's angles of the matrix are (pitch, yaw, roll) as 300W-LP has them, roll clockwise in the picture
+            (AxisMap("pose", (0, 2, 1), (1.0, -1.0, 1.0)),),
+            "head rotation",
+        ),
+    ),
+    rect=None,
+    groups=(
+        FACEBOX,
+        Group("pose", "pose", L.POSE[:3], feat="facepose_columns"),
+        Group("rotation", "rotation", L.ROTATION),
+        _FRAME_SIZE,
+        _INPUT,
+        _FRAME,
+    ),
+    pose_order="xyz",
+    test_region="frame",
 )
 
 PIPELINES: list[Pipeline] = [
@@ -209,6 +240,7 @@ PIPELINES: list[Pipeline] = [
     _DETECTORV1,
     _DETECTORV1_BUGS,
     _FACES,
+    _TOKENHPE,
 ]
 
 

@@ -12,6 +12,8 @@ class WeightsFile:
 
     repository: str
     filename: str
+    url: str | None = None
+    """Where a person finds it, if it is on no hub: it is only taken from a folder then."""
     hub_filename: str | None = None
     """Name in the repository where it differs from the name in a `--weights` folder."""
     revision: str | None = None
@@ -70,6 +72,8 @@ class Crop:
     kind: str
     size: int
     expand: float
+    resize: int | None = None
+    """What the shorter side is brought to before the centre is cut out, for a kind that does so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +215,8 @@ class Stage:
 class Group:
     """Fex columns that belong together, in py-feat's order, and the value that fills them.
 
-    `planar`: a value [N,K,D] fills all x first, then all y, …; else it is laid out as it is.
+    `planar`: a value [N,K,D] fills all x first, then all y, …; else it is laid out as it is. Columns may be fewer than the
+    value has numbers: they show its first ones.
     """
 
     name: str
@@ -241,6 +246,11 @@ class Pipeline:
     groups: tuple[Group, ...]
     pitch_up: float = 1.0
     """1.0 where a positive Pitch looks up, -1.0 where it looks down."""
+    pose_order: str = "zyx"
+    """How its pose's angles are put together, a name in `rotations.ORDERS`; "zyx" is py-feat's."""
+    test_region: str = "face"
+    """What the published tests of its pose read of a data set's picture: "face", as its finder finds it, or "frame", all
+    of the data set's own crop."""
     fex_info: tuple[tuple[str, str | None], ...] = ()
     """What py-feat's Fex says of its models (`feat.Fex` metadata)."""
     fex_models: tuple[tuple[str, str], ...] = ()

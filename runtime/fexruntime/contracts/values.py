@@ -10,6 +10,7 @@ from fexruntime.contracts.labels import (
     HOG_SIZE,
     LANDMARKS,
     MESH_POINTS,
+    ORIENTATIONS,
 )
 from fexruntime.contracts.schema import Stage, Value
 
@@ -29,7 +30,15 @@ VALUES: dict[str, Value] = {
         Value("landmarks_crop_xy", (LANDMARKS, 2), "dlib's landmarks as fractions of their crop", inner=True),
         Value("hog", (HOG_SIZE,), "histograms of oriented gradients of the aligned, masked face", inner=True),
         Value("hog_points", (LANDMARKS, 2), "landmarks in whole pixels of the aligned face", inner=True),
-        Value("pose", (6,), "Pitch, Roll, Yaw in radians, then X, Y, Z, with the contract's signs"),
+        Value(
+            "pose",
+            (6,),
+            "Pitch, Roll, Yaw in radians, then X, Y, Z (NaN where a network gives none), with the contract's signs",
+        ),
+        Value("rotation", (3, 3), "the head's rotation as the data sets of head pose have it (see `rotations`)"),
+        Value(
+            "token_rotations", (ORIENTATIONS, 3, 3), "the rotation that each orientation token of TokenHPE stands for"
+        ),
         Value("au", (len(AUS),), "probability of each action unit"),
         Value("emotion", (len(EMOTIONS_V2),), "probability of each emotion, in the order of the pipeline's columns"),
         Value("valence_arousal", (2,), "valence and arousal in [-1,1]"),
