@@ -14,12 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from fexport import tflite_reader
 from fexruntime.contracts import Network, WeightsFile
 from fexruntime.errors import CheckpointError
 from fexruntime.manifest import WeightsRecord
 
+GRAPH = "graph"
+"""Key of a .tflite file's graph in a checkpoint's configuration."""
 PACKAGED = Path(__file__).parent / "weights"
 
 
@@ -164,6 +168,10 @@ def _read_json(name: str, data: bytes) -> dict[str, Any]:
 def _read_tensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     if name.endswith(".safetensors"):
         return _read_safetensors(name, data)
+    if name.endswith(".tflite"):
+        graph = tflite_reader.read(name, data)
+        constants = {i: v for i, v in graph.constants.items() if v.dtype == np.float32}
+        return {f"network.constants.{i}": torch.from_numpy(v) for i, v in constants.items()}, {GRAPH: graph}
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle's, zipfile's and its own errors

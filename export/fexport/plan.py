@@ -65,7 +65,7 @@ def plan(
     given: set[str] = set()
     for stage in (row.finder, *row.stages):
         name = asked.get(stage.role)
-        if name == NONE and stage is not row.finder:
+        if stage is not row.finder and (name == NONE or (name is None and stage.optional)):
             continue
         part = _part(pipeline, stage, name)
         lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]

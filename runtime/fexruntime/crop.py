@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fexruntime.arrays import F32, U8, Values
 from fexruntime.contracts import Crop
 from fexruntime.errors import InputError
+from fexruntime.warp import corners_of, warp, warp_numpy
 
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
@@ -106,6 +107,36 @@ def _rectangle(boxes: F32, crop: Crop, found: Values) -> Region:
     corners = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], 1)
     extent = np.stack([corners[:, 0], corners[:, 1], corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]], 1)
     return Region(extent, np.rint(corners).astype(np.float32))
+
+
+def _letterbox(boxes: F32, crop: Crop, found: Values) -> Region:
+    """MediaPipe's detector: an upright square of the longer side."""
+    size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0) * np.float32(crop.expand)
+    return _of_corners([corners_of(c, np.repeat(s, 2), 0.0) for c, s in zip(np.stack(_centres(boxes), 1), size, strict=True)])
+
+
+def _rotated(boxes: F32, crop: Crop, found: Values) -> Region:
+    """MediaPipe's mesh: the square that the finder turned with the face; an upright one where it said nothing."""
+    upright = _letterbox(boxes, crop, found)
+    if "region_xy_px" not in found:
+        return upright
+    said = found["region_xy_px"].reshape(-1, 8)
+    known = (np.ptp(said.reshape(-1, 4, 2), axis=1) > 0).any(axis=1)  # neither NaN nor a point
+    return _of_corners(np.where(known[:, None], said, upright.sample_xyxy_px))
+
+
+def _of_corners(corners: Any) -> Region:
+    """Sampled by its four corners; what decodes it has to take these too, and not the upright box round them."""
+    points = np.asarray(corners, np.float32).reshape(-1, 4, 2)
+    return Region(points.reshape(-1, 8), np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1))
+
+
+def _warped(
+    frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, replicate: bool, read: Callable[..., F32] = warp
+) -> F32:
+    for n, corners in enumerate(sample.reshape(-1, 4, 2)):
+        read(frame_rgb_u8, corners, crop.size, replicate, out[n])
+    return out
 
 
 def _centres(boxes: F32) -> tuple[F32, F32]:
@@ -211,8 +242,16 @@ def _separable(where: Callable[[F32, Crop, Values], Region], place: _Place, mirr
     return Kind(where, partial(_remap, place=place, mirrored=mirrored), partial(_gather, place=place))
 
 
+def _of_warp(where: Callable[[F32, Crop, Values], Region], replicate: bool) -> Kind:
+    fast, plain = (partial(_warped, replicate=replicate, read=r) for r in (warp, warp_numpy))
+    return Kind(where, fast, plain)
+
+
 KINDS: dict[str, Kind] = {
     "square-pad": _separable(_square, _reflected, mirrored=True),
     "anisotropic": _separable(_rectangle, _stretched, mirrored=False),
+    "letterbox": _of_warp(_letterbox, replicate=False),
+    "rotated": _of_warp(_rotated, replicate=True),
 }
-"""Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1)."""
+"""Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1); in OpenCV 4's
+arithmetic, upright and black outside, or turned and continued outside (MediaPipe)."""

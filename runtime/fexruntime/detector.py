@@ -216,7 +216,9 @@ class Detector:
                     found = find(self._finder, frames, chosen, workspace)
                 else:
                     found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
-                results = read_faces(frames, found, steps, self.pipeline.rect, workspace)
+                if chosen.max_faces is not None:
+                    found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
+                results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
                     results = [_less(r, wanted | set(self._finder.gives)) for r in results]
             except Exception as error:

@@ -238,7 +238,7 @@ def _vectors(value: F32 | None, rows: int) -> F32:
 
 def _cells(group: Group, value: F32, columns: tuple[str, ...]) -> F32:
     """A value [N, …] as cells [N, len(columns)] in the group's order."""
-    flat = (np.moveaxis(value, -1, 1) if group.planar else value).reshape(len(value), -1)
+    flat = (np.moveaxis(value, -1, 1) if group.planar else value).reshape(len(value), -1)[:, : len(group.columns)]
     if columns == group.columns:
         return flat
     return flat[:, [group.columns.index(c) for c in columns]]

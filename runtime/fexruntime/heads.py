@@ -6,32 +6,16 @@ the original frame once, at the end of the walk (`faces`): (p - pad) / scale, in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import numpy as np
 
+from fexruntime import facemesh
 from fexruntime.arrays import F32, Values
 from fexruntime.contracts import AxisMap, Crop, Stage
 from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS
-from fexruntime.crop import Region, to_frame
+from fexruntime.crop import to_frame
+from fexruntime.decoding import Decoder, Faces
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
-
-
-class Faces(Protocol):
-    """What a decoder may ask of the faces that it decodes for."""
-
-    def regions(self, crop: Crop) -> Region:
-        """Where their crops lie."""
-        ...
-
-
-Decoder = Callable[[Values, Faces, Stage, "Crop | None"], dict[str, F32]]
-"""(raw outputs by name, the faces, the stage, the crop that its network read) -> the stage's values by name.
-
-Of a stage without a graph the raw outputs are what it reads: "chips" for a crop, a value by its name.
-"""
 
 
 def to_original(points_xy: F32, pad_xy: tuple[int, int], scale: float) -> F32:
@@ -97,4 +81,5 @@ DECODERS: dict[str, Decoder] = {
     "landmarks-68": _landmarks_68,
     "axes": _axes,
     "as-is": _as_is,
+    **facemesh.DECODERS,
 }

@@ -34,6 +34,8 @@ class OptionFields(TypedDict, total=False):
     exif: bool
     detector_size: int | None
     columns: Iterable[str] | None
+    max_faces: int | None
+    mediapipe_presence: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class Options:
       **not exact**: boxes move by some percent of their size, faces under 16 px after shrinking are lost.
     - `columns`: names of Fex columns ("AU12") or of groups of them ("au", "pose"); what nobody asked for is not computed,
       and rows have these columns, `input` and `frame` alone. None: everything.
+    - `max_faces`: the best so many faces of a frame that the finder found (MediaPipe's max_num_faces: one that turns out to be
+      none makes no room for another). None: all.
+    - `mediapipe_presence`: of a FaceMesh bundle with refinement: MediaPipe's own refined answer, whose presence head drops
+      many true faces, instead of the plain mesh with refined lips, eyes and irises.
     """
 
     batch_size: int = 1
@@ -60,6 +66,8 @@ class Options:
     exif: bool = False
     detector_size: int | None = None
     columns: Iterable[str] | None = field(default=None)
+    max_faces: int | None = None
+    mediapipe_presence: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -70,6 +78,9 @@ class Options:
             "exif": bool(self.exif),
             "columns": _names(self.columns),
         }
+        if self.max_faces is not None:
+            checked["max_faces"] = _whole("max_faces", self.max_faces, 1)
+        checked["mediapipe_presence"] = bool(self.mediapipe_presence)
         if self.detector_size is not None:
             checked["detector_size"] = _whole("detector_size", self.detector_size, LEAST_DETECTOR_SIZE)
         if self.identity_method not in METHODS:

@@ -8,7 +8,7 @@ the exported graphs with.
 
 from __future__ import annotations
 
-from fexport.networks import arcface, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
+from fexport.networks import arcface, facemesh, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
 from fexport.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -20,5 +20,8 @@ RECIPES: dict[str, Recipe] = {
     "pose-mlp": pose_mlp.RECIPE,
     "arcface": arcface.RECIPE,
     "facenet": facenet.RECIPE,
+    "blazeface": facemesh.BLAZEFACE,
+    "facemesh": facemesh.FACEMESH,
+    "facemesh-attention": facemesh.FACEMESH_ATTENTION,
 }
 """By the name of the network's contract row."""

@@ -25,6 +25,9 @@ _MULTITASK = (
     Gate("blendshapes", "probability", 1e-4),
 )
 
+# in pixels of the crop, and logits
+_FACEMESH = (Gate("mesh", "value", 2e-3), Gate("presence", "value", 1e-3))
+
 GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
     "fp32": {
         N.RETINAFACE_R34.name: _DETECTIONS,
@@ -35,6 +38,12 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         N.POSE_MLP.name: _POSE,
         N.ARCFACE.name: _EMBEDDING,
         N.FACENET.name: _EMBEDDING,
+        N.BLAZEFACE.name: (Gate("regressors", "value", 2e-3), Gate("classificators", "value", 2e-3)),
+        N.FACEMESH.name: _FACEMESH,
+        N.FACEMESH_ATTENTION.name: (
+            *_FACEMESH,
+            *(Gate(n, "value", 2e-3) for n in ("lips", "left_eye", "right_eye", "left_iris", "right_iris")),
+        ),
     }
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fexruntime.contracts.facemesh import MESH_POINTS as FACEMESH_POINTS
 from fexruntime.contracts.labels import AUS, BLENDSHAPES, EMBEDDING_SIZE, EMOTIONS_V2, LANDMARKS, MESH_POINTS
 from fexruntime.contracts.schema import Network, Preprocessing, Resize, Tensor, WeightsFile
 
@@ -190,6 +191,62 @@ MULTITASK_V28 = replace(
     ),
 )
 
+_MEDIAPIPE = "mediapipe 0.10.21 (PyPI)"
+_APACHE = "Apache-2.0"
+_BY_GOOGLE = "by The MediaPipe Authors, shipped with fexport; MediaPipe's model cards say what each is made for"
+
+
+def _in_wheel(name: str, sha256: str, size_bytes: int) -> tuple[WeightsFile, ...]:
+    return (WeightsFile(_MEDIAPIPE, f"{name}.tflite", sha256=sha256, size_bytes=size_bytes, packaged=True),)
+
+
+BLAZEFACE = Network(
+    name="blazeface",
+    title="face detector, MediaPipe BlazeFace short range",
+    files=_in_wheel(
+        "face_detection_short_range", "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8", 229_714
+    ),
+    licence=_APACHE,
+    licence_note=_BY_GOOGLE,
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("regressors", ("faces", 896, 16), "of each anchor: centre, size and six points, in pixels of the input"),
+        Tensor("classificators", ("faces", 896, 1), "logit of a face at each anchor"),
+    ),
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)
+FACEMESH = Network(
+    name="facemesh",
+    title="468-point mesh, MediaPipe FaceMesh",
+    files=_in_wheel("face_landmark", "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814", 1_242_398),
+    licence=_APACHE,
+    licence_note=_BY_GOOGLE,
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("mesh", ("faces", FACEMESH_POINTS, 3), "x, y, z in pixels of the crop"),
+        Tensor("presence", ("faces", 1), "logit of a face in the crop"),
+    ),
+)
+FACEMESH_ATTENTION = Network(
+    name="facemesh-attention",
+    title="lips, eyes and irises of the mesh, MediaPipe FaceMesh with attention",
+    files=_in_wheel(
+        "face_landmark_with_attention", "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4", 2_495_106
+    ),
+    licence=_APACHE,
+    licence_note=_BY_GOOGLE,
+    inputs=_CHIPS,
+    outputs=(
+        Tensor("mesh", ("faces", FACEMESH_POINTS, 3), "x, y, z in pixels of the crop"),
+        Tensor("lips", ("faces", 80, 2), "x, y in pixels of the crop"),
+        Tensor("left_eye", ("faces", 71, 2), "x, y in pixels of the crop"),
+        Tensor("right_eye", ("faces", 71, 2), "x, y in pixels of the crop"),
+        Tensor("left_iris", ("faces", 5, 2), "x, y in pixels of the crop"),
+        Tensor("right_iris", ("faces", 5, 2), "x, y in pixels of the crop"),
+        Tensor("presence", ("faces", 1), "logit of a face in the crop"),
+    ),
+)
+
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -201,5 +258,8 @@ NETWORKS: dict[str, Network] = {
         POSE_MLP,
         ARCFACE,
         FACENET,
+        BLAZEFACE,
+        FACEMESH,
+        FACEMESH_ATTENTION,
     )
 }

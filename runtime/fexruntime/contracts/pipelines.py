@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from fexruntime.contracts import facemesh as M
 from fexruntime.contracts import labels as L
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
 from fexruntime.errors import InputError
 
-REFERENCES = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+_PYFEAT = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+REFERENCES = {**_PYFEAT, "mediapipe-0.10": "mediapipe 0.10.21"}
 CONTRACTS = tuple(REFERENCES)
 """The first is the default: it is what the published Detectorv2 source and model card describe."""
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
+
+BLAZEFACE_INPUT = Crop("letterbox", size=M.DETECTOR_SIDE, expand=1.0)
+FACEMESH_CROP = Crop("rotated", size=M.MESH_SIDE, expand=M.REGION_SCALE)
 
 FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
 _LANDMARKS = Group("landmarks", "landmarks_xy_px", L.LANDMARK_XY, planar=True, feat="landmark_columns")
@@ -91,7 +96,7 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
 
 _DETECTORV1 = Pipeline(
     name="detectorv1",
-    contracts=CONTRACTS,
+    contracts=tuple(_PYFEAT),
     title="Detectorv1",
     finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
     stages=(
@@ -134,7 +139,7 @@ _DETECTORV1 = Pipeline(
 
 _FACES = Pipeline(
     name="faces",
-    contracts=CONTRACTS,
+    contracts=tuple(_PYFEAT),
     title="face detection",
     finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
     stages=(),
@@ -142,11 +147,54 @@ _FACES = Pipeline(
     groups=(FACEBOX, _FRAME_SIZE, _INPUT, _FRAME),
 )
 
+_MESH = ("mesh_xyz_px", "landmarks_xy_px", "presence")
+_BLAZEFACE = Stage(
+    "faces",
+    (Choice(N.BLAZEFACE.name, (BLAZEFACE_INPUT,)),),
+    "blazeface",
+    ("boxes_xyxy_px", "scores", "keypoints_xy_px", "region_xy_px"),
+    title="finds the faces",
+)
+_FACEMESH_STAGES = (
+    Stage("mesh", (Choice(N.FACEMESH.name, (FACEMESH_CROP,)),), "facemesh", _MESH, title="the mesh and its landmarks"),
+    Stage(
+        "refine",
+        (Choice(N.FACEMESH_ATTENTION.name, (FACEMESH_CROP,)),),
+        "facemesh-refined",
+        _MESH,
+        title="finer lips and eyes, and irises, in the mesh",
+        optional=True,
+    ),
+    Stage("presence", (Choice(None, ("presence",)),), "presence", ("keep",), title="drops what is no face"),
+)
+
+_FACEMESH = Pipeline(
+    name="facemesh",
+    contracts=("mediapipe-0.10",),
+    title="FaceMesh",
+    finder=_BLAZEFACE,
+    stages=(
+        *_FACEMESH_STAGES,
+        Stage("pose", (Choice(None, ("mesh_xyz_px",)),), "face-geometry", ("pose",), title="head pose"),
+    ),
+    rect=None,
+    groups=(
+        FACEBOX,
+        _LANDMARKS,
+        Group("mesh", "mesh_xyz_px", L.MESH_XYZ, planar=True),
+        Group("pose", "pose", L.POSE[:3], feat="facepose_columns"),
+        _FRAME_SIZE,
+        _INPUT,
+        _FRAME,
+    ),
+)
+
 PIPELINES: list[Pipeline] = [
     _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
     _DETECTORV1,
     _FACES,
+    _FACEMESH,
 ]
 
 

@@ -120,6 +120,8 @@ class Value:
     points: bool = False
     """Whether the last axis begins with x and y in pixels: stages give them in the frame that the detector saw, results
     in the original."""
+    depth: bool = False
+    """Whether a depth in pixels follows x and y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,8 @@ class Stage:
     axes: tuple[AxisMap, ...] = ()
     title: str = ""
     """What the stage is for, in a few words, for help texts."""
+    optional: bool = False
+    """Left out unless it is asked for."""
 
     def choice(self, network: str | None) -> Choice:
         """The choice of that network; KeyError if the stage has none."""
@@ -185,7 +189,8 @@ class Stage:
 class Group:
     """Fex columns that belong together, in py-feat's order, and the value that fills them.
 
-    `planar`: a value [N,K,D] fills all x first, then all y, …; else it is laid out as it is.
+    `planar`: a value [N,K,D] fills all x first, then all y, …; else it is laid out as it is. Columns may be fewer than the
+    value has numbers: they show its first ones.
     """
 
     name: str
