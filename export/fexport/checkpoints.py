@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,13 @@ class Located:
     row: WeightsFile
     source: str
     revision: str | None = None
+    inside: str | None = None
+    """The file's name within `path`, where that is an archive (a wheel)."""
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.path.name if self.inside is None else self.inside.rpartition("/")[2]
 
     def read(self) -> tuple[bytes, WeightsRecord]:
         """The file's bytes, read once, and what the manifest says of them.
@@ -43,18 +51,18 @@ class Located:
         be another (fine-tuned, say), which its record tells.
         """
         try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"cannot read {str(self.path)!r}: {error.strerror or error}") from None
+            data = self.path.read_bytes() if self.inside is None else _unpacked(self.path, self.inside)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', None) or error}") from None
         digest = hashlib.sha256(data).hexdigest()
         published = self.row.sha256
-        if published is not None and published != digest and self.source != "folder":
+        if published is not None and published != digest and (self.source != "folder" or self.inside is not None):
             raise CheckpointError(
-                f"{self.path.name} from {self.row.repository} is not the published file: its sha256 is {digest}, "
+                f"{self.name} from {self.row.repository} is not the published file: its sha256 is {digest}, "
                 f"published is {published}"
             )
         record = WeightsRecord(
-            self.path.name, self.source, self.row.repository, self.revision, digest, len(data), published == digest
+            self.name, self.source, self.row.repository, self.revision, digest, len(data), published == digest
         )
         return data, record
 
@@ -81,14 +89,14 @@ def locate(network: Network, folders: Sequence[Path]) -> list[Located]:
 
 
 def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
-    if row.packaged:
-        return Located(PACKAGED / row.filename, row, "package")
-    if not folders:
-        return _from_hub(network, row)
     for folder in folders:
-        if not folder.is_dir():
-            raise CheckpointError(f"--weights {str(folder)!r} is not a folder")
+        if not is_source(folder):
+            raise CheckpointError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")
     found = _in_folders(row, folders)
+    if found is None and row.packaged:
+        return Located(PACKAGED / row.filename, row, "package")
+    if found is None and not folders:
+        return _from_hub(network, row)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
         raise CheckpointError(
@@ -103,9 +111,32 @@ def _in_folders(row: WeightsFile, folders: Sequence[Path]) -> Located | None:
     for folder in folders:
         for candidate in (row, *row.others):
             for name in candidate.names:
-                if (folder / name).is_file():
+                if folder.suffix == ".whl" and not folder.is_dir():
+                    inside = _in_wheel(folder, name)
+                    if inside is not None:
+                        return Located(folder, candidate, "folder", inside=inside)
+                elif (folder / name).is_file():
                     return Located(folder / name, candidate, "folder")
     return None
+
+
+def is_source(path: Path) -> bool:
+    """Whether weights can be taken from there: a folder, or a wheel."""
+    return path.is_dir() or (path.suffix == ".whl" and path.is_file())
+
+
+def _in_wheel(wheel: Path, name: str) -> str | None:
+    """The path in a wheel of the file with this name; CheckpointError if it is no wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return next((n for n in archive.namelist() if n.rpartition("/")[2] == name), None)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"cannot read the wheel {str(wheel)!r}: {error}") from None
+
+
+def _unpacked(wheel: Path, name: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(name)
 
 
 def _from_hub(network: Network, row: WeightsFile) -> Located:
@@ -147,10 +178,10 @@ def read(network: Network, files: list[Located]) -> Checkpoint:
                 f"{record.filename} is not the published file (sha256 {record.sha256}, published is {located.row.sha256}): "
                 "taken as your own weights, and recorded so"
             )
-        if located.path.suffix == ".json":
-            config = _read_json(located.path.name, data)
+        if located.name.endswith(".json"):
+            config = _read_json(located.name, data)
         else:
-            tensors, found = _read_tensors(located.path.name, data)
+            tensors, found = _read_tensors(located.name, data)
             config = found if found is not None else config
     return Checkpoint(tensors, config, records, notes)
 

@@ -78,8 +78,8 @@ def plan(
         parts[stage.role] = part
         given.update(stage.gives)
     for folder in weights:
-        if not folder.is_dir():
-            raise InputError(f"--weights {str(folder)!r} is not a folder")
+        if not folder.is_dir() and not (folder.suffix == ".whl" and folder.is_file()):
+            raise InputError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")
     for target in targets:
         if target not in TARGETS:
             raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")

@@ -74,7 +74,8 @@ def find(
 def _decoded(regressors: F32, logits: F32, threshold: float) -> tuple[F32, F32, F32]:
     """(boxes [N,4] x, y, width, height, keypoints [N,6,2], scores [N]) of the anchors above the threshold, best first."""
     clipped = np.clip(logits[:, 0], np.float32(-C.SCORE_CLIP), np.float32(C.SCORE_CLIP))
-    scores = _ONE / (_ONE + np.exp(-clipped))
+    with np.errstate(over="ignore"):  # e^100 is no float32: the score is 0
+        scores = _ONE / (_ONE + np.exp(-clipped))
     chosen = np.flatnonzero(scores >= np.float32(threshold))
     raw = regressors[chosen] / np.float32(C.DETECTOR_SIDE)
     centre, size = raw[:, :2] + anchors()[chosen], raw[:, 2:4]

@@ -70,7 +70,7 @@ def _step(bundle: Bundle, stage: Stage) -> Step:
     if network is None:
         choice = stage.choice(None)
         crops = [r for r in choice.reads if isinstance(r, Crop)]
-        chips = dict(zip(crops, ["chips", *(f"chips_{k}" for k in range(2, len(crops) + 1))], strict=True))
+        chips = {crop: "chips" if k == 1 else f"chips_{k}" for k, crop in enumerate(crops, 1)}
         return Step(stage, choice, tuple(chips[r] if isinstance(r, Crop) else r for r in choice.reads))
     outputs = {t.name for t in network.record.outputs}
     lacking = {name for name in network.row.optional_outputs if name not in outputs}

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from fexruntime.arrays import U8
 from fexruntime.errors import OutputError
+from fexruntime.face_geometry import canonical_face
 from fexruntime.files import replacing
 from fexruntime.results import FrameResult
 
 BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200, 30, 30)
+IRIS = (255, 120, 40)
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Subject's left, up, and forward (out of the face)."""
 
@@ -38,7 +40,9 @@ def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), p
         _text(image, f"{result.scores[i]:.2f}", (x1, max(y1 - 4, 10)), BOX)
         if result.mesh_xyz is not None:
             _dots(image, result.mesh_xyz[i, :, :2], MESH, 1)
-        if result.landmarks_xy_px is not None:
+        if result.mesh_xyz_px is not None:
+            _triangles(image, result.mesh_xyz_px[i, :, :2])
+        elif result.landmarks_xy_px is not None:
             _dots(image, result.landmarks_xy_px[i], POINTS, thick)
         elif result.points_xy_px is not None:
             _dots(image, result.points_xy_px[i], POINTS, thick + 1)
@@ -50,6 +54,21 @@ def draw(frame_rgb_u8: U8, result: FrameResult, stand_ins: Sequence[str] = (), p
     if stand_ins:
         _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
     return np.asarray(image, np.uint8)
+
+
+def _triangles(image: U8, mesh_xy: NDArray[Any]) -> None:
+    """MediaPipe's mesh as thin lines, and a circle for each iris that is known (its centre, then four points round it)."""
+    import cv2
+
+    known = mesh_xy[: len(canonical_face().vertices_cm)]
+    if np.isfinite(known).all():
+        corners = np.rint(known * 8).astype(np.int32)[canonical_face().triangles]
+        cv2.polylines(image, list(corners), True, MESH, 1, cv2.LINE_AA, shift=3)
+    for iris in mesh_xy[len(known) :].reshape(-1, 5, 2):
+        if np.isfinite(iris).all():
+            radius = float(np.linalg.norm(iris[1:] - iris[0], axis=1).mean())
+            centre = (round(float(iris[0, 0]) * 8), round(float(iris[0, 1]) * 8))
+            cv2.circle(image, centre, max(round(radius * 8), 8), IRIS, 2, cv2.LINE_AA, shift=3)
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
