@@ -53,7 +53,9 @@ class Located:
         try:
             data = self.path.read_bytes() if self.inside is None else _unpacked(self.path, self.inside)
         except (OSError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', None) or error}") from None
+            raise CheckpointError(
+                f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', None) or error}"
+            ) from None
         digest = hashlib.sha256(data).hexdigest()
         published = self.row.sha256
         if published is not None and published != digest and (self.source != "folder" or self.inside is not None):

@@ -52,14 +52,16 @@ def canonical(network: Network, choice: Choice) -> Case:
     if not choice.reads:
         return (_as_input(resize_u8(photograph(), 96, 128), network),)
     return tuple(
-        _coarse((np.rint(_chips(r) * 255) / 255).astype(np.float32)) if isinstance(r, Crop) else _of_value(r)["faces"][0]
+        _coarse((np.rint(_chips(r) * 255) / 255).astype(np.float32))
+        if isinstance(r, Crop)
+        else _of_value(r)["faces"][0]
         for r in choice.reads
     )
 
 
 def _coarse(chips: F32) -> F32:
     """The chips in blocks of 4 x 4 pixels: a recorded input takes a tenth of the bytes, and a face is still one."""
-    n, channels, rows, columns = chips.shape
+    rows, columns = chips.shape[2:]
     grid = np.minimum(np.arange(max(rows, columns)) // 4 * 4, max(rows, columns) - 1)
     coarse: F32 = np.ascontiguousarray(chips[:, :, grid[:rows]][:, :, :, grid[:columns]])
     return coarse

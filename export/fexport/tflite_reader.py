@@ -6,7 +6,6 @@ what is only about storage (DEQUANTIZE of a float16 constant). What the operator
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +83,9 @@ def _constant(model: Any, tensor: Any, name: str) -> NDArray[Any] | None:
     if not buffer.DataLength():
         return None
     if tensor.Type() not in _DTYPES:
-        raise CheckpointError(f"{name} has constants of TensorType {tensor.Type()}; float32, float16 and int32 are read")
+        raise CheckpointError(
+            f"{name} has constants of TensorType {tensor.Type()}; float32, float16 and int32 are read"
+        )
     kind = _DTYPES[tensor.Type()]
     value = buffer.DataAsNumpy().view(kind).reshape(_numbers(tensor.ShapeAsNumpy()))
     return np.array(value, np.float32 if kind is np.float16 else kind)
@@ -144,5 +145,3 @@ def _flexbuffer(blob: bytes) -> dict[str, Any]:
 
 def _numbers(array: Any) -> tuple[int, ...]:
     return () if isinstance(array, int) else tuple(int(v) for v in array)  # the package answers 0 for no vector
-
-

@@ -112,7 +112,9 @@ def _rectangle(boxes: F32, crop: Crop, found: Values) -> Region:
 def _letterbox(boxes: F32, crop: Crop, found: Values) -> Region:
     """MediaPipe's detector: an upright square of the longer side."""
     size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0) * np.float32(crop.expand)
-    return _of_corners([corners_of(c, np.repeat(s, 2), 0.0) for c, s in zip(np.stack(_centres(boxes), 1), size, strict=True)])
+    return _of_corners(
+        [corners_of(c, np.repeat(s, 2), 0.0) for c, s in zip(np.stack(_centres(boxes), 1), size, strict=True)]
+    )
 
 
 def _rotated(boxes: F32, crop: Crop, found: Values) -> Region:

@@ -111,7 +111,9 @@ def _procrustes(source: F64, target: F64, weights: F64) -> tuple[F64, float, F64
     if np.linalg.det(u) * np.linalg.det(vt) < 0:
         u[:, 2] *= -1
     rotation = u @ vt
-    scale = float((weights[:, None] * (centred @ rotation.T) * target).sum() / (weights[:, None] * centred * source).sum())
+    scale = float(
+        (weights[:, None] * (centred @ rotation.T) * target).sum() / (weights[:, None] * centred * source).sum()
+    )
     translation = (share * (target - scale * source @ rotation.T)).sum(axis=0)
     return rotation, scale, translation
 

@@ -57,6 +57,23 @@ def _pose(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[st
     return {"pose": pose_of(mesh, picture[:, 2:])}
 
 
+def _features(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """NLML_HPE's features: (point - tip of the nose) / distance of the outer eye corners, in shares of the picture.
+
+    x and z are in shares of its width, y of its height, as MediaPipe gives them: they depend on the picture's shape. In
+    float64, as helpers/FeatureExtractor.py has it.
+    """
+    picture = faces.pictures_xywh_px()
+    mesh = raw["mesh_xyz_px"][:, : C.MESH_POINTS].copy()
+    mesh[:, :, :2] -= picture[:, None, :2]
+    share = (mesh / picture[:, None, [2, 3, 2]]).astype(np.float64)
+    first, last = (share[:, k] for k in C.EYE_LINE)
+    distance = np.linalg.norm(first - last, axis=1)
+    distance = np.where(distance == 0, 1e-6, distance)
+    features = (share - share[:, C.NOSE_TIP, None]) / distance[:, None, None]
+    return {stage.gives[0]: features.reshape(len(features), -1).astype(np.float32)}
+
+
 def _said(mesh: F32, presence: F32) -> dict[str, F32]:
     return {"mesh_xyz_px": mesh, "landmarks_xy_px": mesh[:, _DLIB68, :2], "presence": presence}
 
@@ -85,5 +102,6 @@ DECODERS: dict[str, Decoder] = {
     "facemesh-refined": _refined,
     "presence": _presence,
     "face-geometry": _pose,
+    "mesh-features": _features,
 }
 """By the name that a stage's row has."""

@@ -11,7 +11,7 @@ import numpy as np
 from fexruntime import facemesh
 from fexruntime.arrays import F32, Values
 from fexruntime.contracts import AxisMap, Crop, Stage
-from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS
+from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS, POSE
 from fexruntime.crop import to_frame
 from fexruntime.decoding import Decoder, Faces
 
@@ -70,6 +70,20 @@ def _as_is(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[s
     return dict(zip(stage.gives, raw.values(), strict=True))
 
 
+def _thirds(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """One output whose columns are the stage's values, one after another, of equal width."""
+    (whole,) = raw.values()
+    return dict(zip(stage.gives, np.split(whole, len(stage.gives), axis=1), strict=True))
+
+
+def _signed(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Angles [N,1] that came from several networks, as a pose without a place."""
+    (axes,) = stage.axes
+    angles = mapped(np.concatenate(list(raw.values()), axis=1), axes)
+    place = np.full((len(angles), len(POSE) - angles.shape[1]), np.nan, np.float32)
+    return {axes.value: np.concatenate([angles, place], axis=1)}
+
+
 def _with_angle(pitch_yaw: F32) -> F32:
     """Append the angle from straight ahead: arccos(cos(pitch)·cos(yaw))."""
     cosine = np.clip(np.cos(pitch_yaw[:, 0]) * np.cos(pitch_yaw[:, 1]), -1.0, 1.0)
@@ -81,5 +95,7 @@ DECODERS: dict[str, Decoder] = {
     "landmarks-68": _landmarks_68,
     "axes": _axes,
     "as-is": _as_is,
+    "thirds": _thirds,
+    "signed": _signed,
     **facemesh.DECODERS,
 }

@@ -20,7 +20,9 @@ def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
     for row in PIPELINES:
         for stage in (row.finder, *row.stages):
             names = list(stage.networks) + [NONE] * (stage is not row.finder)
-            option, known, title, flag = found.get(stage.role, (stage_option(row, stage), [], stage.title, stage.optional))
+            option, known, title, flag = found.get(
+                stage.role, (stage_option(row, stage), [], stage.title, stage.optional)
+            )
             found[stage.role] = option, [*known, *(n for n in names if n not in known)], title, flag
     return {role: (o, sorted(n, key=lambda name: name == NONE), t, f) for role, (o, n, t, f) in found.items()}
 

@@ -8,7 +8,7 @@ the exported graphs with.
 
 from __future__ import annotations
 
-from fexport.networks import arcface, facemesh, facenet, mobilefacenet, multitask_recipes, pose_mlp, retinaface
+from fexport.networks import arcface, facemesh, facenet, mobilefacenet, multitask_recipes, nlml, pose_mlp, retinaface
 from fexport.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -23,5 +23,9 @@ RECIPES: dict[str, Recipe] = {
     "blazeface": facemesh.BLAZEFACE,
     "facemesh": facemesh.FACEMESH,
     "facemesh-attention": facemesh.FACEMESH_ATTENTION,
+    "nlml-encoder": nlml.ENCODER,
+    "nlml-yaw": nlml.HEAD,
+    "nlml-pitch": nlml.HEAD,
+    "nlml-roll": nlml.HEAD,
 }
 """By the name of the network's contract row."""

@@ -28,7 +28,9 @@ class FromTflite(nn.Module):
         return found
 
 
-def _make(names: Mapping[str, str], network: Network, checkpoint: Checkpoint, crop: Crop | None) -> tuple[nn.Module, Config]:
+def _make(
+    names: Mapping[str, str], network: Network, checkpoint: Checkpoint, crop: Crop | None
+) -> tuple[nn.Module, Config]:
     assert crop is not None
     graph = (checkpoint.config or {}).get(GRAPH)
     if graph is None:

@@ -39,7 +39,9 @@ class TfliteModule(nn.Module):
             raise CheckpointError(f"the .tflite file has operators that cannot be built here: {', '.join(unknown)}")
         lacking = sorted(self.names.keys() - graph.outputs.keys())
         if lacking or len(graph.inputs) != 1:
-            raise CheckpointError(f"the .tflite file has no output {', '.join(lacking)}: it has {', '.join(graph.outputs)}")
+            raise CheckpointError(
+                f"the .tflite file has no output {', '.join(lacking)}: it has {', '.join(graph.outputs)}"
+            )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         values: dict[int, Tensor] = {self.graph.inputs[0]: image}
@@ -95,7 +97,9 @@ def _padded(x: Tensor, kernel: Any, stride: tuple[int, int], padding: int) -> tu
     """(the input, padded where the two sides differ; what the convolution is to pad on both sides)."""
     if padding != _SAME:
         return x, (0, 0)
-    total = [max((-(-int(n) // s) - 1) * s + int(k) - int(n), 0) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    total = [
+        max((-(-int(n) // s) - 1) * s + int(k) - int(n), 0) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
+    ]
     before = [t // 2 for t in total]
     if all(2 * b == t for b, t in zip(before, total, strict=True)):
         return x, (before[0], before[1])

@@ -29,6 +29,7 @@ _CONSTANTS: dict[str, tuple[object, ...]] = {
     "facemesh": (M.MESH_SIDE, M.MESH_POINTS, L.DLIB68_FROM_MESH),
     "facemesh-refined": (M.MESH_SIDE, M.REFINED, M.IRIS_DEPTHS, L.DLIB68_FROM_MESH),
     "presence": (M.PRESENCE,),
+    "mesh-features": (M.NOSE_TIP, M.EYE_LINE),
     "face-geometry": (M.VERTICAL_FOV_DEGREES,),
     "multitask": (L.MESH_POINTS, L.DLIB68_FROM_MESH),
     "landmarks-68": (L.LANDMARKS,),

@@ -50,6 +50,7 @@ IRIS_DEPTHS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("right_iris", _RIGHT_EYE[:16]),
 )
 """The points of the mesh, an eye's contour, whose mean z is that of an iris."""
+NOSE_TIP = 1
 EYE_LINE = (33, 263)
 """Outer corners of the eyes: a tracked region is turned so that this line is level."""
 

@@ -40,6 +40,8 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         N.FACENET.name: _EMBEDDING,
         N.BLAZEFACE.name: (Gate("regressors", "value", 2e-3), Gate("classificators", "value", 2e-3)),
         N.FACEMESH.name: _FACEMESH,
+        N.NLML_ENCODER.name: (Gate("latent", "scaled", 5e-6),),
+        **{n.name: (Gate("angle", "scaled", 5e-6),) for n in (N.NLML_YAW, N.NLML_PITCH, N.NLML_ROLL)},
         N.FACEMESH_ATTENTION.name: (
             *_FACEMESH,
             *(Gate(n, "value", 2e-3) for n in ("lips", "left_eye", "right_eye", "left_iris", "right_iris")),

@@ -247,6 +247,57 @@ FACEMESH_ATTENTION = Network(
     ),
 )
 
+_NLML = "MahdiGhafoorian/NLML_HPE"
+_NLML_LATENT = 3
+
+
+def _nlml(name: str, title: str, filename: str, sha256: str | None, size: int | None, reads: Tensor, gives: Tensor) -> Network:
+    return Network(
+        name=f"nlml-{name}",
+        title=title,
+        # the combined model, where somebody has it, is TorchScript: code, which is not run, so it is refused with that reason
+        files=(
+            WeightsFile(
+                _NLML,
+                filename,
+                sha256=sha256,
+                size_bytes=size,
+                others=(WeightsFile(_NLML, "combined_model_scripted.pth"),),
+            ),
+        ),
+        licence="MIT",
+        licence_note="on GitHub, not the hub; the published encoder could not be had when this was written, its three heads could",
+        inputs=(reads,),
+        outputs=(gives,),
+    )
+
+
+NLML_ENCODER = _nlml(
+    "encoder",
+    "head pose from the mesh, NLML_HPE's encoder",
+    "Encoder.pth",
+    None,
+    None,
+    Tensor("features", ("faces", 3 * FACEMESH_POINTS), "mesh about its tip of the nose, in distances of the eyes"),
+    Tensor("latent", ("faces", 3 * _NLML_LATENT), "what the heads read: yaw's, pitch's, roll's"),
+)
+NLML_YAW, NLML_PITCH, NLML_ROLL = (
+    _nlml(
+        axis,
+        f"head pose from the mesh, NLML_HPE's {axis} head",
+        f"{axis}_network.pth",
+        sha256,
+        size,
+        Tensor("latent", ("faces", _NLML_LATENT), "its part of the encoder's answer"),
+        Tensor("angle", ("faces", 1), f"{axis} in radians"),
+    )
+    for axis, sha256, size in (
+        ("yaw", "7e9f144dbc53652e3ebe16d2fae3f43b68b9f2925b55a51eaee0fa51332f2011", 302_960),
+        ("pitch", "898bdefbce8b46b51fa80465cdd7f65acbed83837fe19275e2469be36eed78d7", 302_988),
+        ("roll", "2034740fb6dc47b4937a53d799eb696676ee4dff9f6261dd1908eb69620abd71", 302_974),
+    )
+)
+
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -261,5 +312,9 @@ NETWORKS: dict[str, Network] = {
         BLAZEFACE,
         FACEMESH,
         FACEMESH_ATTENTION,
+        NLML_ENCODER,
+        NLML_YAW,
+        NLML_PITCH,
+        NLML_ROLL,
     )
 }

@@ -9,7 +9,7 @@ from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, P
 from fexruntime.errors import InputError
 
 _PYFEAT = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
-REFERENCES = {**_PYFEAT, "mediapipe-0.10": "mediapipe 0.10.21"}
+REFERENCES = {**_PYFEAT, "mediapipe-0.10": "mediapipe 0.10.21", "nlml-1": "MahdiGhafoorian/NLML_HPE"}
 CONTRACTS = tuple(REFERENCES)
 """The first is the default: it is what the published Detectorv2 source and model card describe."""
 
@@ -189,12 +189,54 @@ _FACEMESH = Pipeline(
     ),
 )
 
+_AXES = ("yaw", "pitch", "roll")
+_NLML_HPE = Pipeline(
+    name="nlml_hpe",
+    contracts=("nlml-1",),
+    title="NLML_HPE",
+    finder=_BLAZEFACE,
+    stages=(
+        *(stage for stage in _FACEMESH_STAGES if not stage.optional),
+        Stage("features", (Choice(None, ("mesh_xyz_px",)),), "mesh-features", ("mesh_features",), title="what it reads"),
+        Stage(
+            "encoder",
+            (Choice(N.NLML_ENCODER.name, ("mesh_features",)),),
+            "thirds",
+            tuple(f"latent_{axis}" for axis in _AXES),
+            title="encodes the mesh",
+        ),
+        *(
+            Stage(f"{axis}_head", (Choice(network.name, (f"latent_{axis}",)),), "as-is", (f"raw_{axis}",), title=f"{axis} of the head")
+            for axis, network in zip(_AXES, (N.NLML_YAW, N.NLML_PITCH, N.NLML_ROLL), strict=True)
+        ),
+        Stage(
+            "pose",
+            (Choice(None, tuple(f"raw_{axis}" for axis in _AXES)),),
+            "signed",
+            ("pose",),
+            # (yaw, pitch, roll) of 300W-LP, to which its tester compares it: roll clockwise in the picture
+            (AxisMap("pose", (1, 2, 0), (1.0, -1.0, 1.0)),),
+            "head pose",
+        ),
+    ),
+    rect=None,
+    groups=(
+        FACEBOX,
+        Group("pose", "pose", L.POSE[:3], feat="facepose_columns"),
+        *(Group(f"raw {axis}", f"raw_{axis}", (f"raw_{axis}",)) for axis in _AXES),
+        _FRAME_SIZE,
+        _INPUT,
+        _FRAME,
+    ),
+)
+
 PIPELINES: list[Pipeline] = [
     _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
     _DETECTORV1,
     _FACES,
     _FACEMESH,
+    _NLML_HPE,
 ]
 
 

@@ -27,7 +27,11 @@ VALUES: dict[str, Value] = {
         Value("presence", (), "probability that there is a face, by the network that reads it"),
         Value("keep", (), "0 for a face that a stage found not to be one"),
         Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
-        Value("pose", (6,), "Pitch, Roll, Yaw in radians, then X, Y, Z (NaN where a network gives none), with the contract's signs"),
+        Value(
+            "pose",
+            (6,),
+            "Pitch, Roll, Yaw in radians, then X, Y, Z (NaN where a network gives none), with the contract's signs",
+        ),
         Value("au", (len(AUS),), "probability of each action unit"),
         Value("emotion", (len(EMOTIONS_V2),), "probability of each emotion, in the order of the pipeline's columns"),
         Value("valence_arousal", (2,), "valence and arousal in [-1,1]"),
@@ -40,6 +44,9 @@ VALUES: dict[str, Value] = {
             points=True,
             depth=True,
         ),
+        Value("mesh_features", (1404,), "NLML_HPE's: mesh about the tip of the nose, in distances of the eyes"),
+        *(Value(f"latent_{axis}", (3,), f"what NLML_HPE's {axis} head reads") for axis in ("yaw", "pitch", "roll")),
+        *(Value(f"raw_{axis}", (1,), f"{axis} in radians as NLML_HPE's head says it") for axis in ("yaw", "pitch", "roll")),
         Value("blendshapes", (len(BLENDSHAPES),), "MediaPipe's coefficients in [0,1]"),
         Value("embedding", (EMBEDDING_SIZE,), "identity embedding, as the network gives it"),
     )
