@@ -7,8 +7,8 @@ import math
 import pytest
 
 from fexruntime import crop, finders, heads
-from fexruntime.contracts import labels as L
 from fexruntime.contracts import GATES, NETWORKS, PIPELINES, REFERENCES, VALUES, Crop
+from fexruntime.contracts import labels as L
 from fexruntime.contracts.schema import without_defaults
 from fexruntime.errors import InputError
 from fexruntime.fex import NO_FACE, OWN_VALUES
@@ -78,7 +78,9 @@ def test_the_columns_are_pyfeats():
 
 
 def test_a_crop_kind_that_is_not_there_is_an_error():
-    with pytest.raises(InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, letterbox, rotated"):
+    with pytest.raises(
+        InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, letterbox, rotated"
+    ):
         crop.locate([[0, 0, 10, 20]], Crop("square_pad", 256, 1.2))
 
 

@@ -251,7 +251,9 @@ _NLML = "MahdiGhafoorian/NLML_HPE"
 _NLML_LATENT = 3
 
 
-def _nlml(name: str, title: str, filename: str, sha256: str | None, size: int | None, reads: Tensor, gives: Tensor) -> Network:
+def _nlml(
+    name: str, title: str, filename: str, sha256: str | None, size: int | None, reads: Tensor, gives: Tensor
+) -> Network:
     return Network(
         name=f"nlml-{name}",
         title=title,

@@ -197,7 +197,9 @@ _NLML_HPE = Pipeline(
     finder=_BLAZEFACE,
     stages=(
         *(stage for stage in _FACEMESH_STAGES if not stage.optional),
-        Stage("features", (Choice(None, ("mesh_xyz_px",)),), "mesh-features", ("mesh_features",), title="what it reads"),
+        Stage(
+            "features", (Choice(None, ("mesh_xyz_px",)),), "mesh-features", ("mesh_features",), title="what it reads"
+        ),
         Stage(
             "encoder",
             (Choice(N.NLML_ENCODER.name, ("mesh_features",)),),
@@ -206,7 +208,13 @@ _NLML_HPE = Pipeline(
             title="encodes the mesh",
         ),
         *(
-            Stage(f"{axis}_head", (Choice(network.name, (f"latent_{axis}",)),), "as-is", (f"raw_{axis}",), title=f"{axis} of the head")
+            Stage(
+                f"{axis}_head",
+                (Choice(network.name, (f"latent_{axis}",)),),
+                "as-is",
+                (f"raw_{axis}",),
+                title=f"{axis} of the head",
+            )
             for axis, network in zip(_AXES, (N.NLML_YAW, N.NLML_PITCH, N.NLML_ROLL), strict=True)
         ),
         Stage(

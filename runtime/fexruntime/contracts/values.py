@@ -46,7 +46,10 @@ VALUES: dict[str, Value] = {
         ),
         Value("mesh_features", (1404,), "NLML_HPE's: mesh about the tip of the nose, in distances of the eyes"),
         *(Value(f"latent_{axis}", (3,), f"what NLML_HPE's {axis} head reads") for axis in ("yaw", "pitch", "roll")),
-        *(Value(f"raw_{axis}", (1,), f"{axis} in radians as NLML_HPE's head says it") for axis in ("yaw", "pitch", "roll")),
+        *(
+            Value(f"raw_{axis}", (1,), f"{axis} in radians as NLML_HPE's head says it")
+            for axis in ("yaw", "pitch", "roll")
+        ),
         Value("blendshapes", (len(BLENDSHAPES),), "MediaPipe's coefficients in [0,1]"),
         Value("embedding", (EMBEDDING_SIZE,), "identity embedding, as the network gives it"),
     )
