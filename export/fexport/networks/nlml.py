@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ _HEAD = (3, 128, 256, 128, 64, 1)
 def _layers(widths: Sequence[int], last: nn.Module) -> nn.Sequential:
     """Linear layers with ReLU between them; `last` stands between the two last ones."""
     layers: list[nn.Module] = []
-    for k, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for k, (a, b) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(a, b))
         if k < len(widths) - 3:
             layers.append(nn.ReLU())
