@@ -59,7 +59,9 @@ def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32) -
     whole, part = _maps(corners, side)
     border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
     chip = cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
-    out[:] = _UNIT[chip.transpose(2, 0, 1)]
+    values = cv2.LUT(chip, _UNIT)
+    for c, plane in enumerate(out):
+        cv2.extractChannel(values, c, plane)
     return out
 
 
@@ -91,17 +93,23 @@ def _maps(corners: F32, side: int) -> Maps:
     column, row = np.arange(side), np.arange(side, dtype=np.float64)[:, None]
     first = (column // _BLOCK * _BLOCK).astype(np.float64)
     within = column - first
-    x0, y0, w0 = (m[k] * first + m[k + 1] * row + m[k + 2] for k in (0, 3, 6))
-    w = w0 + m[6] * within
-    with np.errstate(divide="ignore"):
-        scale = np.where(w != 0, _STEPS / w, 0.0)
+    x0, y0 = (m[k] * first + m[k + 1] * row + m[k + 2] for k in (0, 3))
+    scale: Any
+    if (abs(m[6]) + abs(m[7])) * side < abs(m[8]) * 2.0**-55:  # no perspective that a double could tell
+        scale = _STEPS / m[8]
+    else:
+        w = m[6] * first + m[7] * row + m[8] + m[6] * within
+        with np.errstate(divide="ignore"):
+            scale = np.where(w != 0, _STEPS / w, 0.0)
     x, y = (_rounded((start + m[k] * within) * scale) for start, k in ((x0, 0), (y0, 3)))
-    whole = np.clip(np.stack([x >> 5, y >> 5], 2), -32768, 32767).astype(np.int16)
+    whole = np.empty((side, side, 2), np.int16)
+    for k, at in enumerate((x, y)):
+        whole[..., k] = np.clip(at >> 5, -32768, 32767)
     return whole, ((y & 31) * _STEPS + (x & 31)).astype(np.uint16)
 
 
 def _rounded(position: NDArray[np.float64]) -> NDArray[np.int32]:
-    return np.rint(np.clip(position, -(2.0**31), 2.0**31 - 1)).astype(np.int64).astype(np.int32)
+    return np.rint(np.clip(position, -(2.0**31), 2.0**31 - 1)).astype(np.int32)
 
 
 def _perspective(corners: F32, side: int) -> list[float]:
