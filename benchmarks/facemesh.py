@@ -71,7 +71,9 @@ def main() -> None:
     if given.plain:
         sides["fexport plain"] = [sys.executable, "-c", PLAIN + LOOP, str(given.picture), "", given.plain]
     running = {
-        name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        name: subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         for name, command in sides.items()
     }
     samples: dict[str, list[dict[str, object]]] = {name: [] for name in sides}
