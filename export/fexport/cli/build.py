@@ -30,7 +30,7 @@ def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
 def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
     for role, (option, names, title, flag) in reversed(_stage_options().items()):
         if flag:
-            text = f"{title[:1].upper()}{title[1:]}. Left out unless asked for."
+            text = f"{names[0]}: {title}. Left out unless asked for."
             command = click.option(option, f"stage_{role}", flag_value=names[0], default=None, help=text)(command)
             continue
         text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."

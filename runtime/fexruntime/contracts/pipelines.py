@@ -209,7 +209,7 @@ _NLML_HPE = Pipeline(
         ),
         *(
             Stage(
-                f"{axis}_head",
+                axis,
                 (Choice(network.name, (f"latent_{axis}",)),),
                 "as-is",
                 (f"raw_{axis}",),
