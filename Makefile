@@ -7,12 +7,12 @@ PHOTO := export/fexport/photographs/astronaut.jpg
 
 .PHONY: demo test opencv4 lint types gate clean
 
-# the demo's bundle: real face detector, stand-ins (labelled) for the networks whose weights only the hub has
+# the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
+	$(BIN)/fexport run --bundle facemesh $(PHOTO) --out demo/mesh.csv --overlay demo/overlay
 	$(BIN)/fexport build demo/bundle --face-detector retinaface-mobilenet025 --stand-in
-	$(BIN)/fexport run $(PHOTO)
-	$(BIN)/fexport run demo/bundle $(PHOTO) --out demo/faces.csv --overlay demo/overlay
-	@echo "Look at demo/overlay/astronaut.png (box: real weights; points and axes: stand-ins) and demo/faces.csv"
+	$(BIN)/fexport run demo/bundle $(PHOTO) --out demo/faces.csv --overlay demo/stand-ins
+	@echo "Look at demo/overlay/astronaut.png (box, mesh, irises and axes: real weights); demo/stand-ins shows the whole chain"
 
 test: $(VENV)/.dev
 	$(MAKE) lint types

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from fexruntime import contracts as C, crop, finders, heads
 from fexruntime.contracts import labels as L
-from fexruntime.contracts.pipelines import FACEBOX
+from fexruntime.contracts.groups import FACEBOX
 from fexport import networks
 from fexport.networks.preprocess import Preprocess
 from fexport.recipe import Recipe, StandIn

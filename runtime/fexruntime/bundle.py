@@ -28,7 +28,11 @@ from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
 
 EDGE = "edge"
-"""Name of the bundle that comes with the package: the MobileNet-0.25 face detector. A folder called so is "./edge"."""
+PACKAGED = {
+    EDGE: "face boxes (RetinaFace MobileNet-0.25)",
+    "facemesh": "MediaPipe's 478-point face mesh with irises, and head pose",
+}
+"""Bundles that come with the package, by name; the first is the default. A folder called so is "./edge"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,18 @@ def edge_bundle_path() -> Path:
     return Path(__file__).parent / "bundles" / EDGE
 
 
+def packaged_path(name: str) -> Path:
+    """Folder of a bundle that comes with the package."""
+    return Path(__file__).parent / "bundles" / name
+
+
 def open_bundle(path: str | Path | None = None) -> Bundle:
-    """Read a bundle's manifest. `path` is a folder; None, or the word "edge", is the bundle that comes with the package.
+    """Read a bundle's manifest. `path` is a folder, or a word of `PACKAGED`; None is the first of those.
 
     Raises BundleError if there is no bundle, its manifest is damaged, of another format, or of other contract rows than
     this version's. Files are checked when they are loaded.
     """
-    folder = edge_bundle_path() if path is None or path == EDGE else Path(path)
+    folder = packaged_path(EDGE if path is None else str(path)) if path is None or path in PACKAGED else Path(path)
     if folder.is_file():
         raise BundleError(f"{str(path)!r} is a file; a bundle is a folder that `fexport build` made")
     if not folder.is_dir():
@@ -205,7 +214,11 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
         entry = networks.get(stage.role)
         chosen = entry.get("network") if isinstance(entry, dict) else "none"
         left_out = stage.role not in networks and stage is not row.finder
-        if left_out and not is_inner(stage):
+        if is_inner(stage):
+            continue
+        if stage.optional:
+            words += [stage_option(row, stage)] * (not left_out)
+        elif left_out:
             words += [stage_option(row, stage), "none"]
         elif chosen in stage.networks and len(stage.networks) > 1:
             words += [stage_option(row, stage), str(stage.choice(str(chosen)).name)]

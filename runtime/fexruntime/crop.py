@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from fexruntime.contracts import Crop
 from fexruntime.contracts.detectorv1_networks import IMAGENET
 from fexruntime.errors import InputError
 from fexruntime.resample import resize_pillow
+from fexruntime.warp import corners_of, warp, warp_numpy
 
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
@@ -138,6 +139,38 @@ def _centre_u8(image: U8, crop: Crop) -> U8:
     new_h, new_w = (shorter, long) if height <= width else (long, shorter)
     top, left = (round((size - side) / 2.0) for size in (new_h, new_w))
     return resize_pillow(image, new_h, new_w, (top, top + side), (left, left + side))
+
+
+def _letterbox(boxes: F32, crop: Crop, found: Values) -> Region:
+    """MediaPipe's detector: an upright square of the longer side."""
+    size = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0) * np.float32(crop.expand)
+    return _of_corners(
+        [corners_of(c, np.repeat(s, 2), 0.0) for c, s in zip(np.stack(_centres(boxes), 1), size, strict=True)]
+    )
+
+
+def _rotated(boxes: F32, crop: Crop, found: Values) -> Region:
+    """MediaPipe's mesh: the square that the finder turned with the face; an upright one where it said nothing."""
+    upright = _letterbox(boxes, crop, found)
+    if "region_xy_px" not in found:
+        return upright
+    said = found["region_xy_px"].reshape(-1, 8)
+    known = (np.ptp(said.reshape(-1, 4, 2), axis=1) > 0).any(axis=1)  # neither NaN nor a point
+    return _of_corners(np.where(known[:, None], said, upright.sample_xyxy_px))
+
+
+def _of_corners(corners: Any) -> Region:
+    """Sampled by its four corners; what decodes it has to take these too, and not the upright box round them."""
+    points = np.asarray(corners, np.float32).reshape(-1, 4, 2)
+    return Region(points.reshape(-1, 8), np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1))
+
+
+def _warped(
+    frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, replicate: bool, read: Callable[..., F32] = warp
+) -> F32:
+    for n, corners in enumerate(sample.reshape(-1, 4, 2)):
+        read(frame_rgb_u8, corners, crop.size, replicate, out[n])
+    return out
 
 
 def _centres(boxes: F32) -> tuple[F32, F32]:
@@ -259,13 +292,20 @@ def _normalised(kind: Kind) -> Kind:
     return Kind(kind.locate, normalised(kind.cut), normalised(kind.cut_numpy))
 
 
+def _of_warp(where: Callable[[F32, Crop, Values], Region], replicate: bool) -> Kind:
+    fast, plain = (partial(_warped, replicate=replicate, read=r) for r in (warp, warp_numpy))
+    return Kind(where, fast, plain)
+
+
 _ANISOTROPIC = _separable(_rectangle, _stretched, mirrored=False)
 KINDS: dict[str, Kind] = {
     "square-pad": _separable(_square, _reflected, mirrored=True),
     "anisotropic": _ANISOTROPIC,
     "anisotropic-imagenet": _normalised(_ANISOTROPIC),
     "centre": Kind(_with_margin, _centre, _centre),
+    "letterbox": _of_warp(_letterbox, replicate=False),
+    "rotated": _of_warp(_rotated, replicate=True),
 }
 """Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1), and that
 normalised (what MobileNet's chips do to others in Detectorv1); the centre of what the frame has of the box with a margin
-(TokenHPE)."""
+(TokenHPE); in OpenCV 4's arithmetic, upright and black outside, or turned and continued outside (MediaPipe)."""

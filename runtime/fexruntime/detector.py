@@ -22,7 +22,7 @@ from fexruntime import finders
 from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import Backend, Place
-from fexruntime.bundle import Bundle, edge_bundle_path, open_bundle
+from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
 from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Selection, assemble, select
@@ -52,7 +52,7 @@ class PlaceFields(TypedDict, total=False):
 class Detector:
     """A bundle, loaded and ready. Answers what py-feat's Detectorv2 (or Detectorv1) answers, without torch.
 
-    `bundle` is a folder, a `Bundle`, or None (or "edge") for the packaged face detector. `place` says where and how it
+    `bundle` is a folder, a `Bundle`, a name of `bundle.PACKAGED`, or None for the packaged face detector ("edge"). `place` says where and how it
     runs; its fields may be given as keywords instead (`Detector("bundle", threads=2)`).
 
     Threads may share a detector: as many calls run side by side as there are `workspaces` (buffers of their own over the
@@ -98,8 +98,9 @@ class Detector:
 
     def __reduce__(self) -> tuple[Callable[..., Detector], tuple[Any, ...]]:
         self._workspaces.check_open()
-        packaged = self.bundle.path == edge_bundle_path()  # another machine has it elsewhere
-        bundle = None if packaged else os.path.abspath(self.bundle.path)
+        # another machine has the packaged ones elsewhere
+        named = next((name for name in PACKAGED if self.bundle.path == packaged_path(name)), None)
+        bundle = named or os.path.abspath(self.bundle.path)
         return _made_again, (bundle, self.place, len(self._workspaces))
 
     def close(self) -> None:
@@ -220,7 +221,9 @@ class Detector:
                     found = find(self._finder, frames, chosen, workspace)
                 else:
                     found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
-                results = read_faces(frames, found, steps, self.pipeline.rect, workspace)
+                if chosen.max_faces is not None:
+                    found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
+                results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
                     results = [_less(r, wanted | set(self._finder.gives)) for r in results]
             except Exception as error:

@@ -14,6 +14,7 @@ from fexruntime.bundle import Bundle
 from fexruntime.contracts import VALUES, Choice, Crop, Preprocessing, Stage
 from fexruntime.crop import Region
 from fexruntime.errors import BundleError
+from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
@@ -98,9 +99,15 @@ class Block:
     """
 
     def __init__(
-        self, frames: Sequence[Frame], frame_of: Indices, values: Mapping[str, F32], workspace: Workspace
+        self,
+        frames: Sequence[Frame],
+        frame_of: Indices,
+        values: Mapping[str, F32],
+        workspace: Workspace,
+        options: Options,
     ) -> None:
-        self.frames, self.frame_of, self.values = frames, frame_of, dict(values)
+        self.frames, self.frame_of, self.options = frames, frame_of, options
+        self.values: Mapping[str, F32] = dict(values)
         self._workspace = workspace
         self._regions: dict[Crop, Region] = {}
         self._chips: dict[Crop, F32] = {}
@@ -124,6 +131,11 @@ class Block:
             self._chips[crop] = out
         return self._chips[crop]
 
+    def pictures_xywh_px(self) -> F32:
+        """[N,4] left, top, width, height of the original picture in the frame that the detector saw."""
+        parts = [(*f.pad_xy, f.reported_hw[1] * f.scale, f.reported_hw[0] * f.scale) for f in self.frames]
+        return np.array(parts, np.float32)[self.frame_of]
+
     def given(self, step: Step) -> dict[str, F32]:
         """What a step reads, by the names under which it reads it."""
         reads = step.choice.reads
@@ -134,7 +146,8 @@ class Block:
 
     def drop(self) -> None:
         """Drop the faces whose "keep" is 0, with everything that is known of them."""
-        kept = self.values.pop(KEEP) > 0
+        kept = self.values[KEEP] > 0
+        self.values = {name: value for name, value in self.values.items() if name != KEEP}
         if kept.all():
             return
         self.frame_of = self.frame_of[kept]
@@ -147,7 +160,7 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
     """Run the steps on a block, each adding its values to the block's."""
     for step in steps:
         if not len(block):
-            block.values |= empty_values(step.gives)
+            block.values = {**block.values, **empty_values(step.gives)}
             continue
         with workspace.timed("crops", len(block)):
             raw = block.given(step)
@@ -155,7 +168,8 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
             with workspace.timed(f"{step.role} network", len(block)):
                 raw = workspace.runners[step.role].infer(raw)
         with workspace.timed("values", len(block)):
-            block.values |= heads.DECODERS[step.stage.decode](raw, block, step.stage, step.choice.crop)
+            said = heads.DECODERS[step.stage.decode](raw, block, step.stage, step.choice.crop)
+            block.values = {**block.values, **said}
             if KEEP in block.values:
                 block.drop()
 
@@ -166,6 +180,7 @@ def read_faces(
     steps: Sequence[Step],
     rect: Crop | None,
     workspace: Workspace,
+    options: Options,
 ) -> list[FrameResult]:
     """Run the steps on all faces of a batch of frames, `found` holding the finder's values of each; results by frame."""
     counts = [len(values["scores"]) for values in found]
@@ -175,7 +190,7 @@ def read_faces(
     blocks = []
     for start in range(0, max(len(frame_of), 1), size):
         part = slice(start, start + size)
-        block = Block(frames, frame_of[part], {n: v[part] for n, v in whole.items()}, workspace)
+        block = Block(frames, frame_of[part], {n: v[part] for n, v in whole.items()}, workspace, options)
         read(block, steps, workspace)
         blocks.append(block)
     with workspace.timed("values", len(frame_of)):
@@ -203,6 +218,8 @@ def _in_original(name: str, value: F32, frame: Frame) -> F32:
     """Points in pixels of the original; everything else as it is."""
     if not VALUES[name].points:
         return value
+    if VALUES[name].depth:
+        value = np.concatenate([value[..., :2], value[..., 2:] / np.float32(frame.scale)], axis=-1)
     pairs = value.shape[-1] // 2 * 2  # corners are two points; a depth behind x and y is none
     points = value[..., :pairs].reshape(*value.shape[:-1], pairs // 2, 2)
     original = heads.to_original(points, frame.pad_xy, frame.scale).reshape(*value.shape[:-1], pairs)

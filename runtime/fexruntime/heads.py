@@ -6,34 +6,17 @@ the original frame once, at the end of the walk (`faces`): (p - pad) / scale, in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 import numpy as np
 
-from fexruntime import hog
+from fexruntime import facemesh, hog
 from fexruntime.arrays import F32, Values
 from fexruntime.contracts import AxisMap, Crop, Stage
 from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS, POSE
-from fexruntime.crop import Region, to_frame
+from fexruntime.crop import to_frame
+from fexruntime.decoding import Decoder, Faces
 from fexruntime.rotations import euler
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
-
-
-class Faces(Protocol):
-    """What a decoder may ask of the faces that it decodes for."""
-
-    def regions(self, crop: Crop) -> Region:
-        """Where their crops lie."""
-        ...
-
-
-Decoder = Callable[[Values, Faces, Stage, "Crop | None"], dict[str, F32]]
-"""(raw outputs by name, the faces, the stage, the crop that its network read) -> the stage's values by name.
-
-Of a stage without a graph the raw outputs are what it reads: "chips" for a crop, a value by its name.
-"""
 
 
 def to_original(points_xy: F32, pad_xy: tuple[int, int], scale: float) -> F32:
@@ -108,6 +91,20 @@ def _rotation(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dic
     return {pose: np.concatenate([angles, place], axis=1), **dict(zip(matrices, raw.values(), strict=True))}
 
 
+def _thirds(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """One output whose columns are the stage's values, one after another, of equal width."""
+    (whole,) = raw.values()
+    return dict(zip(stage.gives, np.split(whole, len(stage.gives), axis=1), strict=True))
+
+
+def _signed(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
+    """Angles [N,1] that came from several networks, as a pose without a place."""
+    (axes,) = stage.axes
+    angles = mapped(np.concatenate(list(raw.values()), axis=1), axes)
+    place = np.full((len(angles), len(POSE) - angles.shape[1]), np.nan, np.float32)
+    return {axes.value: np.concatenate([angles, place], axis=1)}
+
+
 def _with_angle(pitch_yaw: F32) -> F32:
     """Append the angle from straight ahead: arccos(cos(pitch)·cos(yaw))."""
     cosine = np.clip(np.cos(pitch_yaw[:, 0]) * np.cos(pitch_yaw[:, 1]), -1.0, 1.0)
@@ -122,4 +119,7 @@ DECODERS: dict[str, Decoder] = {
     "axes": _axes,
     "as-is": _as_is,
     "rotation": _rotation,
+    "thirds": _thirds,
+    "signed": _signed,
+    **facemesh.DECODERS,
 }

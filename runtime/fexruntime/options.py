@@ -36,6 +36,8 @@ class OptionFields(TypedDict, total=False):
     detector_size: int | None
     columns: Iterable[str] | None
     region: str
+    max_faces: int | None
+    mediapipe_presence: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ class Options:
       and rows have these columns, `input` and `frame` alone. None: everything.
     - `region`: "face", the faces that are found; "frame", every frame is taken as one face that fills it (score 1), and nothing
       is looked for: for pictures that are faces cut out already, as TokenHPE's test has them.
+    - `max_faces`: the best so many faces of a frame that the finder found (MediaPipe's max_num_faces: one that turns out to be
+      none makes no room for another). None: all.
+    - `mediapipe_presence`: of a FaceMesh bundle with refinement: MediaPipe's own refined answer, whose presence head drops
+      many true faces, instead of the plain mesh with refined lips, eyes and irises.
     """
 
     batch_size: int = 1
@@ -65,6 +71,8 @@ class Options:
     detector_size: int | None = None
     columns: Iterable[str] | None = field(default=None)
     region: str = REGIONS[0]
+    max_faces: int | None = None
+    mediapipe_presence: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -75,6 +83,9 @@ class Options:
             "exif": bool(self.exif),
             "columns": _names(self.columns),
         }
+        if self.max_faces is not None:
+            checked["max_faces"] = _whole("max_faces", self.max_faces, 1)
+        checked["mediapipe_presence"] = bool(self.mediapipe_presence)
         if self.detector_size is not None:
             checked["detector_size"] = _whole("detector_size", self.detector_size, LEAST_DETECTOR_SIZE)
         if self.identity_method not in METHODS:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fexruntime.arrays import U8
 from fexruntime.errors import OutputError
+from fexruntime.face_geometry import canonical_face
 from fexruntime.files import replacing
 from fexruntime.results import FrameResult
 
@@ -23,6 +24,7 @@ GAZE, WORDS = (255, 110, 220), (255, 255, 255)
 SHOWN_AUS = 4
 """At most so many action units are written beside a face: the strongest, of 0.5 and more."""
 _EYES = (slice(36, 42), slice(42, 48))
+IRIS = (255, 120, 40)
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Subject's left, up, and forward (out of the face)."""
 
@@ -49,7 +51,9 @@ def draw(
         _text(image, f"{result.scores[i]:.2f}", (x1, max(y1 - 4, 10)), BOX)
         if result.mesh_xyz is not None:
             _dots(image, result.mesh_xyz[i, :, :2], MESH, 1)
-        if result.landmarks_xy_px is not None:
+        if result.mesh_xyz_px is not None:
+            _triangles(image, result.mesh_xyz_px[i, :, :2])
+        elif result.landmarks_xy_px is not None:
             _dots(image, result.landmarks_xy_px[i], POINTS, thick)
         elif result.points_xy_px is not None:
             _dots(image, result.points_xy_px[i], POINTS, thick + 1)
@@ -105,6 +109,21 @@ def _gaze_arrows(image: U8, result: FrameResult, face: int, pitch_up: float, thi
         start = (round(float(x)), round(float(y)))
         end = (round(float(x) + across * min(width, height)), round(float(y) + down * min(width, height)))
         cv2.arrowedLine(image, start, end, GAZE, thick, cv2.LINE_AA, tipLength=0.25)
+
+
+def _triangles(image: U8, mesh_xy: NDArray[Any]) -> None:
+    """MediaPipe's mesh as thin lines, and a circle for each iris that is known (its centre, then four points round it)."""
+    import cv2
+
+    known = mesh_xy[: len(canonical_face().vertices_cm)]
+    if np.isfinite(known).all():
+        corners = np.rint(known * 8).astype(np.int32)[canonical_face().triangles]
+        cv2.polylines(image, list(corners), True, MESH, 1, cv2.LINE_AA, shift=3)
+    for iris in mesh_xy[len(known) :].reshape(-1, 5, 2):
+        if np.isfinite(iris).all():
+            radius = float(np.linalg.norm(iris[1:] - iris[0], axis=1).mean())
+            centre = (round(float(iris[0, 0]) * 8), round(float(iris[0, 1]) * 8))
+            cv2.circle(image, centre, max(round(radius * 8), 8), IRIS, 2, cv2.LINE_AA, shift=3)
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:

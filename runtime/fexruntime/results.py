@@ -85,6 +85,11 @@ class FrameResult:
         return self.values.get("mesh_xyz")
 
     @property
+    def mesh_xyz_px(self) -> F32 | None:
+        """[N,478,3] MediaPipe's mesh in pixels, z too (smaller is nearer); the irises NaN without refinement."""
+        return self.values.get("mesh_xyz_px")
+
+    @property
     def blendshapes(self) -> F32 | None:
         """[N,52] in [0,1]."""
         return self.values.get("blendshapes")

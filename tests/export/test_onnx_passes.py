@@ -56,7 +56,30 @@ class Normalised(nn.Module):
         return self.grn(x)
 
 
+class PadsAtTheEnd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 2)
+
+    def forward(self, x):
+        return self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
+
+
+class Halves(nn.Module):
+    """Weights that are float16 numbers, whatever they are filled with."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 3)
+
+    def forward(self, x):
+        weight, bias = (p.half().float() for p in (self.conv.weight, self.conv.bias))
+        return nn.functional.conv2d(x, weight, bias).reshape(-1, 32, 36)
+
+
 CASES = {
+    "pad-in-conv": (PadsAtTheEnd, (3, 8, 8), "Pad", 2),  # its amounts, and the padding itself
+    "float16-constants": (Halves, (3, 8, 8), "Constant", 2),
     "prelu-as-depthwise": (PReLUs, (3, 8, 8), "PRelu", 2),
     "fold-batch-norm": (LinearNorm, (3, 8, 8), "BatchNormalization", 1),
     "grn-as-matmul": (Normalised, (6, 6, 16), "ReduceL2", 1),

@@ -40,9 +40,9 @@ def test_columns_show_values_that_are_there_and_as_wide(row):
     """A value that no stage of the row gives is one that py-feat has and fexport has not: its columns are NaN."""
     for group in row.groups:
         if group.dtype == "float32" and group.value not in OWN_VALUES:
-            width = math.prod(VALUES[group.value].shape)
-            angles_alone = group.value == "pose" and group.columns == L.POSE[:3]
-            assert len(group.columns) == (3 if angles_alone else width), group.name
+            numbers = math.prod(VALUES[group.value].shape)
+            # of a pose without a place the first three are shown
+            assert len(group.columns) == (3 if group.columns == L.POSE[:3] else numbers), group.name
         else:
             assert group.value in OWN_VALUES or group.value in VALUES, group.name
     columns = row.columns
@@ -74,11 +74,15 @@ def test_the_columns_are_pyfeats():
         ("detectorv1", ("pyfeat-2.1-bugs",)): 694,
         ("faces", ("pyfeat-2.0", "pyfeat-2.1")): 9,
         ("tokenhpe", ("tokenhpe-1",)): 21,
+        ("facemesh", ("mediapipe-0.10",)): 5 + 136 + 3 * 478 + 3 + 4,
+        ("nlml_hpe", ("nlml-1",)): 15,
     }
 
 
 def test_a_crop_kind_that_is_not_there_is_an_error():
-    with pytest.raises(InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, centre"):
+    with pytest.raises(
+        InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, centre, letterbox, rotated"
+    ):
         crop.locate([[0, 0, 10, 20]], Crop("square_pad", 256, 1.2))
 
 

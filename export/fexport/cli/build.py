@@ -15,19 +15,25 @@ from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
 from fexruntime.errors import InputError
 
 
-def _stage_options() -> dict[str, tuple[str, list[str], str]]:
-    """By role: its option, the networks that may fill it in any pipeline, what it is for."""
-    found: dict[str, tuple[str, list[str], str]] = {}
+def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
+    """By role: its option, the networks that may fill it in any pipeline, what it is for, whether it has to be asked for."""
+    found: dict[str, tuple[str, list[str], str, bool]] = {}
     for row in PIPELINES:
         for stage in (row.finder, *(s for s in row.stages if not is_inner(s))):
             names = list(stage.names) + [NONE] * (stage is not row.finder)
-            option, known, title = found.get(stage.role, (stage_option(row, stage), [], stage.title))
-            found[stage.role] = option, [*known, *(n for n in names if n not in known)], title
-    return {role: (o, sorted(n, key=lambda name: name == NONE), t) for role, (o, n, t) in found.items()}
+            option, known, title, flag = found.get(
+                stage.role, (stage_option(row, stage), [], stage.title, stage.optional)
+            )
+            found[stage.role] = option, [*known, *(n for n in names if n not in known)], title, flag
+    return {role: (o, sorted(n, key=lambda name: name == NONE), t, f) for role, (o, n, t, f) in found.items()}
 
 
 def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
-    for role, (option, names, title) in reversed(_stage_options().items()):
+    for role, (option, names, title, flag) in reversed(_stage_options().items()):
+        if flag:
+            text = f"{names[0]}: {title}. Left out unless asked for."
+            command = click.option(option, f"stage_{role}", flag_value=names[0], default=None, help=text)(command)
+            continue
         text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."
         command = click.option(option, f"stage_{role}", type=click.Choice(names), help=text)(command)
     return command
@@ -53,9 +59,9 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    metavar="DIR",
+    metavar="DIR|WHEEL",
     multiple=True,
-    help="Take weights from here, not the hub. Several folders may be given: the first that has a file is used.",
+    help="Take weights from here (a folder, or mediapipe's wheel), not the hub. Several may be given: the first that has a file is used.",
 )
 @click.option(
     "--stand-in",

@@ -15,7 +15,7 @@ import click
 from fexport.cli import faces_table
 from fexruntime.backends import BACKENDS
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
-from fexruntime.bundle import EDGE
+from fexruntime.bundle import PACKAGED
 from fexruntime.contracts import Pipeline
 from fexruntime.errors import FexportError, InputError, OutputError, StandInWarning
 from fexruntime.identity import METHODS
@@ -78,6 +78,18 @@ _log = logging.getLogger("fexport.run")
     show_default=True,
     help="frame: take every picture whole as one face, and look for none.",
 )
+@click.option(
+    "--bundle",
+    "chosen",
+    metavar="NAME|DIR",
+    help=f"The bundle, instead of naming it first. Packaged: {'; '.join(f'{name}, {what}' for name, what in PACKAGED.items())}.",
+)
+@click.option("--max-faces", type=click.IntRange(min=1), help="The best so many faces of a picture. Default: all.")
+@click.option(
+    "--mediapipe-presence",
+    is_flag=True,
+    help="FaceMesh with refinement: MediaPipe's own refined answer, which drops many true faces.",
+)
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
 @click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
 @click.option(
@@ -101,6 +113,9 @@ def command(
     identity_method: str,
     detector_size: int | None,
     region: str,
+    chosen: str | None,
+    max_faces: int | None,
+    mediapipe_presence: bool,
     exif: bool,
     skip_bad: bool,
     backend: str,
@@ -108,14 +123,14 @@ def command(
 ) -> None:
     """Find and read the faces of INPUTs (images or folders of them).
 
-    BUNDLE is a folder made by `fexport build`; without one, or with "edge", the packaged face detector runs. Without --out, a
-    table is shown: a face a line.
+    BUNDLE is a folder made by `fexport build`, or a packaged one: "edge" (the face detector, which runs without one too) or
+    "facemesh"; a folder of that name is ./edge. Without --out, a table is shown: a face a line.
     """
     from fexport.cli.tables import stand_in_sentence
     from fexruntime import Detector, sinks
     from fexruntime.files import check_folder
 
-    bundle, inputs = _split(paths)
+    bundle, inputs = (chosen, list(paths)) if chosen is not None else _split(paths)
     options: OptionFields = {
         "batch_size": batch_size,
         "output_size": output_size,
@@ -125,6 +140,8 @@ def command(
         "exif": exif,
         "detector_size": detector_size,
         "region": region,
+        "max_faces": max_faces,
+        "mediapipe_presence": mediapipe_presence,
         "columns": None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
     }
     if out is not None:
@@ -207,11 +224,11 @@ def _counts(number: int, what: str) -> str:
 
 
 def _split(paths: tuple[str, ...]) -> tuple[str | None, list[str]]:
-    """(bundle, inputs): the first path is the bundle if it is one. The word "edge" is the packaged one, whatever lies here."""
+    """(bundle, inputs): the first path is the bundle if it is one. A packaged one's name is that, whatever lies here."""
     first = Path(paths[0])
-    if paths[0] == EDGE or (first / MANIFEST).is_file():
+    if paths[0] in PACKAGED or (first / MANIFEST).is_file():
         if len(paths) == 1:
-            also = f" (a folder of that name is ./{EDGE})" if paths[0] == EDGE else ""
+            also = f" (a folder of that name is ./{paths[0]})" if paths[0] in PACKAGED else ""
             raise InputError(f"nothing to run on: give images or folders after the bundle {paths[0]!r}{also}")
         return paths[0], list(paths[1:])
     for later in paths[1:]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from fexport.networks import (
     arcface,
+    facemesh,
     facenet,
     l2cs,
     mobilefacenet,
     mobilenet,
     multitask_recipes,
+    nlml,
     pfld,
     pose_mlp,
     resmasknet,
@@ -42,5 +44,12 @@ RECIPES: dict[str, Recipe] = {
     "svm-au": svm.RECIPE_AU,
     "svm-emotion": svm.RECIPE_EMOTION,
     "tokenhpe": tokenhpe.RECIPE,
+    "blazeface": facemesh.BLAZEFACE,
+    "facemesh": facemesh.FACEMESH,
+    "facemesh-attention": facemesh.FACEMESH_ATTENTION,
+    "nlml-encoder": nlml.ENCODER,
+    "nlml-yaw": nlml.HEAD,
+    "nlml-pitch": nlml.HEAD,
+    "nlml-roll": nlml.HEAD,
 }
 """By the name of the network's contract row."""

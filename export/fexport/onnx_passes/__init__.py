@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from fexport import onnx_graph
+from fexport.onnx_passes.float16_constants import float16_constants
 from fexport.onnx_passes.fold_batch_norm import fold_batch_norm
 from fexport.onnx_passes.fuse_parallel_convs import fuse_parallel_convs
 from fexport.onnx_passes.grn_as_matmul import grn_as_matmul
+from fexport.onnx_passes.pad_in_conv import pad_in_conv
 from fexport.onnx_passes.prelu_as_depthwise import prelu_as_depthwise
 
 Pass = Callable[[onnx.ModelProto], int]
@@ -22,7 +24,9 @@ PASSES: dict[str, Pass] = {
     "fold-batch-norm": fold_batch_norm,
     "fuse-parallel-convs": fuse_parallel_convs,
     "grn-as-matmul": grn_as_matmul,
+    "pad-in-conv": pad_in_conv,
     "prelu-as-depthwise": prelu_as_depthwise,
+    "float16-constants": float16_constants,
 }
 """In the order they run. A pass changes the model in place and answers how many places it rewrote."""
 

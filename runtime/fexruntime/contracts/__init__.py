@@ -6,6 +6,7 @@ recipe in `fexport.networks`, and its goldens.
 
 from fexruntime.contracts.digest import contract_sha256
 from fexruntime.contracts.gates import GATES, gates_of
+from fexruntime.contracts.head_pose_pipelines import TOKENHPE_CROP
 from fexruntime.contracts.networks import NETWORKS
 from fexruntime.contracts.pipelines import (
     CONTRACTS,
@@ -13,7 +14,6 @@ from fexruntime.contracts.pipelines import (
     MULTITASK_CHIP,
     PIPELINES,
     REFERENCES,
-    TOKENHPE_CROP,
     WITH_BUGS,
     network_row,
     pipeline_row,

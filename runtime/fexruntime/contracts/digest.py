@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 
 from fexruntime.contracts import detection as C
+from fexruntime.contracts import facemesh as M
 from fexruntime.contracts import labels as L
 from fexruntime.contracts.pipelines import network_row
 from fexruntime.contracts.schema import Pipeline, without_defaults
@@ -18,12 +19,18 @@ from fexruntime.contracts.values import VALUES
 
 _WORDS = frozenset({
     "title", "licence", "licence_note", "files", "meaning", "choices", "stages", "finder", "groups", "contracts", "fex_info",
-    "fex_models", "called", "feat", "pose_order", "test_region",
+    "fex_models", "called", "feat", "pose_order", "test_region", "optional",
 })  # fmt: skip
 """Fields that say nothing about numbers, or of which a bundle uses a part."""
 
 _CONSTANTS: dict[str, tuple[object, ...]] = {
     "retinaface": (C.MIN_SIZES, C.STEPS, C.VARIANCES, C.NMS_IOU, C.FINAL_SCORE, C.TOP_K, C.KEEP_TOP_K),
+    "blazeface": (M.ANCHOR_GRIDS, M.DETECTOR_SIDE, M.SCORE_CLIP, M.NMS_IOU, M.REGION_SCALE, M.SAME_REGION_IOU),
+    "facemesh": (M.MESH_SIDE, M.MESH_POINTS, L.DLIB68_FROM_MESH),
+    "facemesh-refined": (M.MESH_SIDE, M.REFINED, M.IRIS_DEPTHS, L.DLIB68_FROM_MESH),
+    "presence": (M.PRESENCE,),
+    "mesh-features": (M.NOSE_TIP, M.EYE_LINE),
+    "face-geometry": (M.VERTICAL_FOV_DEGREES,),
     "multitask": (L.MESH_POINTS, L.DLIB68_FROM_MESH),
     "landmarks-68": (L.LANDMARKS,),
 }

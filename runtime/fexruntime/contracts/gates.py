@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fexruntime.contracts import detectorv1_networks as V1
+from fexruntime.contracts import head_pose_networks as H
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import Gate
 from fexruntime.errors import InputError
@@ -26,6 +27,9 @@ _MULTITASK = (
     Gate("blendshapes", "probability", 1e-4),
 )
 
+# in pixels of the crop, and logits
+_FACEMESH = (Gate("mesh", "value", 2e-3), Gate("presence", "value", 1e-3))
+
 GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
     "fp32": {
         N.RETINAFACE_R34.name: _DETECTIONS,
@@ -43,7 +47,15 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
         V1.XGB_AU.name: (Gate("au", "probability", 1e-5),),
         V1.SVM_AU.name: (Gate("au", "value", 0.0),),
         V1.SVM_EMOTION.name: (Gate("emotion", "value", 0.0),),
-        N.TOKENHPE.name: (Gate("rotation", "value", 2e-5), Gate("tokens", "value", 2e-5)),
+        H.TOKENHPE.name: (Gate("rotation", "value", 2e-5), Gate("tokens", "value", 2e-5)),
+        H.BLAZEFACE.name: (Gate("regressors", "value", 2e-3), Gate("classificators", "value", 2e-3)),
+        H.FACEMESH.name: _FACEMESH,
+        H.NLML_ENCODER.name: (Gate("latent", "scaled", 5e-6),),
+        **{n.name: (Gate("angle", "scaled", 5e-6),) for n in (H.NLML_YAW, H.NLML_PITCH, H.NLML_ROLL)},
+        H.FACEMESH_ATTENTION.name: (
+            *_FACEMESH,
+            *(Gate(n, "value", 2e-3) for n in ("lips", "left_eye", "right_eye", "left_iris", "right_iris")),
+        ),
     }
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fexruntime.contracts import detectorv1_networks
+from fexruntime.contracts import detectorv1_networks, head_pose_networks
 from fexruntime.contracts.labels import (
     AUS,
     BLENDSHAPES,
@@ -17,7 +17,6 @@ from fexruntime.contracts.labels import (
     EMOTIONS_V2,
     LANDMARKS,
     MESH_POINTS,
-    ORIENTATIONS,
 )
 from fexruntime.contracts.schema import Network, Preprocessing, Resize, Tensor, WeightsFile
 
@@ -32,7 +31,6 @@ _DETECTIONS = (
 )
 _EMBEDDING = (Tensor("embedding", ("faces", EMBEDDING_SIZE), "identity embedding"),)
 _DETECTOR_PREPROCESSING = Preprocessing(mean=(123.0, 117.0, 104.0))
-_IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 RETINAFACE_R34 = Network(
     name="retinaface-r34",
@@ -155,7 +153,7 @@ _MULTITASK = Network(
         Tensor("mesh", ("faces", MESH_POINTS, 3), "x and y as fractions of the chip, relative depth z"),
         Tensor("blendshapes", ("faces", len(BLENDSHAPES)), "MediaPipe's coefficients in [0,1]"),
     ),
-    preprocessing=_IMAGENET,
+    preprocessing=detectorv1_networks.IMAGENET,
     resize=Resize(224, "antialias"),
     optional_outputs=("blendshapes",),
 )
@@ -199,24 +197,6 @@ MULTITASK_V28 = replace(
     ),
 )
 
-TOKENHPE = Network(
-    name="tokenhpe",
-    title="head rotation, TokenHPE v1 (ViT-B/16, three decoder layers, nine orientation tokens)",
-    files=(
-        WeightsFile(
-            "zc2023/TokenHPE", "TokenHPEv1-ViTB-224_224-lyr3.tar", url="https://github.com/zc2023/TokenHPE (its README)"
-        ),
-    ),
-    licence="MIT, permission to be assessed",
-    licence_note="the code is MIT; the weights carry no grant of their own and were trained on 300W-LP, whose terms are separate",
-    inputs=_CHIPS,
-    outputs=(
-        Tensor("rotation", ("faces", 3, 3), "rotation matrix of the head"),
-        Tensor("tokens", ("faces", ORIENTATIONS, 3, 3), "rotation matrix of each orientation token"),
-    ),
-    preprocessing=_IMAGENET,
-)
-
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -229,6 +209,6 @@ NETWORKS: dict[str, Network] = {
         ARCFACE,
         FACENET,
         *detectorv1_networks.ROWS,
-        TOKENHPE,
+        *head_pose_networks.ROWS,
     )
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fexruntime.contracts import detectorv1_networks as V1
+from fexruntime.contracts import groups as G
+from fexruntime.contracts import head_pose_pipelines
 from fexruntime.contracts import labels as L
 from fexruntime.contracts import networks as N
 from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, Pipeline, Stage
@@ -16,38 +18,22 @@ REFERENCES = {
     **_PYFEAT,
     WITH_BUGS: "py-feat 2.1.5 with MobileNet's faults,",
     "tokenhpe-1": "zc2023/TokenHPE v1",
+    "mediapipe-0.10": "mediapipe 0.10.21",
+    "nlml-1": "MahdiGhafoorian/NLML_HPE",
 }
 CONTRACTS = tuple(REFERENCES)
 """The first is the default: it is what the published Detectorv2 source and model card describe. The third is for comparing:
 what py-feat does with MobileNet's landmarks, where it should not."""
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
-TOKENHPE_CROP = Crop("centre", size=224, expand=1.7, resize=250)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
 MOBILENET_CROP = Crop("anisotropic", size=224, expand=1.2)
 NORMALISED_CROP = replace(MOBILENET_CROP, kind="anisotropic-imagenet")
 EMOTION_CROP = Crop("anisotropic", size=224, expand=1.1)
 
-FACEBOX = Group("facebox", "facebox", L.FACEBOX, feat="facebox_columns")
-_LANDMARKS = Group("landmarks", "landmarks_xy_px", L.LANDMARK_XY, planar=True, feat="landmark_columns")
-_POSE = Group("pose", "pose", L.POSE, feat="facepose_columns")
-_AUS = Group("au", "au", L.AUS, feat="au_columns")
-_GAZE = Group("gaze", "gaze_rad", L.GAZE, feat="gaze_columns")
-_EMBEDDING = Group("embedding", "embedding", L.EMBEDDING, feat="identity_columns")
-_FRAME_SIZE = Group("frame_size", "frame_size", L.FRAME_SIZE, dtype="float64")
-_INPUT = Group("input", "input", L.SOURCE[:1], dtype="text")
-_FRAME = Group("frame", "frame", L.SOURCE[1:], dtype="int64")
-_IDENTITY = Group("identity", "embedding", (L.IDENTITY,), dtype="text")
-_TAIL = (_FRAME_SIZE, _INPUT, _FRAME, _IDENTITY)
-
 
 def _emotion(columns: tuple[str, ...]) -> Group:
     return Group("emotion", "emotion", columns, feat="emotion_columns")
-
-
-def _finder(*networks: Network) -> Stage:
-    choices = tuple(Choice(n.name) for n in networks)
-    return Stage("faces", choices, "retinaface", ("boxes_xyxy_px", "scores", "points_xy_px"), title="finds the faces")
 
 
 def _identity(crop: Crop) -> Stage:
@@ -77,21 +63,21 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
         name="detectorv2",
         contracts=(contract,),
         title="Detectorv2",
-        finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
+        finder=G.finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
         stages=(multitask, _identity(MULTITASK_CHIP)),
         rect=MULTITASK_CHIP,
         groups=(
-            FACEBOX,
-            _LANDMARKS,
-            _POSE,
-            _AUS,
+            G.FACEBOX,
+            G.LANDMARKS,
+            G.POSE,
+            G.AUS,
             _emotion(L.EMOTIONS_V2),
             Group("valence_arousal", "valence_arousal", L.VALENCE_AROUSAL),
-            _GAZE,
-            _EMBEDDING,
+            G.GAZE,
+            G.EMBEDDING,
             Group("mesh", "mesh_xyz", L.MESH_XYZ, planar=True),
             Group("blendshapes", "blendshapes", L.BLENDSHAPES, feat="blendshape_columns"),
-            *_TAIL,
+            *G.TAIL,
         ),
         pitch_up=-pitch,
         fex_info=(
@@ -108,7 +94,7 @@ _DETECTORV1 = Pipeline(
     name="detectorv1",
     contracts=tuple(_PYFEAT),
     title="Detectorv1",
-    finder=_finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
+    finder=G.finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
     stages=(
         Stage(
             "landmarks",
@@ -157,14 +143,14 @@ _DETECTORV1 = Pipeline(
     ),
     rect=LANDMARK_CROP,
     groups=(
-        FACEBOX,
-        _LANDMARKS,
-        _POSE,
-        _AUS,
+        G.FACEBOX,
+        G.LANDMARKS,
+        G.POSE,
+        G.AUS,
         _emotion(L.EMOTIONS_V1),
-        _EMBEDDING,
-        _GAZE,
-        *_TAIL,
+        G.EMBEDDING,
+        G.GAZE,
+        *G.TAIL,
     ),
     fex_info=(("detector", "Feat"), ("face_model", "retinaface"), ("facepose_model", "pose_mlp")),
     fex_models=(
@@ -198,40 +184,10 @@ _FACES = Pipeline(
     name="faces",
     contracts=tuple(_PYFEAT),
     title="face detection",
-    finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
+    finder=G.finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
     stages=(),
     rect=None,
-    groups=(FACEBOX, _FRAME_SIZE, _INPUT, _FRAME),
-)
-
-_TOKENHPE = Pipeline(
-    name="tokenhpe",
-    contracts=("tokenhpe-1",),
-    title="TokenHPE",
-    # any finder serves: TokenHPE has none, its test reads a whole frame, its demonstration took OpenCV's Haar cascade
-    finder=_finder(N.RETINAFACE_MOBILENET025, N.RETINAFACE_R34),
-    stages=(
-        Stage(
-            "rotation",
-            (Choice(N.TOKENHPE.name, (TOKENHPE_CROP,)),),
-            "rotation",
-            ("pose", "rotation", "token_rotations"),
-            # Euler's angles of the matrix are (pitch, yaw, roll) as 300W-LP has them, roll clockwise in the picture
-            (AxisMap("pose", (0, 2, 1), (1.0, -1.0, 1.0)),),
-            "head rotation",
-        ),
-    ),
-    rect=None,
-    groups=(
-        FACEBOX,
-        Group("pose", "pose", L.POSE[:3], feat="facepose_columns"),
-        Group("rotation", "rotation", L.ROTATION),
-        _FRAME_SIZE,
-        _INPUT,
-        _FRAME,
-    ),
-    pose_order="xyz",
-    test_region="frame",
+    groups=(G.FACEBOX, G.FRAME_SIZE, G.INPUT, G.FRAME),
 )
 
 PIPELINES: list[Pipeline] = [
@@ -240,7 +196,7 @@ PIPELINES: list[Pipeline] = [
     _DETECTORV1,
     _DETECTORV1_BUGS,
     _FACES,
-    _TOKENHPE,
+    *head_pose_pipelines.ROWS,
 ]
 
 

@@ -131,6 +131,8 @@ class Value:
     in the original."""
     inner: bool = False
     """Whether it is there for later stages alone: no result has it."""
+    depth: bool = False
+    """Whether a depth in pixels follows x and y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,8 @@ class Stage:
     axes: tuple[AxisMap, ...] = ()
     title: str = ""
     """What the stage is for, in a few words, for help texts."""
+    optional: bool = False
+    """Left out unless it is asked for."""
 
     def choice(self, network: str | None) -> Choice:
         """The choice of that network, by either name; KeyError if the stage has none."""

@@ -25,6 +25,15 @@ VALUES: dict[str, Value] = {
             "the finder's eyes, nose and mouth corners (subject's right eye first); NaN for the caller's boxes",
             points=True,
         ),
+        Value("keypoints_xy_px", (6, 2), "BlazeFace's eyes, nose, mouth and ears (subject's right first)", points=True),
+        Value(
+            "region_xy_px",
+            (4, 2),
+            "corners of the rotated square that a mesh is read from (bottom left, top left, top right, bottom right); NaN "
+            "for the caller's own boxes, which are taken upright",
+            points=True,
+        ),
+        Value("presence", (), "probability that there is a face, by the network that reads it"),
         Value("keep", (), "0 for a face that a stage found not to be one"),
         Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
         Value("landmarks_crop_xy", (LANDMARKS, 2), "dlib's landmarks as fractions of their crop", inner=True),
@@ -44,6 +53,19 @@ VALUES: dict[str, Value] = {
         Value("valence_arousal", (2,), "valence and arousal in [-1,1]"),
         Value("gaze_rad", (3,), "pitch, yaw, angle from straight ahead"),
         Value("mesh_xyz", (MESH_POINTS, 3), "x and y in pixels, z in the network's own relative unit", points=True),
+        Value(
+            "mesh_xyz_px",
+            (MESH_POINTS, 3),
+            "MediaPipe's mesh in pixels, z too (smaller is nearer); NaN for the irises without refinement",
+            points=True,
+            depth=True,
+        ),
+        Value("mesh_features", (1404,), "NLML_HPE's: mesh about the tip of the nose, in distances of the eyes"),
+        *(Value(f"latent_{axis}", (3,), f"what NLML_HPE's {axis} head reads") for axis in ("yaw", "pitch", "roll")),
+        *(
+            Value(f"raw_{axis}", (1,), f"{axis} in radians as NLML_HPE's head says it")
+            for axis in ("yaw", "pitch", "roll")
+        ),
         Value("blendshapes", (len(BLENDSHAPES),), "MediaPipe's coefficients in [0,1]"),
         Value("embedding", (EMBEDDING_SIZE,), "identity embedding, as the network gives it"),
     )

@@ -1,0 +1,176 @@
+"""Cutting rotated squares out of a frame with OpenCV 4's arithmetic, whatever OpenCV is installed.
+
+MediaPipe cuts its crops with `boxPoints`, `getPerspectiveTransform` and `warpPerspective(INTER_LINEAR)` of OpenCV 3 or 4,
+which reads positions in steps of 1/32 pixel and weighs four pixels in integers. OpenCV 5 interpolates exactly, which
+moves MediaPipe's landmarks by up to two pixels. So positions are computed here, in the sequence of operations of OpenCV 4's
+imgwarp.cpp (double, blocks of 64 columns), and the weighing is done by `cv2.remap` on fixed-point maps where that gives
+the same bytes, else by NumPy.
+
+`warp_numpy` is the plain twin of `warp`; tests hold them equal, and equal to what OpenCV 4 gave.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime.arrays import F32, U8
+
+_STEPS = 32
+"""Positions in a pixel that OpenCV tells apart (INTER_TAB_SIZE)."""
+_BLOCK = 64
+"""Columns of a block: the first column's position is computed anew in each."""
+_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
+
+Maps = tuple[NDArray[np.int16], NDArray[np.uint16]]
+"""(whole pixel [S,S,2] x, y; the 32 x 32 position in it [S,S], y·32 + x)."""
+
+
+def corners_of(centre_xy: F32, size_wh: F32, angle_rad: float) -> F32:
+    """Corners [4,2] of a rotated rectangle: bottom left, top left, top right, bottom right before it is turned.
+
+    `cv2.boxPoints`, in its float32; a positive angle turns clockwise in the picture.
+    """
+    degrees = np.float32(float(np.float32(angle_rad) * np.float32(180.0)) / math.pi)
+    angle = float(degrees) * math.pi / 180.0
+    half = np.float32(0.5)
+    b, a = np.float32(math.cos(angle)) * half, np.float32(math.sin(angle)) * half
+    (x, y), (width, height) = np.asarray(centre_xy, np.float32), np.asarray(size_wh, np.float32)
+    first = x - a * height - b * width, y + b * height - a * width
+    second = x + a * height - b * width, y - b * height - a * width
+    two = np.float32(2)
+    opposite = [(two * x - p, two * y - q) for p, q in (first, second)]
+    return np.array([first, second, *opposite], np.float32)
+
+
+def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32) -> F32:
+    """Cut the square with these corners [4,2] into `out` [3,S,S] float32 in [0,1].
+
+    Outside the frame lies its border (`replicate`) or black.
+    """
+    if not remap_is_fixed_point():
+        return warp_numpy(frame_rgb_u8, corners, side, replicate, out)
+    import cv2
+
+    whole, part = _maps(corners, side)
+    border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
+    chip = cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
+    values = cv2.LUT(chip, _UNIT)
+    for c, plane in enumerate(out):
+        cv2.extractChannel(values, c, plane)
+    return out
+
+
+def warp_numpy(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32) -> F32:
+    """Plain twin of `warp`: (Σ weights·pixels + 2^9) >> 10, weights of 32 x 32."""
+    out[:] = _UNIT[_gathered(frame_rgb_u8, _maps(corners, side), replicate).transpose(2, 0, 1)]
+    return out
+
+
+def _gathered(frame_rgb_u8: U8, maps: Maps, replicate: bool) -> U8:
+    height, width = frame_rgb_u8.shape[:2]
+    whole, part = maps
+    across, down = (part & (_STEPS - 1)).astype(np.int32), (part >> 5).astype(np.int32)
+    x, y = whole[..., 0].astype(np.int32), whole[..., 1].astype(np.int32)
+    total = np.full((*part.shape, 3), 1 << 9, np.int32)
+    for dy, weight_y in ((0, _STEPS - down), (1, down)):
+        for dx, weight_x in ((0, _STEPS - across), (1, across)):
+            weight = weight_y * weight_x
+            if not replicate:
+                weight = weight * ((x + dx >= 0) & (x + dx < width) & (y + dy >= 0) & (y + dy < height))
+            pixels = frame_rgb_u8[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
+            total += pixels * weight[..., None]
+    return (total >> 10).astype(np.uint8)
+
+
+def _maps(corners: F32, side: int) -> Maps:
+    """Where each pixel of the crop is read, as `warpPerspective` computes it."""
+    m = _inverted(_perspective(np.asarray(corners, np.float32), side))
+    column, row = np.arange(side), np.arange(side, dtype=np.float64)[:, None]
+    first = (column // _BLOCK * _BLOCK).astype(np.float64)
+    within = column - first
+    x0, y0 = (m[k] * first + m[k + 1] * row + m[k + 2] for k in (0, 3))
+    scale: Any
+    if (abs(m[6]) + abs(m[7])) * side < abs(m[8]) * 2.0**-55:  # no perspective that a double could tell
+        scale = _STEPS / m[8]
+    else:
+        w = m[6] * first + m[7] * row + m[8] + m[6] * within
+        with np.errstate(divide="ignore"):
+            scale = np.where(w != 0, _STEPS / w, 0.0)
+    x, y = (_rounded((start + m[k] * within) * scale) for start, k in ((x0, 0), (y0, 3)))
+    whole = np.empty((side, side, 2), np.int16)
+    for k, at in enumerate((x, y)):
+        whole[..., k] = np.clip(at >> 5, -32768, 32767)
+    return whole, ((y & 31) * _STEPS + (x & 31)).astype(np.uint16)
+
+
+def _rounded(position: NDArray[np.float64]) -> NDArray[np.int32]:
+    return np.rint(np.clip(position, -(2.0**31), 2.0**31 - 1)).astype(np.int32)
+
+
+def _perspective(corners: F32, side: int) -> list[float]:
+    """`cv2.getPerspectiveTransform` from the corners to (0,S), (0,0), (S,0), (S,S): nine numbers, by rows."""
+    last = np.float32(side)
+    targets = [(0.0, last), (0.0, 0.0), (last, 0.0), (last, last)]
+    a: list[list[float]] = []
+    for axis in (0, 1):
+        for (x, y), target in zip(corners, targets, strict=True):
+            to = np.float32(target[axis])
+            lead = [float(x), float(y), 1.0]
+            row = [*lead, 0.0, 0.0, 0.0] if axis == 0 else [0.0, 0.0, 0.0, *lead]
+            a.append([*row, float(-x * to), float(-y * to), float(to)])  # the products are float32's
+    return [*_solved(a), 1.0]
+
+
+def _solved(a: list[list[float]]) -> list[float]:
+    """Gaussian elimination with the order of operations of OpenCV's LU, on rows [8 coefficients, right-hand side]."""
+    n = len(a)
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda j: (abs(a[j][i]), -j))
+        a[i], a[pivot] = a[pivot], a[i]
+        d = -1.0 / a[i][i]
+        for j in range(i + 1, n):
+            alpha = a[j][i] * d
+            if alpha:
+                a[j] = [v + alpha * w if k > i else v for k, (v, w) in enumerate(zip(a[j], a[i], strict=True))]
+    found = [0.0] * n
+    for i in reversed(range(n)):
+        rest = a[i][n]
+        for k in range(i + 1, n):
+            rest -= a[i][k] * found[k]
+        found[i] = rest / a[i][i]
+    return found
+
+
+def _inverted(m: list[float]) -> list[float]:
+    """`cv2.invert` of a 3 x 3 matrix: adjugate over determinant."""
+    a, b, c, d, e, f, g, h, i = m
+    scale = 1.0 / (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    adjugate = (
+        e * i - f * h, c * h - b * i, b * f - c * e,
+        f * g - d * i, a * i - c * g, c * d - a * f,
+        d * h - e * g, b * g - a * h, a * e - b * d,
+    )  # fmt: skip
+    return [v * scale for v in adjugate]
+
+
+@lru_cache(maxsize=1)
+def remap_is_fixed_point() -> bool:
+    """Whether this OpenCV's remap, given fixed-point maps, answers OpenCV 4's integers byte for byte."""
+    try:
+        import cv2
+    except ImportError:
+        return False
+    rng = np.random.RandomState(3)
+    image: Any = rng.randint(0, 256, (40, 50, 3)).astype(np.uint8)
+    whole = np.stack([rng.randint(-4, 54, (64, 64)), rng.randint(-4, 44, (64, 64))], 2).astype(np.int16)
+    part = rng.randint(0, _STEPS * _STEPS, (64, 64)).astype(np.uint16)
+    for replicate, border in ((True, cv2.BORDER_REPLICATE), (False, cv2.BORDER_CONSTANT)):
+        read = cv2.remap(image, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
+        if not np.array_equal(read, _gathered(image, (whole, part), replicate)):
+            return False
+    return True

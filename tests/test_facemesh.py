@@ -1,0 +1,222 @@
+"""FaceMesh against mediapipe 0.10.21: mesh, faces and order on the photograph, and on the full goldens where they are."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fexruntime import Detector, face_geometry, warp
+from fexruntime.bundle import packaged_path
+from fexruntime.contracts import NETWORKS
+from fexruntime.contracts.facemesh import MESH_POINTS, REFINED
+from fexruntime.errors import CheckpointError, InputError
+
+GOLDENS = Path(__file__).parent / "goldens"
+WITHIN_PX = 0.05
+PLAIN = np.setdiff1d(np.arange(MESH_POINTS), np.concatenate([np.array(p) for _, p in REFINED]))
+"""Points that refinement does not touch."""
+IMAGES = ("multi_face", "single_face", "45-m7-di-ph", "free-mountain-vector-01")
+
+
+@pytest.fixture(scope="module")
+def facemesh():
+    return Detector("facemesh", threads=1)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Built without refinement."""
+    from fexport import build, plan
+
+    folder = tmp_path_factory.mktemp("facemesh") / "bundle"
+    build.build(plan.plan("facemesh"), folder)
+    return Detector(folder, threads=1)
+
+
+def in_pixels(landmarks, image):
+    height, width = image.shape[:2]
+    return landmarks * np.array([width, height, width], np.float32)
+
+
+def test_the_photograph_is_read_as_mediapipe_reads_it(facemesh, plain, frame):
+    with np.load(GOLDENS / "facemesh_mediapipe01021.npz") as said:
+        for variant, image in (("as", frame), ("flip", np.ascontiguousarray(frame[:, ::-1]))):
+            expected = in_pixels(said[f"{variant}|plain"], image)
+            (result,) = plain.stream(image)
+            assert len(result) == len(expected) == 1
+            assert np.abs(result.mesh_xyz_px[:, :MESH_POINTS] - expected).max() < WITHIN_PX
+            assert np.isnan(result.mesh_xyz_px[:, MESH_POINTS:]).all()
+            (refined,) = facemesh.stream(image)
+            assert np.array_equal(refined.mesh_xyz_px[:, PLAIN], result.mesh_xyz_px[:, PLAIN])
+            (whole,) = facemesh.stream(image, mediapipe_presence=True)
+            assert np.abs(whole.mesh_xyz_px - in_pixels(said[f"{variant}|refined"], image)).max() < WITHIN_PX
+
+
+@pytest.mark.reference
+def test_the_full_goldens(facemesh, plain, reference):
+    from fexruntime.sources.images import read_image
+
+    with np.load(reference / "hpe" / "goldens" / "facemesh.npz") as said:
+        for name in IMAGES:
+            image = read_image(reference / "images" / f"{name}.jpg")
+            for refine, detector in ((0, plain), (1, facemesh)):
+                for most in (1, 5):
+                    expected = in_pixels(said[f"{name}|captured_landmarks_refine{refine}_max{most}"], image)
+                    (result,) = detector.stream(image, max_faces=most, mediapipe_presence=bool(refine))
+                    assert len(result) == len(expected), (name, refine, most)
+                    if len(expected):
+                        assert np.abs(result.mesh_xyz_px[:, : expected.shape[1]] - expected).max() < WITHIN_PX
+
+
+@pytest.mark.reference
+def test_the_plain_model_decides_which_faces_stay(facemesh, reference):
+    """The attention network's own presence head drops two of these three."""
+    picture = reference / "images" / "multi_face.jpg"
+    assert len(facemesh.detect(picture)) == 3
+    assert len(facemesh.detect(picture, mediapipe_presence=True)) == 1
+    assert len(facemesh.detect(picture, max_faces=2)) == 2
+
+
+@pytest.mark.reference
+def test_nlml_hpe_on_given_features(reference, tmp_path):
+    import subprocess
+    import sys
+
+    from fexport import build, plan
+
+    script = reference / "hpe" / "make_hpe_checkpoints.py"
+    made = [sys.executable, script, tmp_path, "--only", "nlml", "--recipe", reference / "scripts"]
+    subprocess.run([str(part) for part in made], check=True)
+    build.build(plan.plan("nlml_hpe", weights=[tmp_path / "models"]), tmp_path / "bundle")
+    detector = Detector(tmp_path / "bundle", threads=1)
+    with np.load(reference / "hpe" / "goldens" / "nlml_hpe.npz") as said:
+        for name in IMAGES[:3]:
+            (result,) = detector.stream(reference / "images" / f"{name}.jpg")
+            angles = np.concatenate([result.values[f"raw_{a}"] for a in ("yaw", "pitch", "roll")], axis=1)
+            assert np.abs(result.values["mesh_features"] - said[f"{name}|all_faces_features"]).max() < 1e-3
+            assert np.abs(np.degrees(angles - said[f"{name}|all_faces_angles_rad"])).max() < 0.02
+            assert np.allclose(result.pose[:, :3], angles[:, [1, 2, 0]] * [1, -1, 1])
+        networks = detector._networks
+        latent = networks["encoder"].infer({"features": said["synthetic|features"]})["latent"]
+        for k, axis in enumerate(("yaw", "pitch", "roll")):
+            part = np.ascontiguousarray(latent[:, 3 * k : 3 * k + 3])
+            angle = networks[axis].infer({"latent": part})["angle"][:, 0]
+            assert np.abs(angle - said["synthetic|angles_rad"][:, k]).max() < 5e-6
+
+
+def test_the_packaged_bundle_is_what_a_build_makes(tmp_path):
+    from fexport import build, plan
+
+    build.build(plan.plan("facemesh", choices={"refine": "facemesh-attention"}), tmp_path / "bundle")
+    packaged = packaged_path("facemesh")
+    for name in ("faces.onnx", "mesh.onnx", "refine.onnx", "NOTICES.md"):
+        assert (packaged / name).read_bytes() == (tmp_path / "bundle" / name).read_bytes(), name
+    assert sum(p.stat().st_size for p in packaged.iterdir()) < 4_000_000
+    assert "Apache-2.0" in (packaged / "NOTICES.md").read_text()
+    assert not Detector("facemesh").bundle.stand_ins
+
+
+def test_weights_may_come_from_mediapipes_wheel_by_digest(tmp_path):
+    from fexport import checkpoints
+
+    network = NETWORKS["facemesh"]
+    wheel = tmp_path / "mediapipe-0.10.21-any.whl"
+    inside = "mediapipe/modules/face_landmark/face_landmark.tflite"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(checkpoints.PACKAGED / "face_landmark.tflite", inside)
+    read = checkpoints.read(network, checkpoints.locate(network, [wheel]))
+    assert read.records[0].published
+    assert read.records[0].source == "folder"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(inside, b"another")
+    with pytest.raises(CheckpointError, match="not the published file"):
+        checkpoints.read(network, checkpoints.locate(network, [wheel]))
+    wheel.write_bytes(b"no wheel")
+    with pytest.raises(CheckpointError, match="cannot read the wheel"):
+        checkpoints.locate(network, [wheel])
+
+
+def test_a_folder_called_facemesh_hides_nothing(tmp_path, monkeypatch, photo):
+    (tmp_path / "facemesh").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(Detector("facemesh").detect(photo)) == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_bad_max_faces(facemesh, frame, value):
+    with pytest.raises(InputError, match="max_faces must be a whole number of 1 or more"):
+        facemesh.detect(frame, max_faces=value)
+
+
+def test_the_callers_own_boxes_are_read_upright(facemesh, frame):
+    (found,) = facemesh.stream(frame)
+    (given,) = facemesh.stream(frame, boxes=found.boxes_xyxy_px)
+    distance = np.linalg.norm(found.mesh_xyz_px[0, :, :2] - given.mesh_xyz_px[0, :, :2], axis=1)
+    assert np.median(distance) < 3
+
+
+def test_output_size_gives_the_originals_pixels(facemesh, frame):
+    (whole,), (half,) = facemesh.stream(frame), facemesh.stream(frame, output_size=256)
+    assert np.abs(whole.mesh_xyz_px[0] - half.mesh_xyz_px[0]).mean() < 3
+    assert np.abs(np.degrees(whole.pose[0, :3] - half.pose[0, :3])).max() < 5
+
+
+def test_the_warp_is_its_plain_twin(frame):
+    rng = np.random.RandomState(0)
+    for n in range(12):
+        centre, side = rng.uniform(-50, 560, 2), rng.uniform(20, 700)
+        corners = warp.corners_of(centre.astype(np.float32), np.full(2, side, np.float32), rng.uniform(-3, 3))
+        fast, plain = (np.empty((3, 192, 192), np.float32) for _ in range(2))
+        warp.warp(frame, corners, 192, bool(n % 2), fast)
+        warp.warp_numpy(frame, corners, 192, bool(n % 2), plain)
+        assert np.array_equal(fast, plain)
+
+
+def _seen(rotation, place, size, unit):
+    """The canonical face before a camera: mesh [468,3] in pixels."""
+    points = face_geometry.canonical_face().vertices_cm @ rotation.T + place
+    depth = -points[:, 2]
+    x, y = points[:, 0] / depth / unit + size[0] / 2, -points[:, 1] / depth / unit + size[1] / 2
+    return np.stack([x, y, (depth - depth.mean()) / depth.mean() / unit], axis=1)
+
+
+@pytest.mark.parametrize("angles", [(0.4, 0, 0), (0, 0.5, 0), (0, 0, 0.9), (-0.3, 0.2, -0.7), (0.2, -0.6, 0.4)])
+def test_known_rotations_of_the_canonical_face(angles):
+    size = (640, 480)
+    unit = 2 * math.tan(math.radians(63) / 2) / size[1]
+    rotation = face_geometry.rotation_of(*angles)
+    mesh = _seen(rotation, np.array([6.0, -4.0, -45.0]), size, unit)
+    pose = face_geometry.pose_of(mesh[None], [size])[0]
+    assert np.abs(np.degrees(pose[:3] - angles)).max() < 0.1
+    flat = face_geometry.canonical_face().vertices_cm @ rotation.T * [9.0, -9.0, -9.0] + [320, 240, 0]
+    assert np.abs(np.degrees(face_geometry.pose_of(flat[None], [size], None)[0, :3] - angles)).max() < 0.1
+
+
+@pytest.mark.reference
+def test_a_face_that_looks_to_the_pictures_left(facemesh, reference):
+    """45-m7-di-ph: the nose points to the picture's left, so yaw is positive and large."""
+    (result,) = facemesh.stream(reference / "images" / "45-m7-di-ph.jpg")
+    assert 25 < np.degrees(result.pose[0, 2]) < 60
+
+
+def test_it_runs_from_the_command_line(tmp_path, photo):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fexport", "run", "--bundle", "facemesh", photo, "--out", "m.csv", "--overlay", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    head = (tmp_path / "m.csv").read_text().splitlines()[0].split(",")
+    assert {"FaceScore", "x_0", "mesh_z_477", "Yaw", "FrameWidth", "input", "frame"} <= set(head)
+    assert (tmp_path / "out" / "astronaut.png").is_file()
+    shutil.rmtree(tmp_path / "out")
