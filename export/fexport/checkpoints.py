@@ -92,15 +92,6 @@ def locate(network: Network, folders: Sequence[Path]) -> list[Located]:
 
 
 def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
-    if row.packaged:
-        return Located(PACKAGED / row.filename, row, "package")
-    if not folders and row.url is not None:
-        raise CheckpointError(
-            f"{network.name}'s weights {row.filename} are on no hub: download them from {row.url}, and give their folder with "
-            "--weights DIR, or build with --stand-in to try the rest"
-        )
-    if not folders:
-        return _from_hub(network, row)
     for folder in folders:
         if not is_source(folder):
             raise CheckpointError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")

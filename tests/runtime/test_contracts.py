@@ -81,7 +81,7 @@ def test_the_columns_are_pyfeats():
 
 def test_a_crop_kind_that_is_not_there_is_an_error():
     with pytest.raises(
-        InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, centre, letterbox, rotated"
+        InputError, match="no crop kind 'square_pad': there are square-pad, anisotropic, anisotropic-imagenet, centre"
     ):
         crop.locate([[0, 0, 10, 20]], Crop("square_pad", 256, 1.2))
 

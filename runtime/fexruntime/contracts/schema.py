@@ -166,7 +166,7 @@ class Choice:
     def host_inputs(self) -> tuple[str, ...]:
         """Names under which a function of the host is given what it reads: "chips", "chips_2", …; a value's own."""
         crops = [r for r in self.reads if isinstance(r, Crop)]
-        chips = dict(zip(crops, ["chips", *(f"chips_{k}" for k in range(2, len(crops) + 1))], strict=True))
+        chips = {crop: "chips" if k == 1 else f"chips_{k}" for k, crop in enumerate(crops, 1)}
         return tuple(chips[r] if isinstance(r, Crop) else r for r in self.reads)
 
     @property
