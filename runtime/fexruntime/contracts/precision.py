@@ -1,0 +1,73 @@
+"""Precisions: what of each network stays in fp32 when the rest is lowered, and which of its operators int8 pays for.
+
+The AU graph picks each AU's nearest neighbours: what changes a likeness by a rounding may change a pick, so the picks are made in
+fp32. Sums of squares pass float16's largest number long before their roots do. A head's last layer costs nothing and has no
+layer behind it that could average its rounding out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fexruntime.contracts import networks as N
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+REDUCED = PRECISIONS[1:]
+FP16_LARGEST = 65504.0
+FP16_SAFE = 1e4
+"""What calibration may reach in a float16 node: faces that were not calibrated on reach further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Island:
+    """Nodes that stay in fp32, by operator or by a pattern of their names in the exported graph, and why."""
+
+    why: str
+    operators: tuple[str, ...] = ()
+    nodes: str = ""
+    last_layers: bool = False
+    """The weighted layer before each output, and everything after it."""
+
+
+_NORMS = Island(
+    "a sum over many values, whose squares pass float16's range",
+    operators=("LayerNormalization", "InstanceNormalization", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceSum"),
+)
+_SOFTMAX = Island("exponentials, and expectations over them", operators=("Softmax", "LogSoftmax", "Exp"))
+_PREPROCESSING = Island("pixels to the network's scale: exact, and cheap", nodes=r"^/preprocess/")
+_LAST = Island("the last layer of a head: nothing after it averages its rounding out", last_layers=True)
+_GRN = Island("global response normalisation: the root of a sum of squares over the map", nodes=r"/grn/")
+_AU_GRAPH = Island("the AU graph: near-equal likenesses decide who is whose neighbour", nodes=r"^/(afg|fgg|sc)/")
+_EYE_NORMS = Island("group normalisation of the eye features: a variance over the map", nodes=r"^/gaze_eye_enc/.*(norm|gn)")
+_GEOMETRY = Island("the head's rotation, from angles", operators=("Sin", "Cos", "Sqrt", "Reciprocal"))
+
+_COMMON = (_NORMS, _SOFTMAX, _PREPROCESSING, _GEOMETRY)
+_MULTITASK = (*_COMMON, _GRN, _AU_GRAPH, _EYE_NORMS, _LAST)
+
+ISLANDS: dict[str, tuple[Island, ...]] = {
+    N.RETINAFACE_R34.name: (*_COMMON, _LAST),
+    N.RETINAFACE_MOBILENET025.name: (*_COMMON, _LAST),
+    N.MULTITASK_V2.name: _MULTITASK,
+    N.MULTITASK_V28.name: _MULTITASK,
+    N.MOBILEFACENET.name: (*_COMMON, _LAST),
+    # their last layers are a third of their weights, and an embedding is compared by its direction
+    N.ARCFACE.name: _COMMON,
+    N.FACENET.name: _COMMON,
+}
+"""By network. One that is not here is run in fp32 alone."""
+
+_EVERYTHING = ("Conv", "Relu", "Add", "MaxPool", "Resize")
+_WEIGHTED = ("Conv", "MatMul", "Gemm")
+
+QUANTISED: dict[str, tuple[str, ...]] = {
+    # the sums of its residuals and of its pyramid in int8 too, so that whole chains stay in it: 1.2 times as fast, no worse
+    N.RETINAFACE_R34.name: _EVERYTHING,
+    N.RETINAFACE_MOBILENET025.name: _EVERYTHING,
+    N.MULTITASK_V2.name: _WEIGHTED,
+    N.MULTITASK_V28.name: _WEIGHTED,
+    # with their sums in int8 ArcFace is no faster and errs twice as much
+    N.MOBILEFACENET.name: _WEIGHTED,
+    N.ARCFACE.name: _WEIGHTED,
+    N.FACENET.name: _WEIGHTED,
+}
+"""Operators that are done in int8, by network."""
