@@ -1,4 +1,7 @@
-"""Calibration of reduced precision: where activation ranges and sensitivities will be measured.
+"""Calibration: what a network is given on pictures of one's own (`chips`), and how far its tensors reach there (`ranges`).
 
-This version runs in fp32 alone and measures nothing yet: the package is empty.
+Needs no torch. Pictures stay where they are: of a face only the ranges are kept.
 """
+
+METHODS = ("minmax", "percentile", "mse", "entropy")
+"""Ways to cut a calibrated range (see `ranges`); the first is the default."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from fexcalibration import chips, ranges
 from fexport import modules, sense, verify
 from fexport.modules import Loaded
 from fexport.plan import Plan
+from fexport.precision import lower
 from fexport.publish import check_target, discard, publish, report_path, staging_for
 from fexport.steps import Made, Progress, json_bytes, make, notices, tools, write
 from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
 from fexruntime.errors import FexportError, VerificationError
-from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest
+from fexruntime.manifest import FORMAT, MANIFEST, Manifest
 from fexruntime.versions import installed
 
 REPORT = "verification.json"
@@ -47,7 +52,10 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 role: make(staging, role, plan.parts[role], loaded.pop(role), plan.targets, progress)
                 for role in tuple(loaded)
             }
-            _gate(out, made)
+            _gate(out, made, "torch")
+            if plan.precision:
+                made |= _lowered(plan, made, staging, progress)
+                _gate(out, made, "torch (--allow-loss publishes it all the same, with the loss written down)")
             manifest = _manifest(plan, made, staging)
             (staging / MANIFEST).write_bytes(manifest.as_json())
             open_bundle(staging).verify_files()
@@ -74,40 +82,78 @@ def _reports(made: dict[str, Made]) -> dict[str, verify.Report]:
     return {name: report for m in made.values() for name, report in m.reports.items()}
 
 
-def _gate(out: Path, made: dict[str, Made]) -> None:
+def _lowered(plan: Plan, made: dict[str, Made], staging: Path, progress: Progress) -> dict[str, Made]:
+    """The networks whose precision is lowered, by role. The finished fp32 pipeline reads the calibration pictures."""
+    faces: Mapping[str, lower.Faces] = {}
+    measured: Mapping[str, ranges.Ranges] = {} if plan.ranges is None else ranges.load(plan.ranges)
+    sha256 = ""
+    if plan.calibration:
+        (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
+        seen = chips.sample(open_bundle(staging), plan.calibration, say=lambda text: progress("calibration", text))
+        (staging / MANIFEST).unlink()
+        faces = {r: lower.Faces(seen.calibration.get(r, ()), seen.held_out.get(r, ())) for r in plan.precision}
+        sha256 = seen.sha256
+    done = {}
+    for role, precision in plan.precision.items():
+        part, network = plan.parts[role], plan.networks[role]
+        loaded = modules.load(network, part.choice.crop, plan.weights, plan.stand_in_seed)
+        of_faces = faces.get(role, lower.Faces())
+        found = measured.get(network.name)
+        if precision == "int8" and found is None and plan.calibration:
+            say = partial(progress, role)
+            found = lower.measured_ranges(part, loaded, of_faces, sha256, say)
+        done[role] = lower.lower(
+            staging,
+            role,
+            part,
+            loaded,
+            made[role].record,
+            precision,
+            plan.targets,
+            of_faces,
+            found,
+            plan.method,
+            progress,
+        )
+        if plan.allow_loss:
+            done[role] = lower.with_losses(done[role])
+    return done
+
+
+def _gate(out: Path, made: dict[str, Made], against: str) -> None:
     reports = _reports(made)
     failed = [f"{r.network} ({r.against})" for r in reports.values() if not r.passed]
     if failed:
         path = report_path(out, REPORT)
         path.write_bytes(json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
         raise VerificationError(
-            f"{', '.join(failed)} differs from torch beyond its tolerance: no bundle was made; see {path}"
+            f"{', '.join(failed)} differs from {against} beyond its tolerance: no bundle was made; see {path}"
         )
 
 
 def _manifest(plan: Plan, made: dict[str, Made], staging: Path) -> Manifest:
     """The manifest; written twice, since the sense check opens the bundle that it is a part of."""
+    (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
+    seen = sense.check(open_bundle(staging))
+    return _with_report(plan, made, staging, {"sense": seen})
+
+
+def _with_report(plan: Plan, made: dict[str, Made], staging: Path, further: dict[str, Any]) -> Manifest:
+    """The manifest of what was made so far; its report is written, with what is to be said further."""
     row, networks = plan.pipeline, plan.networks
     reports = {name: report.as_json() for name, report in _reports(made).items()}
-    notice = write(staging, NOTICES, notices(list(networks.values())).encode())
-
-    def with_report(report: FileRecord) -> Manifest:
-        return Manifest(
-            format=FORMAT,
-            fexport=own_version(),
-            pipeline=row.name,
-            contract=plan.contract,
-            contract_sha256=contract_sha256(row, plan.contract, {r: p.choice.network for r, p in plan.parts.items()}),
-            reference=reference_of(row, plan.contract),
-            built_with=tools(),
-            verification=report,
-            notices=notice,
-            networks={role: made[role].record if role in made else None for role in plan.parts},
-        )
-
-    (staging / MANIFEST).write_bytes(with_report(write(staging, REPORT, json_bytes({"networks": reports}))).as_json())
-    seen = sense.check(open_bundle(staging))
-    return with_report(write(staging, REPORT, json_bytes({"networks": reports, "sense": seen})))
+    return Manifest(
+        format=FORMAT,
+        fexport=own_version(),
+        pipeline=row.name,
+        contract=plan.contract,
+        contract_sha256=contract_sha256(row, plan.contract, {r: p.choice.network for r, p in plan.parts.items()}),
+        reference=reference_of(row, plan.contract),
+        built_with=tools(),
+        verification=write(staging, REPORT, json_bytes({"networks": reports} | further)),
+        notices=write(staging, NOTICES, notices(list(networks.values())).encode()),
+        networks={role: made[role].record if role in made else None for role in plan.parts},
+    )
 
 
 def own_version() -> str:

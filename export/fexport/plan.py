@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fexcalibration import METHODS
 from fexruntime.bundle import stage_option
 from fexruntime.contracts import Choice, Network, Pipeline, Stage, is_inner, network_row, pipeline_row
+from fexruntime.contracts.precision import FULL, ISLANDS, PRECISIONS
 from fexruntime.errors import InputError
 
 NONE = "none"
@@ -35,6 +37,15 @@ class Plan:
     weights: tuple[Path, ...] = ()
     stand_in_seed: int | None = None
     targets: tuple[str, ...] = TARGETS[:1]
+    precision: Mapping[str, str] = field(default_factory=dict)
+    """By role: what its network is lowered to. The others stay in fp32."""
+    calibration: tuple[Path, ...] = ()
+    """Pictures, folders and videos with faces like those that will be read."""
+    ranges: Path | None = None
+    method: str = METHODS[0]
+    """How a calibrated range is cut."""
+    allow_loss: bool = False
+    """Whether a network beyond its precision's budgets is published, with its loss written down."""
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -49,9 +60,16 @@ def plan(
     weights: Sequence[Path] = (),
     stand_in_seed: int | None = None,
     targets: Sequence[str] = (),
+    precision: str | Mapping[str, str] = FULL,
+    calibration: Sequence[Path] = (),
+    ranges: Path | None = None,
+    method: str = METHODS[0],
+    allow_loss: bool = False,
 ) -> Plan:
     """Resolve names. `choices` by role: a network, "none" to leave the stage out, None for the default.
 
+    `precision` is one for all networks that can be lowered (the others stay in fp32), or one by role. int8 needs pictures to
+    calibrate on, or the ranges that were measured on some.
     Raises InputError for a wrong name, for a stage that is left out though another reads what it gives, and for
     weights that are not in a folder.
     """
@@ -91,7 +109,47 @@ def plan(
         if target not in TARGETS:
             raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")
     chosen = tuple(t for t in TARGETS if t in targets or t == TARGETS[0])
-    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed, chosen)
+    lowered = _lowered(parts, precision)
+    if "int8" in lowered.values() and not calibration and ranges is None:
+        raise InputError(
+            "int8 needs faces like those that will be read: give pictures with --calibration FOLDER|VIDEO|IMAGE, or what "
+            "`fexport calibrate` measured on some with --ranges FILE"
+        )
+    for path in calibration:
+        if not path.exists():
+            raise InputError(f"--calibration {str(path)!r} is not there")
+    return Plan(
+        row,
+        contract or row.contracts[0],
+        parts,
+        tuple(weights),
+        stand_in_seed,
+        chosen,
+        lowered,
+        tuple(calibration),
+        ranges,
+        method,
+        allow_loss,
+    )
+
+
+def _lowered(parts: Mapping[str, Part], precision: str | Mapping[str, str]) -> dict[str, str]:
+    """By role, the precision of the networks that are lowered; InputError for one that cannot be."""
+    networks = {role: part.network.name for role, part in parts.items() if part.network is not None}
+    if isinstance(precision, str):
+        asked = {role: precision for role, name in networks.items() if name in ISLANDS}
+        if precision != FULL and not asked:
+            raise InputError(f"nothing in this bundle can be lowered: {', '.join(networks.values())} run in fp32 alone")
+    else:
+        asked = dict(precision)
+    for role, chosen in asked.items():
+        if chosen not in PRECISIONS:
+            raise InputError(f"no precision {chosen!r}: use {', '.join(PRECISIONS)}")
+        if role not in networks:
+            raise InputError(f"precision names {role}: this bundle has {', '.join(networks)}")
+        if chosen != FULL and networks[role] not in ISLANDS:
+            raise InputError(f"{networks[role]} ({role}) runs in fp32 alone: it has no row in contracts/precision.py")
+    return {role: chosen for role, chosen in asked.items() if chosen != FULL}
 
 
 def _missing(row: Pipeline, value: str, given: set[str]) -> tuple[str, str]:

@@ -29,13 +29,13 @@ from fexruntime.backends.arrays import FUNCTIONS
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Network, Tensor
+from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
 from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
 from fexruntime.versions import installed
 
 Progress = Callable[[str, str], None]
 """Called with a role and what is being done to it."""
-PRECISION = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
         progress(role, f"{network.name} was already made")
         return kept
     progress(role, f"exporting {network.name}")
-    inputs = tuple(_sized(t, part.choice.crop_size) for t in network.inputs)
+    inputs = tuple(sized(t, part.choice.crop_size) for t in network.inputs)
     outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
     passes: Mapping[str, int] = {}
     not_held: dict[str, str] = {}
@@ -96,18 +96,16 @@ def _graphs(
 ) -> tuple[list[Variant], Mapping[str, int], dict[str, str]]:
     """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
     cases = samples.cases(loaded.network, part.choice)
-    plain = onnx_export.export(loaded.module, _example(cases[verify.DECISIVE][-1]), inputs, outputs)
+    plain = onnx_export.export(loaded.module, example(cases[verify.DECISIVE][-1]), inputs, outputs)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
-    canonical = write(
-        staging, f"{role}.canonical.npz", _npz(_recorded(loaded, part, inputs, session.onnx_runner(data)))
-    )
+    canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
     backends = tuple(t for t in targets if t != "ncnn")
-    variants = [Variant(PRECISION, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
+    variants = [Variant(FULL, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
     if loaded.recipe.arrays is not None:
-        arrays = write(staging, f"{role}.arrays.npz", _npz(loaded.recipe.arrays(loaded.module)))
-        variants.append(Variant(PRECISION, "arrays", "any", arrays, canonical, ("arrays",)))
+        arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
+        variants.append(Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",)))
     not_held = {}
     if "ncnn" in targets:
         try:
@@ -117,7 +115,7 @@ def _graphs(
             progress(role, f"no artefact for ncnn: {error}")
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
-            variants.append(Variant(PRECISION, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
+            variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
     return variants, passes, not_held
 
 
@@ -129,18 +127,24 @@ def _arrays_alone(staging: Path, role: str, part: Part, loaded: Loaded, inputs: 
     def run(case: session.Case) -> dict[str, F32]:
         return dict(zip(loaded.outputs, FUNCTIONS[loaded.network.name](made, *case), strict=True))
 
-    arrays = write(staging, f"{role}.arrays.npz", _npz(made, compressed=False))
-    canonical = write(staging, f"{role}.canonical.npz", _npz(_recorded(loaded, part, inputs, run)))
-    return Variant(PRECISION, "arrays", "any", arrays, canonical, ("arrays",))
+    arrays = write(staging, f"{role}.arrays.npz", npz(made, compressed=False))
+    canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, run)))
+    return Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",))
 
 
-def compare_artefacts(network: BundleNetwork, loaded: Loaded, threads: int | None = None) -> dict[str, verify.Report]:
+def compare_artefacts(
+    network: BundleNetwork,
+    loaded: Loaded,
+    threads: int | None = None,
+    more: Mapping[str, list[session.Case]] | None = None,
+) -> dict[str, verify.Report]:
     """Hold every artefact of a network to torch, on each backend that it was (or is to be) verified on, as it will run.
 
+    `more` are further inputs by kind, beside the samples that every build has.
     The report of the ONNX graph on ONNX Runtime, or of an only artefact, is called by the role alone, the others by role
     and backend.
     """
-    cases = samples.cases(network.row, network.choice)
+    cases = samples.cases(network.row, network.choice) | {kind: c for kind, c in (more or {}).items() if c}
     reports = {}
     for variant in network.record.variants:
         for name in variant.verified_on:
@@ -153,12 +157,14 @@ def compare_artefacts(network: BundleNetwork, loaded: Loaded, threads: int | Non
             against = f"{name} {variant.precision}"
             alone = len(network.record.variants) == len(variant.verified_on) == 1
             called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
-            reports[called] = verify.compare(loaded, run, cases, network.choice.crop_size, variant.precision, against)
+            reports[called] = verify.compare(
+                loaded, run, cases, network.choice.crop_size, variant.precision, against, variant.limit
+            )
             backend.close()
     return reports
 
 
-def _recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session.Runner) -> dict[str, F32]:
+def recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session.Runner) -> dict[str, F32]:
     """An input and what the verified graph answers: of the candidates, the one furthest from a tie."""
     candidates = samples.canonical(loaded.network, part.choice)
     chosen = verify.steadiest(loaded, candidates)
@@ -167,13 +173,14 @@ def _recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session
     return given | {f"output.{name}": array for name, array in run(case).items()}
 
 
-def _example(case: session.Case) -> tuple[torch.Tensor, ...]:
+def example(case: session.Case) -> tuple[torch.Tensor, ...]:
     """An input for the exporter's trace: at least two items, so that the batch axis is not taken for a constant."""
     tensors = [torch.from_numpy(array) for array in case]
     return tuple(t if len(t) > 1 else torch.cat([t, t]) for t in tensors)
 
 
-def _sized(tensor: Tensor, crop_size: int) -> Tensor:
+def sized(tensor: Tensor, crop_size: int) -> Tensor:
+    """A tensor of the contract's with the side of its crops in its shape."""
     shape = tuple(crop_size if axis == "chip" else axis for axis in tensor.shape)
     return dataclasses.replace(tensor, shape=shape)
 
@@ -200,7 +207,7 @@ def _kept(note: Path, key: str, staging: Path) -> Made | None:
             return None
         record: NetworkRecord = read_as(NetworkRecord, said["record"], note.name)
         for variant in record.variants:
-            for file in (variant.model, *variant.parts, variant.canonical):
+            for file in variant.files:
                 file.check(staging)
         return Made(record, {name: verify.Report.from_json(r) for name, r in said["reports"].items()})
     except (OSError, ValueError, KeyError, TypeError, BundleError):
@@ -242,7 +249,7 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _npz(arrays: Mapping[str, Any], compressed: bool = True) -> bytes:
+def npz(arrays: Mapping[str, Any], compressed: bool = True) -> bytes:
     """An .npz file; large weights hardly shrink, and are read faster as they are."""
     buffer = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(buffer, **arrays)

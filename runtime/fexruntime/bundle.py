@@ -46,8 +46,12 @@ class BundleNetwork:
     record: NetworkRecord
     folder: Path
 
-    def variant(self, precision: str, kinds: tuple[str, ...]) -> Variant:
-        """The artefact in a precision, of the first of these kinds that is there; BundleError says which there are."""
+    def variant(self, precision: str | None, kinds: tuple[str, ...]) -> Variant:
+        """The artefact in a precision (None: what the network was built in), of the first of these kinds that is there.
+
+        BundleError says which there are.
+        """
+        precision = precision or self.record.precision
         for kind in kinds:
             for variant in self.record.variants:
                 if (variant.precision, variant.kind) == (precision, kind):

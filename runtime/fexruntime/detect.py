@@ -88,12 +88,24 @@ def find(loc: F32, conf: F32, landmarks: F32, size_hw: tuple[int, int], threshol
 
 def _frame(loc: F32, scores: F32, landmarks: F32, chosen: Indices, height: int, width: int) -> Detections:
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    prior = anchors(height, width)[chosen]
-    boxes = _decode(loc[chosen], prior) * np.array([width, height, width, height], np.float32)
+    boxes = _boxes(loc[chosen], anchors(height, width)[chosen], height, width)
     kept = suppress(boxes, C.NMS_IOU)[: C.KEEP_TOP_K]
-    points = landmarks[chosen[kept]].reshape(-1, 5, 2) * np.float32(C.VARIANCES[0])
-    points = (prior[kept][:, None, :2] + points * prior[kept][:, None, 2:]) * np.array([width, height], np.float32)
-    return Detections(boxes[kept], scores[chosen[kept]], points.astype(np.float32))
+    return at(loc, scores, landmarks, chosen[kept], (height, width))
+
+
+def at(loc: F32, scores: F32, landmarks: F32, chosen: Indices, size_hw: tuple[int, int]) -> Detections:
+    """What the network says of these anchors of one frame ([A,4], [A], [A,10]), in their order, none suppressed."""
+    height, width = size_hw
+    prior = anchors(height, width)[chosen]
+    boxes = _boxes(loc[chosen], prior, height, width)
+    points = landmarks[chosen].reshape(-1, 5, 2) * np.float32(C.VARIANCES[0])
+    points = (prior[:, None, :2] + points * prior[:, None, 2:]) * np.array([width, height], np.float32)
+    return Detections(boxes, scores[chosen], points.astype(np.float32))
+
+
+def _boxes(loc: F32, prior: F32, height: int, width: int) -> F32:
+    boxes: F32 = _decode(loc, prior) * np.array([width, height, width, height], np.float32)
+    return boxes
 
 
 def _decode(loc: F32, prior: F32) -> F32:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
-from fexruntime.arrays import F32, F64
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime import detections
+from fexruntime.arrays import F32, F64, Indices, Values
 from fexruntime.contracts import Gate
 
 UNITS = {
@@ -13,8 +17,28 @@ UNITS = {
     "relative": "of its range",
     "scaled": "of its value",
     "cosine": "1 - cos",
+    **detections.UNITS,
 }
 """How each task's unit is printed; the others have none."""
+
+
+def gate_difference(
+    gate: Gate,
+    expected: Values,
+    found: Values,
+    crop_size: int,
+    given: Mapping[str, F32],
+    rows: Indices | slice | NDArray[np.bool_] = slice(None),
+) -> F64:
+    """Differences that a gate is about, of two answers of a network to the same inputs `given`, by name, flat.
+
+    `rows` are the items that are compared.
+    """
+    if gate.task in detections.TASKS:
+        (frames,) = given.values()
+        height, width = frames.shape[2:]
+        return detections.difference(gate.task, expected, found, (height, width))
+    return difference(gate, expected[gate.output][rows], found[gate.output][rows], crop_size)
 
 
 def difference(gate: Gate, expected: F32, found: F32, crop_size: int) -> F64:

@@ -12,12 +12,12 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_args, get_origin
 
-from fexruntime.contracts import Tensor
+from fexruntime.contracts import Gate, Tensor
 from fexruntime.errors import BundleError
 from fexruntime.files import file_sha256, stream_sha256
 
@@ -26,6 +26,12 @@ FORMAT = 2
 T = TypeVar("T")
 _ARTICLES = {int: "an"}
 SOURCES = ("package", "folder", "hub", "stand-in")
+
+
+def gate_name(output: str, columns: Iterable[int] | None, task: str) -> str:
+    """What a gate is called where a loss is noted."""
+    chosen = "" if columns is None else f"[{','.join(map(str, columns))}]"
+    return f"{output}{chosen} {task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,19 @@ class Variant:
     """Backends that were held to torch when it was built."""
     parts: tuple[FileRecord, ...] = ()
     """Further files of the artefact."""
+    plan: FileRecord | None = None
+    """Of a lower precision: which node has which type, and why (JSON)."""
+    loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What is beyond its gate, and was published all the same: the difference found, by output and task."""
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of it."""
+        return (self.model, *self.parts, self.canonical, *(() if self.plan is None else (self.plan,)))
+
+    def limit(self, gate: Gate) -> float:
+        """How far this artefact may be from what it was made from: the gate's limit, or the loss that was allowed."""
+        return max(gate.limit, self.loss.get(gate_name(gate.output, gate.columns, gate.task), 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +180,11 @@ class NetworkRecord:
                 raise ValueError(f"has no {name}")
 
     @property
+    def precision(self) -> str:
+        """What it is run in where nobody asks for another."""
+        return self.variants[0].precision
+
+    @property
     def stand_in(self) -> bool:
         """Whether any weight of this network is made up: its numbers test the arithmetic and mean nothing."""
         return any(w.source == "stand-in" for w in self.weights)
@@ -188,9 +212,7 @@ class Manifest:
         """Every file that the bundle is made of, but for the manifest."""
         records = [n for n in self.networks.values() if n is not None]
         variants = [v for n in records for v in n.variants]
-        unique = dict.fromkeys(
-            (*(f for v in variants for f in (v.model, *v.parts, v.canonical)), self.verification, self.notices)
-        )
+        unique = dict.fromkeys((*(f for v in variants for f in v.files), self.verification, self.notices))
         return tuple(unique)
 
     def as_json(self) -> bytes:

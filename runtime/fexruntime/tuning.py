@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -118,7 +117,7 @@ def _of_network(network: BundleNetwork, place: Place, work: Workload, rounds: in
 
 
 def _runners(network: BundleNetwork, place: Place, say: Say) -> Iterator[tuple[str, Backend]]:
-    for name, variant in _candidates(network, place.precision_of(network.role)):
+    for name, variant in _candidates(network, place.precision_of(network.role) or network.record.precision):
         try:
             yield name, open_variant(network, variant, dataclasses.replace(place, backend=name))
         except EnvironmentMissingError as error:
@@ -153,7 +152,7 @@ def _inputs(network: BundleNetwork, items: int, work: Workload) -> dict[str, F32
 
 def _key(bundle: Bundle, place: Place) -> dict[str, str]:
     manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    precision: Any = place.precision if isinstance(place.precision, str) else dict(sorted(place.precision.items()))
+    precision = {role: place.precision_of(role) or n.record.precision for role, n in bundle.networks.items()}
     return {
         "kind": "tuning",
         "network": f"{bundle.pipeline.name}, {', '.join(n.row.name for n in bundle.networks.values())}",

@@ -10,16 +10,33 @@ from dataclasses import dataclass
 import onnx
 
 from fexport.onnx_graph import Graph
-from fexruntime.contracts.precision import FP16_SAFE, ISLANDS, QUANTISED, Island
+from fexruntime.contracts.precision import FP16_SAFE, FULL, ISLANDS, QUANTISED, Island
 from fexruntime.errors import InputError
 
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 AGNOSTIC = frozenset(
-    "Reshape Transpose Concat Slice Gather Unsqueeze Squeeze Flatten Identity Split Expand Pad MaxPool Relu Tile".split()
+    [
+        "Reshape",
+        "Transpose",
+        "Concat",
+        "Slice",
+        "Gather",
+        "Unsqueeze",
+        "Squeeze",
+        "Flatten",
+        "Identity",
+        "Split",
+        "Expand",
+        "Pad",
+        "MaxPool",
+        "Relu",
+        "Tile",
+    ]
 )
 """Operators that move or choose values and round none: they follow what they read, so that no cast is spent on them."""
-FULL = "fp32"
-_INDICES = frozenset("Shape Range ConstantOfShape EyeLike Cast TopK ScatterElements Constant NonZero Size".split())
+_INDICES = frozenset(
+    ["Shape", "Range", "ConstantOfShape", "EyeLike", "Cast", "TopK", "ScatterElements", "Constant", "NonZero", "Size"]
+)
 _MEANING = {
     "fp16": "float16: half the bytes, eleven bits",
     "bf16": "bfloat16: half the bytes, eight bits, fp32's range",

@@ -26,7 +26,8 @@ class Place:
     - `backend`: a name in `BACKENDS`, one by role (`{"faces": "ncnn"}`; roles that are not named: the default), or "auto":
       what `fexport tune` measured to be fastest here, else the default.
     - `device`: "cpu".
-    - `precision`: "fp32", or one by role: the artefact of the bundle that is run. Never another than asked for.
+    - `precision`: None, what the bundle was built in; or "fp32", "fp16", "bf16", "int8", or one by role: the artefact that is
+      run. Never another than asked for.
     - `threads`: CPU threads of each network, which run one after another. None: all cores that the process may use.
     - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
     - `shared_pool`: all ONNX Runtime sessions of the process on one thread pool: only for a process in which nothing
@@ -37,7 +38,7 @@ class Place:
 
     backend: str | Mapping[str, str] = DEFAULT_BACKEND
     device: str = "cpu"
-    precision: str | Mapping[str, str] = "fp32"
+    precision: str | Mapping[str, str] | None = None
     threads: int | None = None
     cache: Path | str | bool | None = None
     shared_pool: bool = False
@@ -71,13 +72,13 @@ class Place:
     def check_roles(self, roles: Iterable[str]) -> None:
         """InputError if it names a role that is not among these."""
         for option, by_role in (("backend", self.backend), ("precision", self.precision)):
-            unknown = set() if isinstance(by_role, str) else set(by_role) - set(roles)
+            unknown = set(by_role) - set(roles) if isinstance(by_role, Mapping) else set()
             if unknown:
                 raise InputError(f"{option} names {', '.join(sorted(unknown))}: this bundle has {', '.join(roles)}")
 
-    def precision_of(self, role: str) -> str:
-        """The precision of a role."""
-        return self.precision if isinstance(self.precision, str) else self.precision.get(role, "fp32")
+    def precision_of(self, role: str) -> str | None:
+        """The precision of a role; None: what the bundle was built in."""
+        return self.precision.get(role) if isinstance(self.precision, Mapping) else self.precision
 
 
 @dataclass(frozen=True, slots=True)

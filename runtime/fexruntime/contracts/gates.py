@@ -5,6 +5,7 @@ from __future__ import annotations
 from fexruntime.contracts import detectorv1_networks as V1
 from fexruntime.contracts import head_pose_networks as H
 from fexruntime.contracts import networks as N
+from fexruntime.contracts import reduced_gates
 from fexruntime.contracts.schema import Gate
 from fexruntime.errors import InputError
 
@@ -56,7 +57,8 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
             *_FACEMESH,
             *(Gate(n, "value", 2e-3) for n in ("lips", "left_eye", "right_eye", "left_iris", "right_iris")),
         ),
-    }
+    },
+    **reduced_gates.GATES,
 }
 
 

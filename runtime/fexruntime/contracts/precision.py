@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from fexruntime.contracts import networks as N
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-REDUCED = PRECISIONS[1:]
+FULL = "fp32"
+PRECISIONS = (FULL, "fp16", "bf16", "int8")
 FP16_LARGEST = 65504.0
 FP16_SAFE = 1e4
 """What calibration may reach in a float16 node: faces that were not calibrated on reach further."""
@@ -38,7 +38,9 @@ _PREPROCESSING = Island("pixels to the network's scale: exact, and cheap", nodes
 _LAST = Island("the last layer of a head: nothing after it averages its rounding out", last_layers=True)
 _GRN = Island("global response normalisation: the root of a sum of squares over the map", nodes=r"/grn/")
 _AU_GRAPH = Island("the AU graph: near-equal likenesses decide who is whose neighbour", nodes=r"^/(afg|fgg|sc)/")
-_EYE_NORMS = Island("group normalisation of the eye features: a variance over the map", nodes=r"^/gaze_eye_enc/.*(norm|gn)")
+_EYE_NORMS = Island(
+    "group normalisation of the eye features: a variance over the map", nodes=r"^/gaze_eye_enc/.*(norm|gn)"
+)
 _GEOMETRY = Island("the head's rotation, from angles", operators=("Sin", "Cos", "Sqrt", "Reciprocal"))
 
 _COMMON = (_NORMS, _SOFTMAX, _PREPROCESSING, _GEOMETRY)

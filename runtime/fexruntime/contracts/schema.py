@@ -83,6 +83,7 @@ class Gate:
     `task` says how the raw difference becomes that unit: "probability" and "value" take it as it is, "degrees" turns
     radians into degrees, "pixels" multiplies fractions of a crop by its side, "relative" divides by the output's
     range, "scaled" by the expected value where that is above 1, "cosine" is one minus the cosine of the two vectors.
+    The tasks of faces that a finder's outputs make together are in `detections`.
     """
 
     output: str
@@ -90,6 +91,8 @@ class Gate:
     limit: float
     columns: tuple[int, ...] | None = None
     """Only these columns of the last axis; None means all."""
+    by: str = "max"
+    """What has to be within the limit: the largest difference ("max"), or all but the largest hundredth ("p99")."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,195 @@
+"""What each network of a bundle is given on somebody's pictures: the sampler of calibration.
+
+The bundle's own pipeline reads the pictures, and what its networks are given is kept. The same pictures in the same order
+give the same sample. It is balanced: every picture gives its best face before any gives its second, so that one crowd does
+not decide for all. Every fifth picture with a face is held out: nothing is measured on it, artefacts are judged on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fexruntime.arrays import F32, Values
+from fexruntime.backends import open_backend
+from fexruntime.backends.base import Backend, Place, Spec
+from fexruntime.bundle import Bundle
+from fexruntime.errors import FexportError, InputError
+from fexruntime.faces import read_faces, steps_of
+from fexruntime.finders import FINDERS
+from fexruntime.options import Options
+from fexruntime.sources.frame import Frame
+from fexruntime.sources.inputs import Frames
+from fexruntime.workspace import Workspace
+
+CHIPS = 200
+"""Faces that are kept unless another number is asked for."""
+FRAMES = 40
+"""Frames that are kept for a network that reads frames."""
+LONGER_SIDE_PX = 640
+"""Side of the frames that a finder reads here: larger ones are shrunk, for time and memory."""
+HELD_OUT = 5
+"""Every so many pictures with faces, one is held out."""
+Inputs = tuple[F32, ...]
+"""What a network was given for one face or frame: an array with a first axis of one for each of its inputs."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was kept, by role."""
+
+    calibration: dict[str, list[Inputs]]
+    held_out: dict[str, list[Inputs]]
+    pictures: int
+    """How many had a face."""
+    faces: int
+    sha256: str
+    """Digest of the pictures' pixels, in order."""
+    passed_over: tuple[str, ...] = ()
+    """What could not be read, and why."""
+
+
+@dataclass(slots=True)
+class _Picture:
+    sha256: str
+    frame: dict[str, Inputs] = field(default_factory=dict)
+    faces: list[dict[str, Inputs]] = field(default_factory=list)
+
+
+def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Say = lambda text: None) -> Sample:
+    """Read the pictures (files, folders, videos) with the bundle as it is, and keep what its networks were given.
+
+    Of more pictures than faces are wanted an even part is read. Raises InputError with one line if none can be read, or none
+    has a face.
+    """
+    if chips < 1:
+        raise InputError(f"chips must be 1 or more, not {chips}")
+    names = ", ".join(repr(str(p)) for p in pictures)
+    bad: list[str] = []
+
+    def pass_over(error: FexportError) -> None:
+        bad.append(str(error))
+
+    with _Reader(bundle) as reader:
+        kept: list[_Picture] = []
+        seen: set[str] = set()
+        stride = 1
+        for frame in Frames([str(p) for p in pictures], on_bad=pass_over):
+            if frame.index % stride:
+                continue
+            digest = hashlib.sha256(frame.rgb_u8.tobytes()).hexdigest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            picture = reader.read(frame, digest, most=chips)
+            if picture.faces:
+                kept.append(picture)
+            say(f"{len(seen)} pictures read, {sum(len(p.faces) for p in kept)} faces")
+            if len(kept) > chips:  # enough: go on at half the rate, over all of them alike
+                kept, stride = kept[::2], 2 * stride
+    if not seen:
+        raise InputError(f"no picture could be read from {names}: {bad[0] if bad else 'there is none'}")
+    if not kept:
+        raise InputError(
+            f"no face was found in the {len(seen)} pictures of {names}: calibration needs faces like those that will be read"
+        )
+    out = kept[HELD_OUT - 1 :: HELD_OUT]
+    used = [p for k, p in enumerate(kept) if (k + 1) % HELD_OUT]
+    digest = hashlib.sha256("".join(p.sha256 for p in kept).encode()).hexdigest()
+    calibration, faces = _balanced(used, chips)
+    held_out, _ = _balanced(out, max(chips // HELD_OUT, 1))
+    return Sample(calibration, held_out, len(kept), faces, digest, tuple(bad))
+
+
+def _balanced(pictures: Sequence[_Picture], chips: int) -> tuple[dict[str, list[Inputs]], int]:
+    """(inputs by role, number of faces): the best face of every picture, then every second face, …"""
+    found: dict[str, list[Inputs]] = {}
+    for picture in _spread(pictures, FRAMES):
+        _add(found, picture.frame)
+    taken = rank = 0
+    while taken < chips:
+        having = [p for p in pictures if len(p.faces) > rank]
+        if not having:
+            break
+        for picture in _spread(having, chips - taken):
+            _add(found, picture.faces[rank])
+            taken += 1
+        rank += 1
+    return found, taken
+
+
+def _spread(pictures: Sequence[_Picture], most: int) -> list[_Picture]:
+    """At most so many, evenly."""
+    if len(pictures) <= most:
+        return list(pictures)
+    return [pictures[int(k)] for k in np.linspace(0, len(pictures) - 1, most).round()]
+
+
+def _add(found: dict[str, list[Inputs]], given: dict[str, Inputs]) -> None:
+    for role, inputs in given.items():
+        found.setdefault(role, []).append(inputs)
+
+
+class _Recording:
+    """A backend that keeps what it is given."""
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.spec: Spec = inner.spec
+        self.given: list[Inputs] = []
+
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
+        arrays = [np.array(inputs[t.name]) for t in self.spec.inputs]
+        self.given += [tuple(a[k : k + 1] for a in arrays) for k in range(len(arrays[0]))]
+        return self._inner.infer(inputs, out)
+
+    def share(self) -> _Recording:
+        return self
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def describe(self) -> dict[str, Any]:
+        return self._inner.describe()
+
+
+class _Reader:
+    """The bundle's walk over one picture at a time, with every network recorded."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._finder, self._steps = steps_of(bundle)
+        self._runners = {r: _Recording(open_backend(n, Place(cache=False))) for r, n in bundle.networks.items()}
+        self._workspace = Workspace(self._runners)
+        self._options = Options(detector_size=LONGER_SIDE_PX)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for runner in self._runners.values():
+            runner.close()
+
+    def read(self, frame: Frame, sha256: str, most: int) -> _Picture:
+        """What the networks were given: the finder for the frame, the others for each face, the best first."""
+        for runner in self._runners.values():
+            runner.given.clear()
+        found = FINDERS[self._finder.stage.decode](self._finder, [frame], self._options, self._workspace)
+        found = [{name: value[:most] for name, value in f.items()} for f in found]
+        role = self._finder.role
+        picture = _Picture(sha256, {role: self._runners[role].given[0]})
+        read_faces([frame], found, self._steps, self._bundle.pipeline.rect, self._workspace, self._options)
+        self._workspace.end_of_call()
+        others: Iterable[str] = (r for r in self._runners if r != role)
+        lists = {r: self._runners[r].given for r in others}
+        count = len(found[0]["scores"])
+        # a stage may drop faces on the way: what later networks were given has lost its place then
+        whole = {r: given for r, given in lists.items() if len(given) == count}
+        picture.faces = [{r: given[k] for r, given in whole.items()} for k in range(count)]
+        return picture

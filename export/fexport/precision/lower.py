@@ -1,0 +1,179 @@
+"""A network in a lower precision: from the same weights again, planned, lowered, held to torch on faces it never saw."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from fexcalibration import ranges as calibrated
+from fexcalibration.chips import Inputs
+from fexport import onnx_export, onnx_passes, samples, session, steps, verify
+from fexport.modules import Loaded
+from fexport.onnx_passes.prelu_as_min import prelu_as_min
+from fexport.plan import Part
+from fexport.precision import cast, magnitudes, quantise
+from fexport.precision.plan import PrecisionPlan, plan_of
+from fexruntime.bundle import BundleNetwork
+from fexruntime.contracts.precision import ISLANDS
+from fexruntime.errors import InputError
+from fexruntime.manifest import NetworkRecord, Variant
+
+Say = Callable[[str], None]
+HELD_OUT = "held-out"
+"""Kind of the inputs that came from the caller's own pictures, and that nothing was measured on."""
+_BATCH = 8
+_UNSUITABLE = {
+    "fp16": ("float16-constants",),
+    "bf16": ("float16-constants",),
+    "int8": ("float16-constants", "prelu-as-depthwise"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """What a network was given on the caller's pictures (nothing, where none were given)."""
+
+    calibration: Sequence[Inputs] = ()
+    held_out: Sequence[Inputs] = ()
+
+
+def prepared(plain: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The exported graph as it is lowered from: rewritten, its constants in one place, every node with a name of its own."""
+    model = copy.deepcopy(plain)
+    done = onnx_passes.apply(model, [n for n in onnx_passes.PASSES if n not in _UNSUITABLE[precision]])
+    if precision == "int8":
+        done |= {"prelu-as-min": count} if (count := prelu_as_min(model)) else {}
+    cast.hoist_constants(model)
+    taken: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}:{node.output[0]}"
+        taken.add(node.name)
+    return model, done
+
+
+def exported(part: Part, loaded: Loaded) -> onnx.ModelProto:
+    """The plain graph of a network."""
+    inputs = tuple(steps.sized(t, part.choice.crop_size) for t in loaded.network.inputs)
+    outputs = tuple(t for t in loaded.network.outputs if t.name in loaded.outputs)
+    cases = samples.cases(loaded.network, part.choice)
+    return onnx_export.export(loaded.module, steps.example(cases[verify.DECISIVE][-1]), inputs, outputs)
+
+
+def can_be_lowered(network: str) -> bool:
+    """Whether there is a row that says how."""
+    return network in ISLANDS
+
+
+def measured_ranges(part: Part, loaded: Loaded, faces: Faces, sha256: str, say: Say) -> calibrated.Ranges:
+    """Ranges of everything that int8 would need of this network."""
+    model, _ = prepared(exported(part, loaded), "int8")
+    plan = plan_of(model, loaded.network.name, "int8")
+    names = quantise.tensors_to_calibrate(model, plan)
+    found = calibrated.measure(model, faces.calibration, names, say)
+    return calibrated.Ranges(loaded.network.name, digests_of(loaded), len(faces.calibration), sha256, found)
+
+
+def digests_of(loaded: Loaded) -> tuple[str, ...]:
+    """What tells one set of weights from another: their digests, the seed of made-up ones."""
+    return tuple(w.sha256 or f"stand-in {w.seed}" for w in loaded.records)
+
+
+def lower(
+    staging: Path,
+    role: str,
+    part: Part,
+    loaded: Loaded,
+    record: NetworkRecord,
+    precision: str,
+    targets: Sequence[str],
+    faces: Faces,
+    ranges: calibrated.Ranges | None,
+    method: str,
+    progress: steps.Progress,
+) -> steps.Made:
+    """Replace a network's artefacts by ones of a lower precision, verified by that precision's budgets."""
+    progress(role, f"lowering {loaded.network.name} to {precision}")
+    model, passes = prepared(exported(part, loaded), precision)
+    plan = _plan(model, part, loaded, precision, faces)
+    if precision == "int8":
+        lowered = quantise.quantised(model, plan, _ranges_for(loaded, ranges).by(method))
+    else:
+        lowered = cast.lowered(model, plan)
+    data = onnx_export.serialise(lowered)
+    inputs = record.inputs
+    canonical = steps.write(
+        staging,
+        f"{role}.{precision}.canonical.npz",
+        steps.npz(steps.recorded(loaded, part, inputs, session.onnx_runner(data))),
+    )
+    variant = Variant(
+        precision,
+        "onnx",
+        "any",
+        steps.write(staging, f"{role}.{precision}.onnx", data),
+        canonical,
+        tuple(t for t in targets if t != "ncnn"),
+        plan=steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json()),
+    )
+    not_held = {"ncnn": f"its {precision} artefact is an ONNX graph"} if "ncnn" in targets else {}
+    made = dataclasses.replace(record, variants=(variant,), passes=passes, not_held=not_held)
+    progress(role, f"verifying {loaded.network.name} in {precision}")
+    network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)
+    reports = steps.compare_artefacts(network, loaded, more={HELD_OUT: batches(faces.held_out)})
+    return steps.Made(made, reports)
+
+
+def with_losses(made: steps.Made) -> steps.Made:
+    """The same, with what is beyond its budget written down; what is not finite, or not compared, stays a failure."""
+    (variant,) = made.record.variants
+    losses: dict[str, float] = {}
+    for d in (d for report in made.reports.values() for d in report.differences):
+        if not d.passed and np.isfinite(d.judged):
+            # a little more, since another engine, or another CPU, rounds otherwise
+            losses[d.gate] = max(losses.get(d.gate, 0.0), 1.1 * d.judged)
+    for report in made.reports.values():
+        report.differences = [
+            dataclasses.replace(d, limit=max(d.limit, losses.get(d.gate, 0.0))) for d in report.differences
+        ]
+    lossy = dataclasses.replace(variant, loss=losses)
+    return steps.Made(dataclasses.replace(made.record, variants=(lossy,)), made.reports)
+
+
+def batches(inputs: Sequence[Inputs]) -> list[session.Case]:
+    """Single inputs as cases of several, those of one shape together."""
+    found: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
+    for one in inputs:
+        found.setdefault(tuple(a.shape for a in one), []).append(one)
+    return [
+        tuple(np.concatenate(arrays) for arrays in zip(*group[start : start + _BATCH], strict=True))
+        for group in found.values()
+        for start in range(0, len(group), _BATCH)
+    ]
+
+
+def _plan(model: onnx.ModelProto, part: Part, loaded: Loaded, precision: str, faces: Faces) -> PrecisionPlan:
+    if precision != "fp16":
+        return plan_of(model, loaded.network.name, precision)
+    known = samples.cases(loaded.network, part.choice)[verify.DECISIVE]
+    reached = magnitudes.magnitudes(model, [*known[:1], *faces.calibration])
+    plan = plan_of(model, loaded.network.name, precision, reached)
+    further = [*known[1:], *faces.held_out]
+    if further:
+        magnitudes.check_range(model, plan, magnitudes.magnitudes(model, further))
+    return plan
+
+
+def _ranges_for(loaded: Loaded, ranges: calibrated.Ranges | None) -> calibrated.Ranges:
+    name = loaded.network.name
+    if ranges is None:
+        raise InputError(f"there are no ranges for {name}: calibrate it with the others")
+    if ranges.weights != digests_of(loaded):
+        raise InputError(f"the ranges of {name} were measured on other weights: calibrate again, with these")
+    return ranges

@@ -1,0 +1,88 @@
+"""int8 graphs: QuantizeLinear and DequantizeLinear about the planned operators, with scales from calibrated ranges.
+
+Weights are symmetric, a scale a channel. Activations: unsigned with a zero point for CPUs (U8S8, which ONNX Runtime and
+OpenVINO fuse into VNNI's products), symmetric and signed for TensorRT (S8S8). Both come from the same ranges.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from fexport import onnx_graph
+from fexport.precision.plan import PrecisionPlan
+from fexruntime.errors import VerificationError
+
+Range = tuple[float, float]
+
+
+def tensors_to_calibrate(model: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
+    """Names of the tensors that need a range: what the planned nodes read and give, constants left out."""
+    constants = {t.name for t in model.graph.initializer}
+    constants |= {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
+    floats = _floats(model)
+    found: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.name in plan.lowered:
+            for name in (*node.input, *node.output):
+                if name and name not in constants and name in floats:
+                    found[name] = None
+    return list(found)
+
+
+def quantised(
+    model: onnx.ModelProto, plan: PrecisionPlan, ranges: Mapping[str, Range], symmetric: bool = False
+) -> onnx.ModelProto:
+    """A copy of `model` whose planned nodes are done in int8. `symmetric`: activations too, as TensorRT wants them.
+
+    Raises VerificationError if a planned tensor has no range.
+    """
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    lacking = [name for name in tensors_to_calibrate(model, plan) if name not in ranges]
+    if lacking:
+        raise VerificationError(f"{lacking[0]} has no calibrated range ({len(lacking)} tensors have none)")
+    model = copy.deepcopy(model)
+    operators = sorted({n.op_type for n in model.graph.node if n.name in plan.lowered})
+    excluded = [n.name for n in model.graph.node if n.op_type in operators and n.name not in plan.lowered]
+    data = TensorsData(
+        CalibrationMethod.MinMax, {n: (np.float32(low), np.float32(high)) for n, (low, high) in ranges.items()}
+    )
+    activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
+    options = {"WeightSymmetric": True, "ActivationSymmetric": symmetric, "DedicatedQDQPair": False}
+    with _quietly():
+        quantiser = QDQQuantizer(
+            model, True, False, QuantType.QInt8, activations, data, [], excluded, operators, options
+        )
+        quantiser.quantize_model()
+    made: onnx.ModelProto = quantiser.model.model
+    made.producer_name, made.producer_version = "fexport", ""
+    onnx_graph.tidy(made)
+    onnx_graph.check(made)
+    return made
+
+
+def _floats(model: onnx.ModelProto) -> set[str]:
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the quantiser's remarks on the root logger about every tensor that it leaves alone."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
