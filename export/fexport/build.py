@@ -52,10 +52,10 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 role: make(staging, role, plan.parts[role], loaded.pop(role), plan.targets, progress)
                 for role in tuple(loaded)
             }
-            _gate(out, made, "torch")
+            _gate(out, made)
             if plan.precision:
                 made |= _lowered(plan, made, staging, progress)
-                _gate(out, made, "torch (--allow-loss publishes it all the same, with the loss written down)")
+                _gate(out, made, "; --allow-loss publishes it all the same, with the loss written in it")
             manifest = _manifest(plan, made, staging)
             (staging / MANIFEST).write_bytes(manifest.as_json())
             open_bundle(staging).verify_files()
@@ -120,14 +120,14 @@ def _lowered(plan: Plan, made: dict[str, Made], staging: Path, progress: Progres
     return done
 
 
-def _gate(out: Path, made: dict[str, Made], against: str) -> None:
+def _gate(out: Path, made: dict[str, Made], otherwise: str = "") -> None:
     reports = _reports(made)
     failed = [f"{r.network} ({r.against})" for r in reports.values() if not r.passed]
     if failed:
         path = report_path(out, REPORT)
         path.write_bytes(json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
         raise VerificationError(
-            f"{', '.join(failed)} differs from {against} beyond its tolerance: no bundle was made; see {path}"
+            f"{', '.join(failed)} differs from torch beyond its tolerance: no bundle was made; see {path}{otherwise}"
         )
 
 

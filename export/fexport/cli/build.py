@@ -8,11 +8,20 @@ from typing import Any
 
 import click
 
+from fexcalibration import METHODS
 from fexport.cli.extras import need
 from fexport.plan import NONE, TARGETS
 from fexruntime.bundle import stage_option
 from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
+from fexruntime.contracts.precision import FULL, PRECISIONS
 from fexruntime.errors import InputError
+
+_PRECISION_HELP = {
+    "fp16": "Half the bytes: networks in float16, what would lose by it in fp32.",
+    "bf16": "Half the bytes, in bfloat16: faster in OpenVINO on CPUs that have it.",
+    "int8": "Fastest on CPUs with VNNI; needs --calibration or --ranges.",
+}
+REDUCED = tuple(_PRECISION_HELP)
 
 
 def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
@@ -37,6 +46,59 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
         text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."
         command = click.option(option, f"stage_{role}", type=click.Choice(names), help=text)(command)
     return command
+
+
+def _with_precisions(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            *(click.option(f"--{name}", is_flag=True, help=text) for name, text in _PRECISION_HELP.items()),
+            click.option(
+                "--precision",
+                metavar="P|ROLE=P,…",
+                help=f"One of {', '.join(PRECISIONS)} for all, or by role: faces=int8,multitask=bf16.",
+            ),
+            click.option(
+                "--calibration",
+                type=click.Path(path_type=Path),
+                multiple=True,
+                metavar="FOLDER|VIDEO|IMAGE",
+                help="Pictures of faces like those that will be read, for int8 and for fp16's range. May be given several times.",
+            ),
+            click.option(
+                "--ranges",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="What `fexport calibrate` measured, instead.",
+            ),
+            click.option(
+                "--range-method",
+                "method",
+                type=click.Choice(METHODS),
+                default=METHODS[0],
+                show_default=True,
+                help="How a calibrated range is cut.",
+            ),
+            click.option(
+                "--allow-loss",
+                is_flag=True,
+                help="Publish what is beyond its precision's budget, with the loss written in the bundle.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _precisions(precision: str | None, flags: list[str]) -> str | dict[str, str]:
+    """What is asked for: one of all, or one by role."""
+    if len(flags) + (precision is not None) > 1:
+        raise InputError("give one of --fp16, --bf16, --int8 and --precision: --precision ROLE=P,… mixes them")
+    if flags:
+        return flags[0]
+    if precision is None or "=" not in precision:
+        return precision or FULL
+    pairs = [pair.partition("=") for pair in precision.split(",") if pair.strip()]
+    return {role.strip(): name.strip() for role, _, name in pairs}
 
 
 @click.command("build")
@@ -75,6 +137,7 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAMES",
     help=f"Engines to make artefacts for and to verify on, of {', '.join(TARGETS)}, with commas. The ONNX graphs are always there.",
 )
+@_with_precisions
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the stand-in weights.")
 def command(
     out: Path,
@@ -85,6 +148,11 @@ def command(
     stand_in: bool,
     target: str,
     seed: int,
+    precision: str | None,
+    calibration: tuple[Path, ...],
+    ranges: Path | None,
+    method: str,
+    allow_loss: bool,
     **stages: Any,
 ) -> None:
     """Build a verified bundle at OUT.
@@ -101,12 +169,23 @@ def command(
     from fexport.publish import check_target
     from fexport.steps import notices
 
+    lowered = _precisions(precision, [name for name in REDUCED if stages.pop(name)])
     choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
     targets = [name.strip() for name in target.split(",") if name.strip()]
     if pyfeat_bugs and contract not in (None, WITH_BUGS):
         raise InputError(f"--pyfeat-bugs is the contract {WITH_BUGS}: leave --contract {contract} out")
     plan = planning.plan(
-        pipeline, WITH_BUGS if pyfeat_bugs else contract, choices, weights, seed if stand_in else None, targets
+        pipeline,
+        WITH_BUGS if pyfeat_bugs else contract,
+        choices,
+        weights,
+        seed if stand_in else None,
+        targets,
+        lowered,
+        calibration,
+        ranges,
+        method,
+        allow_loss,
     )
     for name in plan.targets[1:]:
         need(name, f"--target {name}")
@@ -122,10 +201,19 @@ def command(
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
     _warn_of_stand_ins(out)
+    _warn_of_losses(out)
     count = len(plan.networks)
     click.echo(
         f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
     )
+
+
+def _warn_of_losses(out: Path) -> None:
+    from fexport.cli.tables import loss_sentences
+    from fexruntime.bundle import open_bundle
+
+    for sentence in loss_sentences(open_bundle(out)):
+        click.secho(sentence, fg="yellow", err=True)
 
 
 def _warn_of_stand_ins(out: Path) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fexruntime.bundle import Bundle
 from fexruntime.sinks import printable
 
 
@@ -27,6 +28,17 @@ def plain(text: str) -> str:
 def stand_in_sentence(names: Iterable[str]) -> str:
     """What is said of a bundle with made-up weights."""
     return f"STAND-IN WEIGHTS in {', '.join(names)}: what they answer means nothing."
+
+
+def loss_sentences(bundle: Bundle) -> list[str]:
+    """What is said of networks that were published beyond their budgets."""
+    return [
+        f"LOSS ALLOWED in {n.row.name} ({v.precision}): "
+        + ", ".join(f"{name} up to {value:.3g}" for name, value in v.loss.items())
+        for n in bundle.networks.values()
+        for v in n.record.variants
+        if v.loss
+    ]
 
 
 def report_table(reports: Iterable[dict[str, Any]]) -> Table:

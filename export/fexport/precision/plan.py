@@ -82,10 +82,11 @@ def plan_of(
         raise InputError(f"{network} is run in fp32 alone: it has no row in contracts/precision.py")
     graph = Graph(model)
     ends = _ends(graph)
+    islands = tuple(i for i in ISLANDS[network] if precision in i.precisions)
     types: dict[str, str] = {}
     why: dict[str, str] = {}
     for node in graph.proto.node:
-        reason = _island(node, ISLANDS[network], ends)
+        reason = _island(node, islands, ends)
         for pattern, said in (kept or {}).items():
             if reason is None and re.search(pattern, node.name):
                 reason = said

@@ -27,6 +27,8 @@ class Island:
     nodes: str = ""
     last_layers: bool = False
     """The weighted layer before each output, and everything after it."""
+    precisions: tuple[str, ...] = PRECISIONS[1:]
+    """Those that it is an island in."""
 
 
 _NORMS = Island(
@@ -43,12 +45,18 @@ _EYE_NORMS = Island(
 )
 _GEOMETRY = Island("the head's rotation, from angles", operators=("Sin", "Cos", "Sqrt", "Reciprocal"))
 
+_STEM = Island(
+    "the first layers: few channels, which int8 does no faster, and every later layer has their rounding in it",
+    nodes=r"^/body/stage1/stage1\.[01]/",
+    precisions=("int8",),
+)
+
 _COMMON = (_NORMS, _SOFTMAX, _PREPROCESSING, _GEOMETRY)
 _MULTITASK = (*_COMMON, _GRN, _AU_GRAPH, _EYE_NORMS, _LAST)
 
 ISLANDS: dict[str, tuple[Island, ...]] = {
     N.RETINAFACE_R34.name: (*_COMMON, _LAST),
-    N.RETINAFACE_MOBILENET025.name: (*_COMMON, _LAST),
+    N.RETINAFACE_MOBILENET025.name: (*_COMMON, _LAST, _STEM),
     N.MULTITASK_V2.name: _MULTITASK,
     N.MULTITASK_V28.name: _MULTITASK,
     N.MOBILEFACENET.name: (*_COMMON, _LAST),
