@@ -54,7 +54,9 @@ class Graph:
         """Add a constant; the name must be new."""
         if name in self.initialisers:
             raise VerificationError(f"an ONNX pass made two constants called {name!r}")
-        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)  # ascontiguousarray makes a scalar a vector
+        tensor = numpy_helper.from_array(
+            np.asarray(value, order="C"), name
+        )  # ascontiguousarray makes a scalar a vector
         self.proto.initializer.append(tensor)
         self.initialisers[name] = self.proto.initializer[-1]
         return name
