@@ -3,5 +3,5 @@
 Needs no torch. Pictures stay where they are: of a face only the ranges are kept.
 """
 
-METHODS = ("minmax", "percentile", "mse", "entropy")
+METHODS = ("mse", "minmax", "percentile", "entropy")
 """Ways to cut a calibrated range (see `ranges`); the first is the default."""

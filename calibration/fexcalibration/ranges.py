@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Ranges:
     """Digest of the pictures that they were measured on."""
     tensors: Mapping[str, Mapping[str, Range]]
     """By tensor and method: (lowest, highest)."""
+    channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Largest |value| of each channel, of tensors whose channels reach unevenly far; the others' ranges are of graphs in which
+    those were evened out."""
 
     def by(self, method: str) -> dict[str, Range]:
         """By tensor, for one method."""
@@ -86,6 +89,20 @@ def measure(
                 counts[name] += np.histogram(flat, BINS, (lowest[name], highest[name]))[0]
         say(f"histogram, {k + 1} of {len(cases)}")
     return {name: cut(counts[name], (lowest[name], highest[name])) for name in lowest}
+
+
+def channel_maxima(
+    model: onnx.ModelProto, cases: Sequence[Inputs], axes: Mapping[str, int]
+) -> dict[str, NDArray[np.float32]]:
+    """Largest |value| of each channel of these tensors over `cases`; `axes` has the axis of each tensor's channels."""
+    run = _watched(model, list(axes))
+    found: dict[str, NDArray[np.float32]] = {}
+    for case in cases:
+        for name, value in run(case).items():
+            moved = np.moveaxis(np.abs(value), axes[name], 0)
+            reach = moved.reshape(len(moved), -1).max(axis=1, initial=0.0)
+            found[name] = np.maximum(found[name], reach) if name in found else reach
+    return found
 
 
 def cut(counts: F64, whole: Range) -> dict[str, Range]:
@@ -163,6 +180,7 @@ def save(path: Path, found: Sequence[Ranges]) -> None:
             "weights": list(r.weights),
             "chips": r.chips,
             "pictures": r.pictures,
+            "channels": {name: [float(f"{v:.6g}") for v in reach] for name, reach in r.channels.items()},
             "tensors": {name: {m: list(v) for m, v in by.items()} for name, by in r.tensors.items()},
         }
         for r in found
@@ -192,8 +210,14 @@ def _read(value: Any) -> Ranges:
         tensors[name] = {m: (float(by[m][0]), float(by[m][1])) for m in METHODS}
         if not all(np.isfinite(v).all() and v[0] <= v[1] for v in tensors[name].values()):
             raise ValueError(f"{name} has a range that is none")
+    channels = {name: [float(v) for v in reach] for name, reach in value["channels"].items()}
     return Ranges(
-        str(value["network"]), tuple(map(str, value["weights"])), int(value["chips"]), str(value["pictures"]), tensors
+        str(value["network"]),
+        tuple(map(str, value["weights"])),
+        int(value["chips"]),
+        str(value["pictures"]),
+        tensors,
+        channels,
     )
 
 

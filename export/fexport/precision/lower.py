@@ -17,7 +17,7 @@ from fexport import onnx_export, onnx_passes, samples, session, steps, verify
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
 from fexport.plan import Part
-from fexport.precision import cast, magnitudes, quantise
+from fexport.precision import cast, magnitudes, quantise, smooth
 from fexport.precision.plan import PrecisionPlan, plan_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts.precision import ISLANDS
@@ -75,9 +75,11 @@ def measured_ranges(part: Part, loaded: Loaded, faces: Faces, sha256: str, say: 
     """Ranges of everything that int8 would need of this network."""
     model, _ = prepared(exported(part, loaded), "int8")
     plan = plan_of(model, loaded.network.name, "int8")
+    channels = {n: [float(f"{v:.6g}") for v in r] for n, r in smooth.uneven(model, plan, faces.calibration).items()}
+    smooth.smooth(model, plan, channels)
     names = quantise.tensors_to_calibrate(model, plan)
     found = calibrated.measure(model, faces.calibration, names, say)
-    return calibrated.Ranges(loaded.network.name, digests_of(loaded), len(faces.calibration), sha256, found)
+    return calibrated.Ranges(loaded.network.name, digests_of(loaded), len(faces.calibration), sha256, found, channels)
 
 
 def digests_of(loaded: Loaded) -> tuple[str, ...]:
@@ -103,7 +105,10 @@ def lower(
     model, passes = prepared(exported(part, loaded), precision)
     plan = _plan(model, part, loaded, precision, faces)
     if precision == "int8":
-        lowered = quantise.quantised(model, plan, _ranges_for(loaded, ranges).by(method))
+        known = _ranges_for(loaded, ranges)
+        evened = smooth.smooth(model, plan, known.channels)
+        passes |= {"even-channels": evened} if evened else {}
+        lowered = quantise.quantised(model, plan, known.by(method))
     else:
         lowered = cast.lowered(model, plan)
     data = onnx_export.serialise(lowered)

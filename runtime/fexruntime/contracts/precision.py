@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fexruntime.contracts import detectorv1_networks as V1
+from fexruntime.contracts import head_pose_networks as H
 from fexruntime.contracts import networks as N
 
 FULL = "fp32"
@@ -47,22 +49,34 @@ _GEOMETRY = Island("the head's rotation, from angles", operators=("Sin", "Cos", 
 
 _STEM = Island(
     "the first layers: few channels, which int8 does no faster, and every later layer has their rounding in it",
-    nodes=r"^/body/stage1/stage1\.[01]/",
+    nodes=r"^/body/stage1/stage1\.[01]/|^/conv1/|^/conv2_dw/",
+    precisions=("int8",),
+)
+
+_SMALL_HEADS = Island(
+    "layers of a hundredth of the work, on which angles and points depend directly",
+    nodes=r"^/(pose|lmk|blendshape|unified)/|^/proj/|/stem_0/",
     precisions=("int8",),
 )
 
 _COMMON = (_NORMS, _SOFTMAX, _PREPROCESSING, _GEOMETRY)
-_MULTITASK = (*_COMMON, _GRN, _AU_GRAPH, _EYE_NORMS, _LAST)
+_MULTITASK = (*_COMMON, _GRN, _AU_GRAPH, _EYE_NORMS, _LAST, _SMALL_HEADS)
 
 ISLANDS: dict[str, tuple[Island, ...]] = {
     N.RETINAFACE_R34.name: (*_COMMON, _LAST),
     N.RETINAFACE_MOBILENET025.name: (*_COMMON, _LAST, _STEM),
     N.MULTITASK_V2.name: _MULTITASK,
     N.MULTITASK_V28.name: _MULTITASK,
-    N.MOBILEFACENET.name: (*_COMMON, _LAST),
+    N.MOBILEFACENET.name: (*_COMMON, _LAST, _STEM),
     # their last layers are a third of their weights, and an embedding is compared by its direction
     N.ARCFACE.name: _COMMON,
     N.FACENET.name: _COMMON,
+    V1.L2CS.name: (*_COMMON, _LAST),
+    V1.RESMASKNET.name: (*_COMMON, _LAST),
+    V1.MOBILENET.name: (*_COMMON, _LAST),
+    V1.PFLD.name: (*_COMMON, _LAST),
+    H.TOKENHPE.name: (*_COMMON, _LAST),
+    H.FACEMESH.name: (*_COMMON, _LAST),
 }
 """By network. One that is not here is run in fp32 alone."""
 
@@ -79,5 +93,11 @@ QUANTISED: dict[str, tuple[str, ...]] = {
     N.MOBILEFACENET.name: _WEIGHTED,
     N.ARCFACE.name: _WEIGHTED,
     N.FACENET.name: _WEIGHTED,
+    V1.L2CS.name: _WEIGHTED,
+    V1.RESMASKNET.name: _WEIGHTED,
+    V1.MOBILENET.name: _WEIGHTED,
+    V1.PFLD.name: _WEIGHTED,
+    H.TOKENHPE.name: _WEIGHTED,
+    H.FACEMESH.name: _WEIGHTED,
 }
 """Operators that are done in int8, by network."""
