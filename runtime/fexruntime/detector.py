@@ -136,7 +136,8 @@ class Detector:
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
         chosen = options_of(options)
-        return self._table(self._opened(inputs, boxes, None, chosen), chosen, placeholder_rows=boxes is None)
+        results = self._opened(inputs, boxes, None, chosen, rows_only=True)
+        return self._table(results, chosen, placeholder_rows=boxes is None)
 
     def stream(
         self,
@@ -144,30 +145,42 @@ class Detector:
         *,
         boxes: Any = None,
         on_bad: Callable[[FexportError], None] | None = None,
+        rows_only: bool = False,
         **options: Unpack[OptionFields],
     ) -> Iterator[FrameResult]:
         """Results of each frame as arrays, as they come; inputs, boxes and options as in `detect`.
 
         `on_bad` is called with the error of an input that cannot be read or run, which is then passed over: its running
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
+        `rows_only`: values that no row of `to_fex` has (the finder's points) are not computed, and not in the results.
         """
-        return self._opened(inputs, boxes, on_bad, options_of(options))
+        return self._opened(inputs, boxes, on_bad, options_of(options), rows_only)
 
     def _opened(
-        self, inputs: Inputs, boxes: Any, on_bad: Callable[[FexportError], None] | None, chosen: Options
+        self,
+        inputs: Inputs,
+        boxes: Any,
+        on_bad: Callable[[FexportError], None] | None,
+        chosen: Options,
+        rows_only: bool,
     ) -> Iterator[FrameResult]:
         self._selection(chosen)
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
         frames = Frames(inputs, chosen.output_size, chosen.exif, on_bad, own=chosen.batch_size > 1)
-        return self._stream(frames, chosen, given, on_bad)
+        return self._stream(frames, chosen, given, on_bad, rows_only)
 
     def _stream(
-        self, frames: Frames, options: Options, given: GivenBoxes | None, on_bad: Callable[[FexportError], None] | None
+        self,
+        frames: Frames,
+        options: Options,
+        given: GivenBoxes | None,
+        on_bad: Callable[[FexportError], None] | None,
+        rows_only: bool,
     ) -> Iterator[FrameResult]:
         reading = iter(frames)
         while batch := list(itertools.islice(reading, options.batch_size)):
-            yield from self._results(batch, options, given, on_bad)
+            yield from self._results(batch, options, given, on_bad, rows_only)
         if given is not None:
             given.check_number(frames.count)
 
@@ -177,16 +190,17 @@ class Detector:
         options: Options,
         given: GivenBoxes | None,
         on_bad: Callable[[FexportError], None] | None,
+        rows_only: bool,
     ) -> list[FrameResult]:
         """Results of a batch; if it could not be run and `on_bad` is there, each frame is tried alone."""
         boxes = None if given is None else [given.of(frame.index) for frame in batch]
         try:
-            return self.run(batch, options, boxes)
+            return self._run(batch, options, boxes, rows_only)
         except InferenceError as error:
             if on_bad is None:
                 raise
             if len(batch) > 1:
-                return [r for frame in batch for r in self._results([frame], options, given, on_bad)]
+                return [r for frame in batch for r in self._results([frame], options, given, on_bad, rows_only)]
             on_bad(error)
             return []
 
@@ -198,7 +212,11 @@ class Detector:
         `boxes` [N,4] of each frame replace finding. Raises InferenceError, naming the frames, if a network could not be
         run on them.
         """
-        chosen = options or Options()
+        return self._run(frames, options or Options(), boxes, rows_only=False)
+
+    def _run(
+        self, frames: Sequence[Frame], chosen: Options, boxes: Sequence[F32] | None, rows_only: bool
+    ) -> list[FrameResult]:
         if not frames:
             return []
         for frame in frames:
@@ -214,18 +232,19 @@ class Detector:
             boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values
         steps = needed(self._steps, wanted)
-        find = finders.FINDERS[self._finder.stage.decode]
+        finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
+        find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
                 if boxes is None:
-                    found = find(self._finder, frames, chosen, workspace)
+                    found = find(finder, frames, chosen, workspace)
                 else:
-                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
+                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
-                    results = [_less(r, wanted | set(self._finder.gives)) for r in results]
+                    results = [_less(r, wanted | set(finder.gives)) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise

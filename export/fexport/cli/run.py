@@ -183,7 +183,7 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        results, skipped = _read(detector, inputs, options, skip_bad)
+        results, skipped = _read(detector, inputs, options, skip_bad, rows_only=overlay is None)
         fex = detector.to_fex(results, **options)
         row = detector.pipeline
     # the rows first: a drawing that cannot be written must not cost them
@@ -206,14 +206,15 @@ def command(
 
 
 def _read(
-    detector: Detector, inputs: list[str], options: OptionFields, skip_bad: bool
+    detector: Detector, inputs: list[str], options: OptionFields, skip_bad: bool, rows_only: bool
 ) -> tuple[list[FrameResult], list[FexportError]]:
     """(results, errors of the inputs that were passed over)."""
     from fexport.cli.tables import console
 
     skipped: list[FexportError] = []
     results = []
-    stream = detector.stream(inputs, on_bad=skipped.append if skip_bad else None, **options)
+    on_bad = skipped.append if skip_bad else None
+    stream = detector.stream(inputs, on_bad=on_bad, rows_only=rows_only, **options)
     with console(stderr=True).status("reading faces") as status:
         for count, result in enumerate(stream, start=1):
             status.update(f"{count} images read")
