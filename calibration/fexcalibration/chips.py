@@ -53,10 +53,13 @@ class Sample:
     """Digest of the pictures' pixels, in order."""
     passed_over: tuple[str, ...] = ()
     """What could not be read, and why."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Where each of `calibration` is from: the picture, and which face of it."""
 
 
 @dataclass(slots=True)
 class _Picture:
+    name: str
     sha256: str
     frame: dict[str, Inputs] = field(default_factory=dict)
     faces: list[dict[str, Inputs]] = field(default_factory=list)
@@ -102,26 +105,33 @@ def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Sa
     out = kept[HELD_OUT - 1 :: HELD_OUT]
     used = [p for k, p in enumerate(kept) if (k + 1) % HELD_OUT]
     digest = hashlib.sha256("".join(p.sha256 for p in kept).encode()).hexdigest()
-    calibration, faces = _balanced(used, chips)
-    held_out, _ = _balanced(out, max(chips // HELD_OUT, 1))
-    return Sample(calibration, held_out, len(kept), faces, digest, tuple(bad))
+    calibration, origins, faces = _balanced(used, chips)
+    held_out, _, _ = _balanced(out, max(chips // HELD_OUT, 1))
+    return Sample(calibration, held_out, len(kept), faces, digest, tuple(bad), origins)
 
 
-def _balanced(pictures: Sequence[_Picture], chips: int) -> tuple[dict[str, list[Inputs]], int]:
-    """(inputs by role, number of faces): the best face of every picture, then every second face, …"""
+def _balanced(pictures: Sequence[_Picture], chips: int) -> tuple[dict[str, list[Inputs]], dict[str, list[str]], int]:
+    """(inputs by role, where each is from, number of faces): the best face of every picture, then every second face, …"""
     found: dict[str, list[Inputs]] = {}
+    names: dict[str, list[str]] = {}
+
+    def add(given: dict[str, Inputs], name: str) -> None:
+        for role, inputs in given.items():
+            found.setdefault(role, []).append(inputs)
+            names.setdefault(role, []).append(name)
+
     for picture in _spread(pictures, FRAMES):
-        _add(found, picture.frame)
+        add(picture.frame, picture.name)
     taken = rank = 0
     while taken < chips:
         having = [p for p in pictures if len(p.faces) > rank]
         if not having:
             break
         for picture in _spread(having, chips - taken):
-            _add(found, picture.faces[rank])
+            add(picture.faces[rank], f"{picture.name}, face {rank + 1}")
             taken += 1
         rank += 1
-    return found, taken
+    return found, names, taken
 
 
 def _spread(pictures: Sequence[_Picture], most: int) -> list[_Picture]:
@@ -129,11 +139,6 @@ def _spread(pictures: Sequence[_Picture], most: int) -> list[_Picture]:
     if len(pictures) <= most:
         return list(pictures)
     return [pictures[int(k)] for k in np.linspace(0, len(pictures) - 1, most).round()]
-
-
-def _add(found: dict[str, list[Inputs]], given: dict[str, Inputs]) -> None:
-    for role, inputs in given.items():
-        found.setdefault(role, []).append(inputs)
 
 
 class _Recording:
@@ -183,7 +188,7 @@ class _Reader:
         found = FINDERS[self._finder.stage.decode](self._finder, [frame], self._options, self._workspace)
         found = [{name: value[:most] for name, value in f.items()} for f in found]
         role = self._finder.role
-        picture = _Picture(sha256, {role: self._runners[role].given[0]})
+        picture = _Picture(frame.name, sha256, {role: self._runners[role].given[0]})
         read_faces([frame], found, self._steps, self._bundle.pipeline.rect, self._workspace, self._options)
         self._workspace.end_of_call()
         others: Iterable[str] = (r for r in self._runners if r != role)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fexport import modules, verify
+from fexport.modules import Loaded
 from fexport.steps import compare_artefacts
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import CheckpointError, VerificationError
@@ -21,6 +22,20 @@ def repeat_verification(
 
     Raises EnvironmentMissingError if such a backend is not installed here, CheckpointError if the weights are not to be had, VerificationError if they are other ones.
     """
+    loaded = load_again(network, weights)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return compare_artefacts(network, loaded, threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def load_again(network: BundleNetwork, weights: Sequence[Path] = ()) -> Loaded:
+    """A bundle's network with the weights that it was built from, in torch.
+
+    Raises CheckpointError if they are not to be had, VerificationError if these are other ones.
+    """
     recorded = network.record.weights
     if not weights and any(w.source == "folder" for w in recorded):
         raise CheckpointError(f"{network.row.name} was built from a folder of weights: give it with --weights DIR")
@@ -31,9 +46,4 @@ def repeat_verification(
     loaded = modules.load(row, network.choice.crop, weights, seed)
     if [r.sha256 for r in loaded.records] != [w.sha256 for w in recorded]:
         raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return compare_artefacts(network, loaded, threads)
-    finally:
-        torch.set_num_threads(before)
+    return loaded

@@ -58,6 +58,8 @@ def _of_frame(task: str, expected: Values, found: Values, size_hw: tuple[int, in
 
 
 def _keypoints(one: detect.Detections, i: int, other: detect.Detections, j: int) -> float:
+    assert one.points_xy_px is not None
+    assert other.points_xy_px is not None
     left, top, right, bottom = one.boxes_xyxy_px[i].astype(np.float64)
     gap = one.points_xy_px[i].astype(np.float64) - other.points_xy_px[j].astype(np.float64)
     return float(np.linalg.norm(gap, axis=-1).max() / max(np.hypot(right - left, bottom - top), 1e-6))

@@ -42,7 +42,7 @@ class PlaceFields(TypedDict, total=False):
     """The fields of `Place`, for the keywords of `Detector`."""
 
     backend: Any
-    device: str
+    device: Any
     precision: Any
     threads: int | None
     cache: Path | str | bool | None
@@ -113,9 +113,15 @@ class Detector:
         self._networks = {}
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """For each role, the provider, device, precision and threads really in use, and whether its weights are made up."""
-        records = self.bundle.networks
-        return {r: {"stand_in": records[r].record.stand_in, **n.describe()} for r, n in self._networks.items()}
+        """For each role, the provider, device, precision and threads really in use, whether its weights are made up, and the
+        loss of precision beyond its budget that the bundle's builder allowed ("loss", by output and unit; only where there is one).
+        """
+        records = {role: self.bundle.networks[role].record for role in self._networks}
+        return {
+            role: {"stand_in": records[role].stand_in, **network.describe()}
+            | ({"loss": records[role].loss} if records[role].loss else {})
+            for role, network in self._networks.items()
+        }
 
     def warmup(self, height: int = 480, width: int = 640, faces: int = 1) -> None:
         """Run everything once, for a frame of that size and that number of faces, so that no real call pays for set-up."""
@@ -136,7 +142,8 @@ class Detector:
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
         chosen = options_of(options)
-        return self._table(self._opened(inputs, boxes, None, chosen), chosen, placeholder_rows=boxes is None)
+        results = self._opened(inputs, boxes, None, chosen, rows_only=True)
+        return self._table(results, chosen, placeholder_rows=boxes is None)
 
     def stream(
         self,
@@ -144,30 +151,42 @@ class Detector:
         *,
         boxes: Any = None,
         on_bad: Callable[[FexportError], None] | None = None,
+        rows_only: bool = False,
         **options: Unpack[OptionFields],
     ) -> Iterator[FrameResult]:
         """Results of each frame as arrays, as they come; inputs, boxes and options as in `detect`.
 
         `on_bad` is called with the error of an input that cannot be read or run, which is then passed over: its running
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
+        `rows_only`: values that no row of `to_fex` has (the finder's points) are not computed, and not in the results.
         """
-        return self._opened(inputs, boxes, on_bad, options_of(options))
+        return self._opened(inputs, boxes, on_bad, options_of(options), rows_only)
 
     def _opened(
-        self, inputs: Inputs, boxes: Any, on_bad: Callable[[FexportError], None] | None, chosen: Options
+        self,
+        inputs: Inputs,
+        boxes: Any,
+        on_bad: Callable[[FexportError], None] | None,
+        chosen: Options,
+        rows_only: bool,
     ) -> Iterator[FrameResult]:
         self._selection(chosen)
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
         frames = Frames(inputs, chosen.output_size, chosen.exif, on_bad, own=chosen.batch_size > 1)
-        return self._stream(frames, chosen, given, on_bad)
+        return self._stream(frames, chosen, given, on_bad, rows_only)
 
     def _stream(
-        self, frames: Frames, options: Options, given: GivenBoxes | None, on_bad: Callable[[FexportError], None] | None
+        self,
+        frames: Frames,
+        options: Options,
+        given: GivenBoxes | None,
+        on_bad: Callable[[FexportError], None] | None,
+        rows_only: bool,
     ) -> Iterator[FrameResult]:
         reading = iter(frames)
         while batch := list(itertools.islice(reading, options.batch_size)):
-            yield from self._results(batch, options, given, on_bad)
+            yield from self._results(batch, options, given, on_bad, rows_only)
         if given is not None:
             given.check_number(frames.count)
 
@@ -177,16 +196,17 @@ class Detector:
         options: Options,
         given: GivenBoxes | None,
         on_bad: Callable[[FexportError], None] | None,
+        rows_only: bool,
     ) -> list[FrameResult]:
         """Results of a batch; if it could not be run and `on_bad` is there, each frame is tried alone."""
         boxes = None if given is None else [given.of(frame.index) for frame in batch]
         try:
-            return self.run(batch, options, boxes)
+            return self._run(batch, options, boxes, rows_only)
         except InferenceError as error:
             if on_bad is None:
                 raise
             if len(batch) > 1:
-                return [r for frame in batch for r in self._results([frame], options, given, on_bad)]
+                return [r for frame in batch for r in self._results([frame], options, given, on_bad, rows_only)]
             on_bad(error)
             return []
 
@@ -198,7 +218,11 @@ class Detector:
         `boxes` [N,4] of each frame replace finding. Raises InferenceError, naming the frames, if a network could not be
         run on them.
         """
-        chosen = options or Options()
+        return self._run(frames, options or Options(), boxes, rows_only=False)
+
+    def _run(
+        self, frames: Sequence[Frame], chosen: Options, boxes: Sequence[F32] | None, rows_only: bool
+    ) -> list[FrameResult]:
         if not frames:
             return []
         for frame in frames:
@@ -214,18 +238,19 @@ class Detector:
             boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values
         steps = needed(self._steps, wanted)
-        find = finders.FINDERS[self._finder.stage.decode]
+        finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
+        find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
                 if boxes is None:
-                    found = find(self._finder, frames, chosen, workspace)
+                    found = find(finder, frames, chosen, workspace)
                 else:
-                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
+                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
-                    results = [_less(r, wanted | set(self._finder.gives)) for r in results]
+                    results = [_less(r, wanted | set(finder.gives)) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise

@@ -185,6 +185,11 @@ class NetworkRecord:
         return self.variants[0].precision
 
     @property
+    def loss(self) -> dict[str, float]:
+        """What was published though it is beyond its budget."""
+        return {name: value for v in self.variants for name, value in v.loss.items()}
+
+    @property
     def stand_in(self) -> bool:
         """Whether any weight of this network is made up: its numbers test the arithmetic and mean nothing."""
         return any(w.source == "stand-in" for w in self.weights)

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Find and read faces in images.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "calibrate": "Measure ranges for int8 on your pictures, or what lowering each part of a network costs.",
     "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",

@@ -55,6 +55,8 @@ def command(bundle: str, as_json: bool) -> None:
         click.echo(f"the photograph's face was found, score {sense['score']}, overlap {sense['iou']}")
     elif sense:
         click.echo(f"not tried on a photograph: {sense.get('why')}")
+    for sentence in tables.loss_sentences(found):
+        click.secho(sentence, fg="yellow")
     if found.stand_ins:
         click.secho(tables.stand_in_sentence(found.stand_ins), fg="yellow")
 

@@ -99,7 +99,13 @@ _log = logging.getLogger("fexport.run")
     metavar="NAME|ROLE=NAME,…",
     help=f"What runs the networks ({', '.join(BACKENDS)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
 )
-@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME|ROLE=NAME,…",
+    help="cpu; vulkan (backend ncnn), gpu or npu (backend openvino), with a number where there are several (vulkan:1); for all or by role.",
+)
 def command(
     paths: tuple[str, ...],
     out: Path | None,
@@ -126,7 +132,7 @@ def command(
     BUNDLE is a folder made by `fexport build`, or a packaged one: "edge" (the face detector, which runs without one too) or
     "facemesh"; a folder of that name is ./edge. Without --out, a table is shown: a face a line.
     """
-    from fexport.cli.tables import stand_in_sentence
+    from fexport.cli.tables import loss_sentences, stand_in_sentence
     from fexruntime import Detector, sinks
     from fexruntime.files import check_folder
 
@@ -157,7 +163,13 @@ def command(
         import cv2
 
         cv2.setNumThreads(threads)
-    with Detector(bundle, backend=_backends(backend), device=device, threads=threads, shared_pool=True) as detector:
+    with Detector(
+        bundle,
+        backend=_by_role("--backend", backend),
+        device=_by_role("--device", device),
+        threads=threads,
+        shared_pool=True,
+    ) as detector:
         for role, said in detector.describe().items():
             _log.info(
                 "%s: %s %s on %s, %s, %s threads",
@@ -168,10 +180,12 @@ def command(
                 said["precision"],
                 said["threads"],
             )
+        for sentence in loss_sentences(detector.bundle):
+            click.secho(sentence, fg="yellow", err=True)
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        results, skipped = _read(detector, inputs, options, skip_bad)
+        results, skipped = _read(detector, inputs, options, skip_bad, rows_only=overlay is None)
         fex = detector.to_fex(results, **options)
         row = detector.pipeline
     # the rows first: a drawing that cannot be written must not cost them
@@ -194,14 +208,15 @@ def command(
 
 
 def _read(
-    detector: Detector, inputs: list[str], options: OptionFields, skip_bad: bool
+    detector: Detector, inputs: list[str], options: OptionFields, skip_bad: bool, rows_only: bool
 ) -> tuple[list[FrameResult], list[FexportError]]:
     """(results, errors of the inputs that were passed over)."""
     from fexport.cli.tables import console
 
     skipped: list[FexportError] = []
     results = []
-    stream = detector.stream(inputs, on_bad=skipped.append if skip_bad else None, **options)
+    on_bad = skipped.append if skip_bad else None
+    stream = detector.stream(inputs, on_bad=on_bad, rows_only=rows_only, **options)
     with console(stderr=True).status("reading faces") as status:
         for count, result in enumerate(stream, start=1):
             status.update(f"{count} images read")
@@ -209,13 +224,13 @@ def _read(
     return results, skipped
 
 
-def _backends(text: str) -> str | dict[str, str]:
+def _by_role(option: str, text: str) -> str | dict[str, str]:
     """One name for all, or names by role."""
     if "=" not in text:
         return text
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(role.strip() and name.strip() for role, _, name in pairs):
-        raise InputError(f"--backend {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
+        raise InputError(f"{option} {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
     return {role.strip(): name.strip() for role, _, name in pairs}
 
 

@@ -33,11 +33,10 @@ def stand_in_sentence(names: Iterable[str]) -> str:
 def loss_sentences(bundle: Bundle) -> list[str]:
     """What is said of networks that were published beyond their budgets."""
     return [
-        f"LOSS ALLOWED in {n.row.name} ({v.precision}): "
-        + ", ".join(f"{name} up to {value:.3g}" for name, value in v.loss.items())
+        f"LOSS ALLOWED in {n.row.name} ({n.record.precision}): "
+        + ", ".join(f"{name} up to {value:.3g}" for name, value in n.record.loss.items())
         for n in bundle.networks.values()
-        for v in n.record.variants
-        if v.loss
+        if n.record.loss
     ]
 
 

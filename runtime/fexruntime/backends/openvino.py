@@ -1,33 +1,41 @@
-"""OpenVINO on the CPU: the bundle's ONNX graphs, in full precision unless another artefact was asked for.
+"""OpenVINO on the CPU, Intel GPUs and NPUs: the bundle's ONNX graphs, in full precision unless another artefact was asked for.
 
-OpenVINO would choose bfloat16 by itself on CPUs that have it; what runs here is the precision of the graph.
+OpenVINO would choose bfloat16 by itself on CPUs that have it; what runs here is the precision of the artefact. One in bfloat16
+is computed in it where the CPU can, but for the nodes that its plan keeps in fp32; elsewhere its weights are bfloat16's and
+the arithmetic fp32's, as in ONNX Runtime (`describe` says which). float16 graphs are computed in fp32 too: CPUs have no float16.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+from xml.etree import ElementTree
 
 import numpy as np
 
 from fexruntime.arrays import F32, Values
-from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.base import CPU, Device, Place, Spec
 from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
 
-DEVICE = "CPU"
+BF16 = "bf16"
 
 
 class OpenVino:
     """One network of a bundle in OpenVINO.
 
-    Raises EnvironmentMissingError without openvino, BundleError if the model is not the verified one.
+    Raises EnvironmentMissingError without openvino or the device asked for, BundleError if the model is not the verified one.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "npu")
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ov = _import_openvino()
@@ -36,18 +44,35 @@ class OpenVino:
         self.spec = Spec(network.record.inputs, network.record.outputs)
         model = network.read(variant.model)
         self._precision = precision_of(model)
-        settings = {
+        core = self._ov.Core()
+        in_bfloat16 = variant.precision == BF16 and BF16.upper() in core.get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        )
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": BF16 if in_bfloat16 else "f32",
             "NUM_STREAMS": 1,
         }
+        device = place.device_of(network.role)
+        if device.kind == CPU:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        named = device_name(device, core.available_devices)
+        kept = _kept_in_fp32(network, variant) if in_bfloat16 else frozenset()
         try:
-            core = self._ov.Core()
-            self._compiled: Any = core.compile_model(core.read_model(model), DEVICE, settings)
+            graph = core.read_model(model)
+            if kept:
+                graph = with_precise_nodes(self._ov, core, graph, kept)
+            self._compiled: Any = core.compile_model(graph, named, settings)
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
             raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
+        self._device = str(device)
+        computes = self._computes_in()
+        if not _is_full(computes) and not in_bfloat16:
+            raise EnvironmentMissingError(f"{str(device)!r} computes in {computes}, {self._name} was asked for in fp32")
         self._request = self._compiled.create_infer_request()
+
+    def _computes_in(self) -> str:
+        return str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network; see `Backend.infer`."""
@@ -56,7 +81,8 @@ class OpenVino:
         except Exception as error:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
             raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
-        found = {t.name: self._request.get_tensor(t.name).data for t in self.spec.outputs}
+        names = [t.name for t in self.spec.outputs] if out is None else out
+        found = {name: self._request.get_tensor(name).data for name in names}
         if out is None:
             return {name: np.array(value) for name, value in found.items()}
         for name, value in found.items():
@@ -76,15 +102,73 @@ class OpenVino:
 
     def describe(self) -> dict[str, Any]:
         """What is in use: version, device, precision and threads as the compiled network says."""
-        hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
-        full = "float32" in hint or "f32" in hint
+        hint = self._computes_in()
+        on_cpu = self._device.startswith(CPU)
         return {
             "backend": "openvino",
             "version": self._ov.__version__.split("-")[0],
-            "device": "cpu",
-            "precision": self._precision if full else hint,
-            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "device": self._device,
+            "precision": self._precision,
+            **(
+                {}
+                if self._precision in ("fp32", "int8")
+                else {"arithmetic": "fp32" if _is_full(hint) else "bf16 and fp32"}
+            ),
+            "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if on_cpu else 1,
         }
+
+
+def device_name(device: Device, seen: Sequence[str]) -> str:
+    """OpenVINO's name of a device, of those that it sees ("CPU"; one GPU is "GPU", several "GPU.0", "GPU.1").
+
+    Raises EnvironmentMissingError, with what it sees, for one that is not there.
+    """
+    kind = device.kind.upper()
+    numbered = kind if device.index is None else f"{kind}.{device.index}"
+    if numbered in seen:
+        return numbered
+    if device.index in (None, 0):
+        alike = [name for name in seen if name in (kind, f"{kind}.0")]
+        if alike:
+            return alike[0]
+    raise EnvironmentMissingError(
+        f"no device {str(device)!r}: OpenVINO sees {', '.join(seen) or 'none'} here (a GPU needs Intel's compute runtime, an NPU its driver)"
+    )
+
+
+def _kept_in_fp32(network: BundleNetwork, variant: Variant) -> frozenset[str]:
+    """Names of the nodes that the artefact's plan has in fp32."""
+    if variant.plan is None:
+        return frozenset()
+    nodes = json.loads(network.read(variant.plan))["nodes"]
+    return frozenset(name for names in nodes.get("fp32", {}).values() for name in names)
+
+
+def with_precise_nodes(ov: Any, core: Any, model: Any, names: frozenset[str]) -> Any:
+    """The model, with these nodes marked as not to be lowered.
+
+    OpenVINO knows the mark ("precise") and takes it from its own files alone: set from Python it is lost. So the model is
+    written and read once more.
+    """
+    with tempfile.TemporaryDirectory(prefix="fexport-") as folder:
+        text, weights = (os.path.join(folder, f"model.{end}") for end in ("xml", "bin"))
+        ov.serialize(model, text, weights)
+        tree = ElementTree.parse(text)
+        for layer in tree.getroot().iterfind("layers/layer"):
+            if layer.get("name") not in names or layer.get("type") in ("Const", "Parameter", "Result"):
+                continue
+            marks = layer.find("rt_info")
+            if marks is None:
+                marks = ElementTree.Element("rt_info")
+                layer.insert(0 if layer.find("data") is None else 1, marks)
+            ElementTree.SubElement(marks, "attribute", {"name": "precise", "version": "0"})
+        tree.write(text)
+        with open(weights, "rb") as file:
+            return core.read_model(Path(text).read_bytes(), ov.Tensor(np.frombuffer(file.read(), np.uint8)))
+
+
+def _is_full(hint: str) -> bool:
+    return "float32" in hint or "f32" in hint
 
 
 def _import_openvino() -> Any:

@@ -1,0 +1,97 @@
+"""fexport calibrate: ranges for int8 from somebody's own pictures; what lowering each part of a network costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fexport.cli.extras import need
+from fexruntime.bundle import EDGE
+from fexruntime.contracts.precision import PRECISIONS
+from fexruntime.errors import InputError
+
+RANGES = ".json"
+
+
+@click.command("calibrate")
+@click.argument("target")
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--bundle", default=EDGE, show_default=True, help="An fp32 bundle: whose networks, and who finds the faces."
+)
+@click.option("--chips", type=click.IntRange(min=1), default=200, show_default=True, help="Faces to measure on.")
+@click.option("--sensitivity", is_flag=True, help="TARGET is a bundle: rank its parts by what lowering them costs.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS[1:]), default="int8", show_default=True, help="For --sensitivity."
+)
+@click.option("--role", help="For --sensitivity: this network alone, e.g. faces.")
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 6),
+    default=2,
+    show_default=True,
+    help="Steps of the layers' names that make a part.",
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=Path("sensitivity"),
+    show_default=True,
+    metavar="DIR",
+    help="Where --sensitivity writes report.html, report.md and its plots.",
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), multiple=True, metavar="DIR|WHEEL",
+    help="Where the bundle's weights are, if it was built from a folder.",
+)  # fmt: skip
+def command(
+    target: str,
+    pictures: tuple[Path, ...],
+    bundle: str,
+    chips: int,
+    sensitivity: bool,
+    precision: str,
+    role: str | None,
+    depth: int,
+    report: Path,
+    weights: tuple[Path, ...],
+) -> None:
+    """Write ranges for int8 to TARGET (a .json), measured on PICTURES (images, folders, videos).
+
+    The ranges serve every build from the same weights (`fexport build --int8 --ranges TARGET`), and hold no picture. With
+    --sensitivity TARGET is an fp32 bundle, and the answer is a report.
+
+    \b
+    fexport calibrate mine.ranges.json photos/ --bundle bundle --weights weights/
+    fexport calibrate bundle photos/ --sensitivity --report sensitivity/
+    """
+    need("export", "fexport calibrate")
+    from fexport.cli import tables
+    from fexport.precision import calibration
+
+    if not pictures:
+        raise InputError("give pictures with faces like those that will be read: images, folders or videos")
+    missing = [str(p) for p in pictures if not p.exists()]
+    if missing:
+        raise InputError(f"there is no {missing[0]!r}")
+    if not sensitivity and not target.endswith(RANGES):
+        raise InputError(
+            f"ranges are written to a {RANGES} file, not to {target!r} (with --sensitivity it is a bundle)"
+        )
+    with tables.console(stderr=True).status("reading pictures") as status:
+        if sensitivity:
+            need("bench", "fexport calibrate --sensitivity")
+            found = calibration.sensitivity(
+                target, pictures, precision, report, weights, chips, role, depth, status.update
+            )
+        else:
+            made = calibration.write_ranges(Path(target), pictures, bundle, weights, chips, status.update)
+    if sensitivity:
+        for line in found:
+            click.echo(line)
+        click.echo(f"wrote {report / 'report.html'} and {report / 'report.md'}")
+        return
+    for ranges in made:
+        click.echo(f"{ranges.network}: {len(ranges.tensors)} tensors on {ranges.chips} inputs")
+    click.echo(f"wrote {target}")
