@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Step:
     """Names under which it is given what its choice reads."""
     preprocessing: Preprocessing | None = None
     """What the host does to the frames that a finder reads."""
+    config: Mapping[str, Any] | None = None
+    """Flags of the checkpoint, for a finder that goes by them."""
 
     @property
     def role(self) -> str:
@@ -68,13 +71,13 @@ def steps_of(bundle: Bundle) -> tuple[Step, tuple[Step, ...]]:
 def _step(bundle: Bundle, stage: Stage) -> Step:
     network = bundle.networks.get(stage.role)
     if network is None:
-        choice = stage.choice(None)
+        stage, choice = stage.filled(None), stage.choice(None)
         return Step(stage, choice, choice.host_inputs)
     outputs = {t.name for t in network.record.outputs}
     lacking = {name for name in network.row.optional_outputs if name not in outputs}
     inputs = tuple(t.name for t in network.record.inputs)
-    given = replace(stage, gives=tuple(name for name in stage.gives if name not in lacking))
-    return Step(given, network.choice, inputs, network.row.preprocessing)
+    given = replace(network.stage, gives=tuple(name for name in network.stage.gives if name not in lacking))
+    return Step(given, network.choice, inputs, network.row.preprocessing, network.record.config)
 
 
 def needed(steps: Sequence[Step], wanted: frozenset[str]) -> tuple[Step, ...]:

@@ -74,4 +74,4 @@ VALUES: dict[str, Value] = {
 
 def is_inner(stage: Stage) -> bool:
     """Whether a stage is there for later stages alone: nobody chooses it, a bundle has it where one of them reads it."""
-    return all(VALUES[name].inner for name in stage.gives)
+    return bool(stage.gives) and all(VALUES[name].inner for name in stage.gives)
