@@ -74,9 +74,9 @@ def plan(
         if says and given.issuperset(says):  # an earlier stage says it: nothing is computed twice
             if name is None:
                 continue
-            who = next(p for p in parts.values() if says[0] in p.stage.gives)
+            earlier = next(p for p in parts.values() if says[0] in p.stage.gives)
             raise InputError(
-                f"{says[0]} is given by {who.choice.network} ({who.stage.role}) already: leave out {stage_option(row, stage)}"
+                f"{says[0]} is given by {earlier.choice.network} ({earlier.stage.role}) already: leave out {stage_option(row, stage)}"
             )
         lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]
         if lacking and is_inner(stage):

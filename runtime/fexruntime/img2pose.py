@@ -80,7 +80,7 @@ def fill(frame_rgb_u8: U8, size_hw: tuple[int, int], preprocessing: Preprocessin
     import cv2
 
     height, width = size_hw
-    resized = cv2.resize(frame_rgb_u8.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    resized: Any = cv2.resize(frame_rgb_u8.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     fill_input(resized, preprocessing, out[:, :height, :width])
     out[:, height:] = 0
     out[:, :, width:] = 0
@@ -89,8 +89,7 @@ def fill(frame_rgb_u8: U8, size_hw: tuple[int, int], preprocessing: Preprocessin
 def fill_numpy(frame_rgb_u8: U8, size_hw: tuple[int, int], preprocessing: Preprocessing, out: F32) -> None:
     """Plain twin of `fill`: torch's bilinear interpolation as two matrices."""
     rows, columns = (
-        dense_matrix(bilinear_taps(old, new), old)
-        for old, new in zip(frame_rgb_u8.shape[:2], size_hw, strict=True)
+        dense_matrix(bilinear_taps(old, new), old) for old, new in zip(frame_rgb_u8.shape[:2], size_hw, strict=True)
     )
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
     planes = (frame_rgb_u8.transpose(2, 0, 1).astype(np.float32) - mean) / std
@@ -176,8 +175,8 @@ def clipped(boxes: F32, size_hw: tuple[int, int]) -> F32:
 
 def worth_a_pose(boxes: F32, scores: F32, threshold: float) -> Bools:
     """Which proposals [K,4] may be faces: a lower score than the caller wants suppresses nothing, so it is left out here."""
-    least = (scores >= np.float32(threshold)) & (scores > np.float32(C.LEAST_SCORE))
-    return least & _sides_are(boxes, C.LEAST_SIDES[1])
+    scoring: Bools = (scores >= np.float32(threshold)) & (scores > np.float32(C.LEAST_SCORE))
+    return scoring & _sides_are(boxes, C.LEAST_SIDES[1])
 
 
 def _sides_are(boxes: F32, least: float) -> Bools:
@@ -304,7 +303,7 @@ def projected_boxes(pose: F32, size_hw: tuple[int, int], settings: Settings) -> 
     above = ~(below | right | left)
     box[above, 1] -= grown[above, 1]
     height, width = (np.float32(side) for side in size_hw)
-    whole = np.trunc(box)
+    whole: F32 = np.trunc(box)
     whole[:, :2] = np.maximum(whole[:, :2], np.float32(0))
     whole[:, 2:] = np.minimum(whole[:, 2:], np.array([width, height], np.float32))
     return whole

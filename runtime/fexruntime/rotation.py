@@ -41,7 +41,8 @@ def vector_of(matrix: F32) -> F32:
         axis = axis / np.maximum(np.sqrt((axis * axis).sum(axis=1, keepdims=True)), np.float32(1e-12))
         sign = np.sign((axis * skew[near]).sum(axis=1, keepdims=True))
         vector[near] = axis * np.where(sign == 0, one, sign) * angle[near, None]
-    return np.where((angle < _NEAR_NONE)[:, None], skew * np.float32(0.5), vector)
+    turned: F32 = np.where((angle < _NEAR_NONE)[:, None], skew * np.float32(0.5), vector)
+    return turned
 
 
 def euler_of(matrix: F32) -> F32:
@@ -53,7 +54,9 @@ def euler_of(matrix: F32) -> F32:
     pxy, pxz, pyz = (matrix[:, i, j] + matrix[:, j, i] for i, j in ((0, 1), (0, 2), (1, 2)))
     one = np.float32(1)
     double = np.float32(2) * np.sqrt(
-        np.maximum(np.stack([one + trace, one + xx - yy - zz, one - xx + yy - zz, one - xx - yy + zz]), np.float32(1e-12))
+        np.maximum(
+            np.stack([one + trace, one + xx - yy - zz, one - xx + yy - zz, one - xx - yy + zz]), np.float32(1e-12)
+        )
     )
     quarter = np.float32(0.25) * double
     candidates = np.stack(

@@ -11,7 +11,7 @@ between the graphs is `fexruntime.img2pose`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -201,7 +201,7 @@ def _features(inputs: tuple[Tensor, ...]) -> Tensor:
     """Features [K,256,7,7] of the regions of four levels, in the levels' order."""
     count = len(C.ROI_LEVELS)
     read = [
-        _RoiAlign.apply(level, rows[:, 1:], rows[:, 0].to(torch.int64), 0.5**k)
+        roi_align_op(level, rows[:, 1:], rows[:, 0].to(torch.int64), 0.5**k)
         for k, level, rows in zip(C.ROI_LEVELS, inputs[:count], inputs[count:], strict=True)
     ]
     return torch.cat(read)
@@ -228,6 +228,9 @@ class _RoiAlign(torch.autograd.Function):
             sampling_ratio_i=C.ROI_SAMPLES,
             spatial_scale_f=scale,
         )
+
+
+roi_align_op: Callable[[Tensor, Tensor, Tensor, float], Tensor] = _RoiAlign.apply
 
 
 def roi_align(level: Tensor, boxes: Tensor, frame: Tensor, scale: float) -> Tensor:
@@ -273,10 +276,12 @@ def _make(
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name} lacks what img2pose needs ({error})") from None
     points = kept["threed_points"]
-    numbers = [v for k, value in kept.items() if k != "threed_points" for v in np.ravel(value)] + sum(points, [])
+    numbers = [v for k, value in kept.items() if k != "threed_points" for v in np.ravel(value)]
     if kept["depth"] != 18:
         raise CheckpointError(f"{name}: depth is {kept['depth']}, this network is ResNet-18's")
-    if not all(math.isfinite(v) for v in numbers) or [len(p) for p in points] != [3] * LANDMARKS:
+    if not all(math.isfinite(v) for v in numbers):
+        raise CheckpointError(f"{name} has numbers that are not finite")
+    if [len(p) for p in points] != [3] * LANDMARKS or not np.isfinite(points).all():
         raise CheckpointError(f"{name}: threed_points needs {LANDMARKS} points of three finite numbers")
     if len(kept["pose_mean"]) != len(POSE) or len(kept["pose_stddev"]) != len(POSE):
         raise CheckpointError(f"{name}: pose_mean and pose_stddev need six numbers each")

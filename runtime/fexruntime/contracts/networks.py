@@ -93,7 +93,11 @@ IMG2POSE = Network(
     inputs=_FRAMES,
     outputs=(
         Tensor("objectness", ("batch", "anchors"), "logit of each anchor: three a cell, row by row, P2 to P6"),
-        Tensor("deltas", ("batch", "anchors", 4), "of each anchor: dx, dy over its size, log of width and height over its own"),
+        Tensor(
+            "deltas",
+            ("batch", "anchors", 4),
+            "of each anchor: dx, dy over its size, log of width and height over its own",
+        ),
         *_PYRAMID,
     ),
     preprocessing=Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
@@ -111,7 +115,9 @@ IMG2POSE_POSE = replace(
     name="img2pose-pose",
     title="img2pose face detector: head pose of faces",
     outputs=(
-        Tensor("pose", ("regions", 6), "rotation vector in radians and translation, of a camera that looks at the region"),
+        Tensor(
+            "pose", ("regions", 6), "rotation vector in radians and translation, of a camera that looks at the region"
+        ),
     ),
 )
 
