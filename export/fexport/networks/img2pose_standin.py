@@ -49,5 +49,5 @@ GAINS = (
     (r"cls_score\.weight$", 4.0),
 )
 """(pattern of keys, gain of the weights)."""
-STAND_IN_FACE_BIAS = 3.0
-"""Logit of background, so that some regions are faces and most are not."""
+STAND_IN_FACE_BIAS = -0.3
+"""Added to the logit of background, so that a handful of regions are faces."""
