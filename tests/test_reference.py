@@ -165,6 +165,10 @@ ZOO = {
     "edge_zoo_pfld": ("pyfeat-2.1", {"landmarks": "pfld", "au": "none", "emotion": "none"}),
     "edge_zoo_mobilenet": ("pyfeat-2.1", LANDMARKS_AND_POSE | {"landmarks": "mobilenet", "identity": "none"}),
     "edge_zoo_mobilenet_gaze_identity": ("pyfeat-2.1-bugs", {"landmarks": "mobilenet", "emotion": "none"}),
+    "zoo_img2pose": (
+        "pyfeat-2.1",
+        {"faces": "img2pose", "au": "none", "emotion": "none", "gaze": "none", "identity": "none"},
+    ),
 }
 
 
@@ -173,7 +177,7 @@ def zoo_weights(reference, tmp_path_factory):
     """The weights that the goldens of Detectorv1's other networks were made with."""
     folder = tmp_path_factory.mktemp("zoo")
     zoo = reference / "zoo"
-    options = ["--skops", zoo / "skops", "--only", "l2cs", "resmasknet", "mobilenet", "pfld", "skops"]
+    options = ["--skops", zoo / "skops", "--only", "l2cs", "resmasknet", "mobilenet", "pfld", "skops", "img2pose"]
     environment = os.environ | {"PYTHONPATH": str(reference / "scripts")}
     subprocess.run([sys.executable, zoo / "make_zoo_checkpoints.py", folder, *options], check=True, env=environment)
     return folder
