@@ -55,7 +55,7 @@ def test_its_own_pose_takes_the_place_of_the_pose_stage():
     assert list(todo.networks)[:3] == PARTS
     assert "pose" not in todo.networks
     assert {"au", "emotion", "gaze", "identity"} <= set(todo.networks)
-    with pytest.raises(InputError, match="pose is given by img2pose .* leave out --pose"):
+    with pytest.raises(InputError, match=r"pose is given by img2pose .* leave out --pose"):
         plan.plan("detectorv1", None, {"faces": "img2pose", "pose": "pose-mlp"}, [], 0)
 
 
