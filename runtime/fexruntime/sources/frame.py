@@ -50,7 +50,9 @@ class Frame:
     order: int = 0
     """Running number over everything that was read, frames of videos one by one."""
     source: int = 0
-    """Number of the input that it is of; frames of one source follow each other in time."""
+    """Number of the sequence that it is of: frames of one source follow each other in time."""
+    number: int = 0
+    """Number of the input that it is of."""
     original_rgb_u8: U8 | None = None
     """The original's pixels where `rgb_u8` was rescaled."""
 

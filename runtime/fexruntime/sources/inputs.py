@@ -114,7 +114,7 @@ class Frames:
                 elif self._after is None or number > self._after.source:
                     order, self.read = self.read, self.read + 1
                     frame = frame_of(source.pixels(), number, source.name, self._options.output_size)
-                    yield replace(frame, order=order, source=MEMORY if source.sequence else number)
+                    yield replace(frame, order=order, source=MEMORY if source.sequence else number, number=number)
                 else:
                     self.read += 1
             except InputError as error:
@@ -141,7 +141,7 @@ class Frames:
                 )  # fmt: skip
             order, self.read = self.read, self.read + 1
             frame = frame_of(picked.rgb_u8, picked.index, film.name, options.output_size, padded=False)
-            yield replace(frame, moment=picked.moment, order=order, source=number)
+            yield replace(frame, moment=picked.moment, order=order, source=number, number=number)
 
 
 def listed(inputs: Iterable[str]) -> list[str]:
