@@ -7,6 +7,7 @@ part back to the last whole commit. The target itself is made in the end, whole.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -145,10 +146,8 @@ class Appending:
 
     def close(self) -> None:
         """Leave everything as it is for a later run."""
-        try:
+        with contextlib.suppress(OSError):  # bytes behind the last commit that the disk had no room for
             self._file.close()
-        except OSError:  # bytes behind the last commit that the disk had no room for
-            pass
 
     def kept(self) -> str:
         """The clause that says what is safe."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -153,15 +154,16 @@ class Parquet:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".fexport-")
         os.close(handle)
         try:
-            with part.open("rb") as file, pa.ipc.open_stream(file) as stream:
-                with parquet.ParquetWriter(name, stream.schema) as writer:
-                    waiting: list[Any] = []
-                    for batch in stream:
-                        waiting.append(batch)
-                        if sum(b.num_rows for b in waiting) >= ROWS_OF_A_GROUP:
-                            writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
-                            waiting = []
-                    writer.write_table(pa.Table.from_batches(waiting, stream.schema).combine_chunks())
+            with contextlib.ExitStack() as stack:
+                stream = stack.enter_context(pa.ipc.open_stream(stack.enter_context(part.open("rb"))))
+                writer = stack.enter_context(parquet.ParquetWriter(name, stream.schema))
+                waiting: list[Any] = []
+                for batch in stream:
+                    waiting.append(batch)
+                    if sum(b.num_rows for b in waiting) >= ROWS_OF_A_GROUP:
+                        writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
+                        waiting = []
+                writer.write_table(pa.Table.from_batches(waiting, stream.schema).combine_chunks())
             os.chmod(name, (target if target.exists() else part).stat().st_mode & 0o7777)
             os.replace(name, target)
         except BaseException:
