@@ -27,6 +27,7 @@ from fexruntime.errors import FexportError, InferenceError, InputError, StandInW
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Identify, assemble, selection_of
 from fexruntime.identity import INCREMENTAL, name_identities
+from fexruntime.live import Live, LiveSource
 from fexruntime.naming import Namer
 from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.results import FrameResult
@@ -157,6 +158,18 @@ class Detector:
         """
         walk = self.walk(inputs, options_of(options), boxes=boxes, on_bad=on_bad)
         return (result for batch in walk.batches() for _, result in batch)
+
+    def live(self, source: LiveSource, *, reconnects: int | None = None, **options: Unpack[OptionFields]) -> Live:
+        """Results of a webcam (its index), a stream's address, or an iterable of arrays, at its newest frame (see `Live`).
+
+        Raises InputError for options that have no meaning there; a source that cannot be opened is said when it is iterated.
+        """
+        chosen = options_of(options)
+        selection = self._selection(chosen)
+        self._workspaces.check_open()
+        live = Live(source, chosen, reconnects)
+        carry = [selection.names_from] if selection.names_from is not None else []
+        return live.through(Walk(live.frames(), chosen, self._run, carry=carry))
 
     def walk(
         self,

@@ -213,7 +213,7 @@ class Smoother:
 def smooth_boxes(boxes: F32, before: F32 | None, alpha: float) -> F32:
     """Boxes [N,4] smoothed by those of the frame before [M,4]: each takes the nearest centre that no other took, if it is
     within half the box's width (py-feat 2.1.5, `Detectorv2._smooth_bboxes`)."""
-    out = boxes.copy()
+    out: F32 = boxes.copy()
     if before is None or not len(before):
         return out
     centres_before = (before[:, :2] + before[:, 2:]) / np.float32(2)

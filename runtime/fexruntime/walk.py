@@ -30,7 +30,7 @@ class Walk:
 
     def __init__(
         self,
-        frames: Frames,
+        frames: Frames | Iterator[Frame],
         options: Options,
         read: Read,
         boxes: GivenBoxes | None = None,
@@ -49,6 +49,7 @@ class Walk:
         while batch := list(itertools.islice(reading, self._options.batch_size)):
             yield self._results(batch)
         if self._boxes is not None:
+            assert isinstance(self._frames, Frames)
             self._boxes.check_number(self._frames.read)
 
     def _results(self, batch: Sequence[Frame]) -> list[tuple[Frame, FrameResult]]:

@@ -151,6 +151,8 @@ def command(
         sinks.check_target(out)
     elif resume:
         raise InputError("--resume goes on with a file of rows: give --out")
+    if camera is not None and (overlay is not None or resume or skip_bad):
+        raise InputError("--camera goes with --out and --show: --overlay, --resume and --skip-bad are of files")
     if overlay is not None and resume:
         raise InputError("--overlay draws a whole run: it cannot be gone on with; leave it out, or draw afterwards")
     if overlay is not None and any(Path(p).is_dir() and Path(p).resolve() == overlay.resolve() for p in inputs):

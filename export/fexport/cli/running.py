@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import statistics
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import click
 from fexport.cli import faces_table
 from fexport.cli.drawing import Drawings, drawing_of
 from fexport.cli.progress import Bar
+from fexport.cli.tables import console
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
 from fexruntime.results import FrameResult
@@ -25,10 +27,13 @@ from fexruntime.sources.video import is_video
 if TYPE_CHECKING:
     from fexport.cli.window import Window
     from fexruntime import Detector
+    from fexruntime.live import Seen
     from fexruntime.recording import OnBatch, Recorded
 
 SKIPPED, INTERRUPTED, TERMINATED = 3, 130, 143
 """Exit statuses: some inputs were passed over; stopped by Ctrl-C, or by SIGTERM."""
+
+_LATENCIES = 1000
 
 
 class Stop(threading.Event):
@@ -36,9 +41,14 @@ class Stop(threading.Event):
 
     status = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._also: Callable[[], None] | None = None
+
     @contextlib.contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Listen for the block."""
+    def listening(self, also: Callable[[], None] | None = None) -> Iterator[Stop]:
+        """Listen for the block; `also` is called too."""
+        self._also = also
         before = {s: signal.signal(s, self._heard) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
@@ -51,6 +61,8 @@ class Stop(threading.Event):
             raise KeyboardInterrupt
         self.status = INTERRUPTED if number == signal.SIGINT else TERMINATED
         self.set()
+        if self._also is not None:
+            self._also()
 
 
 class Job:
@@ -105,6 +117,48 @@ class Job:
         if stop.status:
             return stop.status
         return SKIPPED if self._skipped else 0
+
+    def live(self, source: str) -> int:
+        """Watch a webcam or an address until it is stopped."""
+        from fexruntime.recording_live import record_live
+
+        stop = Stop()
+        options = options_of(self._options)
+        watching = self._detector.live(int(source) if source.isdecimal() else source, **self._options)
+        frames = faces = 0
+        latencies: list[float] = []
+        with contextlib.ExitStack() as stack:
+            # a source that gives nothing must end at once too: the event alone would be looked at behind a frame
+            stack.enter_context(stop.listening(watching.stop))
+            stack.enter_context(watching)
+            window = self._window(stack)
+            status = stack.enter_context(console(stderr=True).status(f"watching {watching.name}"))
+
+            def on_seen(seen: Seen) -> None:
+                nonlocal frames, faces
+                frames, faces = frames + 1, faces + len(seen.result)
+                latencies.append(seen.latency_s)
+                del latencies[:-_LATENCIES]
+                words = (
+                    f"{counts(len(seen.result), 'face')}, {1000 * seen.latency_s:.0f} ms, {watching.dropped} dropped"
+                )
+                status.update(f"watching {watching.name}: {words}")
+                if window is not None and not window.show(seen.frame, seen.result, words):
+                    watching.stop()
+
+            rows = ""
+            if self._out is not None:
+                done = record_live(self._detector, watching, options, self._out, on_seen)
+                rows = f": {counts(done.rows, 'row')} in {self._out}"
+            else:
+                for seen in watching:
+                    on_seen(seen)
+        middle = 1000 * statistics.median(latencies) if latencies else 0.0
+        click.echo(
+            f"{counts(faces, 'face')} in {counts(frames, 'frame')}{rows}; {watching.dropped} of {watching.grabbed} frames dropped, "
+            f"latency {middle:.0f} ms (median of the last {len(latencies)}), opened again {watching.reconnected} times"
+        )
+        return 0
 
     def _record(self, on_batch: OnBatch, stop: Stop) -> Recorded:
         from fexruntime.recording import record

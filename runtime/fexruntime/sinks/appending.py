@@ -125,7 +125,7 @@ class Appending:
         """Make the target of the rows so far; the part stays."""
         try:
             self._file.flush()
-            with replacing(self.target) as temporary:
+            with replacing(self.target, locked=True) as temporary:
                 self._form.finish(self.part, temporary)
         except OSError as error:
             raise self._refused(error) from None
@@ -184,7 +184,7 @@ class Appending:
 
     def _write_journal(self, lines: list[dict[str, Any]]) -> None:
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-        with replacing(self._journal_path) as temporary, temporary.open("wb") as file:
+        with replacing(self._journal_path, locked=True) as temporary, temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,12 +150,11 @@ class Parquet:
     def finish(self, part: Path, target: Path) -> None:
         """Row groups of the batches, a group in memory at a time."""
         pa, parquet = _pyarrow()
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".fexport-")
-        os.close(handle)
+        name = target.with_name(f"{target.name}-rows")
         try:
             with contextlib.ExitStack() as stack:
                 stream = stack.enter_context(pa.ipc.open_stream(stack.enter_context(part.open("rb"))))
-                writer = stack.enter_context(parquet.ParquetWriter(name, stream.schema))
+                writer = stack.enter_context(parquet.ParquetWriter(str(name), stream.schema))
                 waiting: list[Any] = []
                 for batch in stream:
                     waiting.append(batch)
@@ -167,7 +165,7 @@ class Parquet:
             os.chmod(name, (target if target.exists() else part).stat().st_mode & 0o7777)
             os.replace(name, target)
         except BaseException:
-            os.unlink(name)
+            name.unlink(missing_ok=True)
             raise
 
     def _schema(self, schema: Schema) -> Any:
