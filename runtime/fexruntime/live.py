@@ -89,8 +89,6 @@ class Live:
 
     def frames(self) -> Iterator[Frame]:
         """The newest frame, each time one is asked for; waits for one that was not given yet."""
-        if self._thread.ident is not None:
-            raise InputError("a live source can be iterated once: call Detector.live again")
         self._thread.start()
         while True:
             with self._changed:
@@ -112,6 +110,8 @@ class Live:
 
     def __iter__(self) -> Iterator[Seen]:
         assert self._walk is not None
+        if self._thread.ident is not None:
+            raise InputError("a live source can be iterated once: call Detector.live again")
         try:
             for batch in self._walk.batches():
                 for frame, result in batch:

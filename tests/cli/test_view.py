@@ -155,7 +155,7 @@ def test_what_cannot_be_shown_is_said_and_nothing_written(watched, tmp_path):
 
 
 def test_a_page_may_link_its_video(watched, tmp_path):
-    rows, film, folder = watched
+    rows, _film, folder = watched
     page = folder / "linked.html"
     assert view(rows, "--out", page, "--link").exit_code == 0
     data = json.loads(page.read_text().split("const DATA = ")[1].split(";\nconst $")[0])
