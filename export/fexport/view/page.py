@@ -38,6 +38,7 @@ def write_page(rows: Rows, source: Path, given: Sequence[Path], out: Path, link:
 def _data(rows: Rows, source: Path, given: Sequence[Path], out: Path, link: bool) -> dict[str, Any]:
     names = list(dict.fromkeys(rows.inputs))
     mine = _indices(rows.inputs, names)
+    called = _called(names)
     items: list[dict[str, Any]] = []
     pictures: list[media.Medium] = []
     item_of, place_of = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
@@ -52,11 +53,11 @@ def _data(rows: Rows, source: Path, given: Sequence[Path], out: Path, link: bool
                 times = media.times_of(path, rows.frames[chosen])
             positions[chosen] = times
             items.append(
-                {"kind": "video", "name": name, "media": [_medium(media.film(path, name, out, rows.rotate, link))]}
+                {"kind": "video", "name": called[k], "media": [_medium(media.film(path, name, out, rows.rotate, link))]}
             )
         else:
             item_of[k], place_of[k] = -1, len(pictures)
-            pictures.append(media.picture(path, name))
+            pictures.append(media.picture(path, called[k]))
     if pictures:
         item_of[item_of < 0] = len(items)
         still = np.array([not is_video(n) for n in names])[mine]
@@ -82,6 +83,12 @@ def _data(rows: Rows, source: Path, given: Sequence[Path], out: Path, link: bool
         "axes": None if rows.axes is None else _packed(rows.axes[order], "<f4"),
         "series": {g: {c: _packed(v[order], "<f4") for c, v in columns.items()} for g, columns in rows.series.items()},
     }
+
+
+def _called(names: Sequence[str]) -> list[str]:
+    """Names for people to read: files without their folders, where those tell them apart."""
+    short = [Path(n).name for n in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
 def _indices(words: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:

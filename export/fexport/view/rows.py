@@ -42,7 +42,7 @@ class Rows:
     axes: NDArray[np.float32] | None
     """[N,3,2] directions of the subject's left, up, forward; None where nobody can say which way a positive Pitch looks."""
     series: dict[str, dict[str, NDArray[np.float32]]]
-    """By group, by column: [N]."""
+    """By group, by column: [N]; those that say something."""
     stand_ins: list[str]
     rotate: bool
     """Whether videos were turned as their files say."""
@@ -83,7 +83,10 @@ def read_rows(path: Path, contract: str | None = None) -> Rows:
         flat = table[list(L.LANDMARK_XY)].to_numpy(np.float32)
         points = np.stack([flat[:, : L.LANDMARKS], flat[:, L.LANDMARKS :]], axis=-1)
     groups: dict[str, Group] = {g.name: g for row in rows for g in row.groups if g.name not in _HIDDEN}
-    series = {name: {c: table[c].to_numpy(np.float32) for c in g.columns if c in table} for name, g in groups.items()}
+    series = {
+        name: {c: table[c].to_numpy(np.float32) for c in g.columns if c in table and table[c].notna().any()}
+        for name, g in groups.items()
+    }
     return Rows(
         inputs=[str(v) for v in table["input"]],
         frames=table["frame"].to_numpy(np.float64).astype(np.int64),
