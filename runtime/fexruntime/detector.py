@@ -6,7 +6,6 @@ The stages, each in its own file: `sources` (pixels), `finders` (faces), `faces`
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,15 +22,19 @@ from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
+from fexruntime.columns import Selection, select
 from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
-from fexruntime.fex import Fex, Selection, assemble, select
-from fexruntime.identity import name_identities
+from fexruntime.fex import Fex, Identify, assemble, selection_of
+from fexruntime.identity import INCREMENTAL, name_identities
+from fexruntime.live import Live, LiveSource
+from fexruntime.naming import Namer
 from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
-from fexruntime.sources.inputs import Frames, Inputs
+from fexruntime.sources.inputs import Frames, Inputs, Position
 from fexruntime.tuning import resolved
+from fexruntime.walk import Finding, Walk
 from fexruntime.workspace import Observer, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -136,7 +139,9 @@ class Detector:
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
         chosen = options_of(options)
-        return self._table(self._opened(inputs, boxes, None, chosen), chosen, placeholder_rows=boxes is None)
+        walk = self.walk(inputs, chosen, boxes=boxes)
+        results = (result for batch in walk.batches() for _, result in batch)
+        return self._table(results, chosen, placeholder_rows=boxes is None)
 
     def stream(
         self,
@@ -151,44 +156,38 @@ class Detector:
         `on_bad` is called with the error of an input that cannot be read or run, which is then passed over: its running
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
         """
-        return self._opened(inputs, boxes, on_bad, options_of(options))
+        walk = self.walk(inputs, options_of(options), boxes=boxes, on_bad=on_bad)
+        return (result for batch in walk.batches() for _, result in batch)
 
-    def _opened(
-        self, inputs: Inputs, boxes: Any, on_bad: Callable[[FexportError], None] | None, chosen: Options
-    ) -> Iterator[FrameResult]:
-        self._selection(chosen)
+    def live(self, source: LiveSource, *, reconnects: int | None = None, **options: Unpack[OptionFields]) -> Live:
+        """Results of a webcam (its index), a stream's address, or an iterable of arrays, at its newest frame (see `Live`).
+
+        Raises InputError for options that have no meaning there; a source that cannot be opened is said when it is iterated.
+        """
+        chosen = options_of(options)
+        selection = self._selection(chosen)
+        self._workspaces.check_open()
+        live = Live(source, chosen, reconnects)
+        carry = [selection.names_from] if selection.names_from is not None else []
+        return live.through(Walk(live.frames(), chosen, self._run, carry=carry))
+
+    def walk(
+        self,
+        inputs: Inputs,
+        options: Options,
+        *,
+        boxes: Any = None,
+        on_bad: Callable[[FexportError], None] | None = None,
+        after: Position | None = None,
+    ) -> Walk:
+        """What `stream` goes through, with the frames themselves, batch by batch; `after`: from behind that frame on."""
+        selection = self._selection(options)
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
-        frames = Frames(inputs, chosen.output_size, chosen.exif, on_bad, own=chosen.batch_size > 1)
-        return self._stream(frames, chosen, given, on_bad)
-
-    def _stream(
-        self, frames: Frames, options: Options, given: GivenBoxes | None, on_bad: Callable[[FexportError], None] | None
-    ) -> Iterator[FrameResult]:
-        reading = iter(frames)
-        while batch := list(itertools.islice(reading, options.batch_size)):
-            yield from self._results(batch, options, given, on_bad)
-        if given is not None:
-            given.check_number(frames.count)
-
-    def _results(
-        self,
-        batch: Sequence[Frame],
-        options: Options,
-        given: GivenBoxes | None,
-        on_bad: Callable[[FexportError], None] | None,
-    ) -> list[FrameResult]:
-        """Results of a batch; if it could not be run and `on_bad` is there, each frame is tried alone."""
-        boxes = None if given is None else [given.of(frame.index) for frame in batch]
-        try:
-            return self.run(batch, options, boxes)
-        except InferenceError as error:
-            if on_bad is None:
-                raise
-            if len(batch) > 1:
-                return [r for frame in batch for r in self._results([frame], options, given, on_bad)]
-            on_bad(error)
-            return []
+        own = options.batch_size > 1
+        frames = Frames(inputs, options, on_bad, own=own, after=after)
+        carry = [selection.names_from] if selection.names_from is not None else []
+        return Walk(frames, options, self._run, given, on_bad, carry)
 
     def run(
         self, frames: Sequence[Frame], options: Options | None = None, boxes: Sequence[F32] | None = None
@@ -198,7 +197,11 @@ class Detector:
         `boxes` [N,4] of each frame replace finding. Raises InferenceError, naming the frames, if a network could not be
         run on them.
         """
-        chosen = options or Options()
+        return self._run(frames, options or Options(), boxes, None)
+
+    def _run(
+        self, frames: Sequence[Frame], chosen: Options, boxes: Sequence[F32] | None, finding: Finding | None
+    ) -> list[FrameResult]:
         if not frames:
             return []
         for frame in frames:
@@ -217,15 +220,17 @@ class Detector:
         find = finders.FINDERS[self._finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
-                if boxes is None:
+                if boxes is not None:
+                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
+                elif finding is None:
                     found = find(self._finder, frames, chosen, workspace)
                 else:
-                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
+                    found = finding(frames, lambda some: find(self._finder, some, chosen, workspace))
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
-                    results = [_less(r, wanted | set(self._finder.gives)) for r in results]
+                    results = [_less(r, wanted | {*self._finder.gives, "track"}) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise
@@ -244,14 +249,27 @@ class Detector:
         return self._table(results, options_of(options), placeholder_rows)
 
     def _table(self, results: Iterable[FrameResult], chosen: Options, placeholder_rows: bool) -> Fex:
-        selection = self._selection(chosen)
+        listed = list(results)
+        selection = selection_of(self.pipeline, chosen.columns, listed)
+
+        def identify(vectors: F32, tracks: F32 | None) -> list[str | None]:
+            if tracks is not None and chosen.identity_method == INCREMENTAL:
+                return Namer(chosen.face_identity_threshold).names(vectors, tracks)
+            return name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method)
+
+        return self.assemble(listed, selection, identify, placeholder_rows)
+
+    def assemble(
+        self, results: Iterable[FrameResult], selection: Selection, identify: Identify, placeholder_rows: bool = True
+    ) -> Fex:
+        """Fex rows of results with given columns, rows named by `identify` (see `fex.assemble`)."""
         identity = next((n for n in self.bundle.networks.values() if selection.names_from in n.stage.gives), None)
         return assemble(
             self.pipeline,
             self.bundle.contract,
             selection,
             results,
-            lambda vectors: name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method),
+            identify,
             identity.row.name if identity else None,
             placeholder_rows,
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
@@ -264,7 +282,7 @@ class Detector:
 
     def _selection(self, options: Options) -> Selection:
         """The columns asked for; InputError if this bundle cannot fill one that was asked for by name."""
-        selection = select(self.pipeline, options.columns)
+        selection = select(self.pipeline, options.columns, track=options.track)
         if options.columns is not None:
             given = {v for step in (self._finder, *self._steps) for v in step.gives}
             lacking = sorted(selection.values - given)

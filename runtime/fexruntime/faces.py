@@ -111,6 +111,8 @@ class Block:
     ) -> None:
         self.frames, self.frame_of, self.options = frames, frame_of, options
         self.values: Mapping[str, F32] = dict(values)
+        self.found = frozenset(values)
+        """Names of what was known before any stage ran."""
         self._workspace = workspace
         self._regions: dict[Crop, Region] = {}
         self._chips: dict[Crop, F32] = {}
@@ -160,10 +162,16 @@ class Block:
 
 
 def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
-    """Run the steps on a block, each adding its values to the block's."""
+    """Run the steps on a block, each adding its values to the block's.
+
+    A step whose values are all there already (a track carries them on) runs on the faces alone that lack them (NaN).
+    """
     for step in steps:
         if not len(block):
             block.values = {**block.values, **empty_values(step.gives)}
+            continue
+        if set(step.gives) <= block.found:
+            _fill(block, step, workspace)
             continue
         with workspace.timed("crops", len(block)):
             raw = block.given(step)
@@ -175,6 +183,19 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
             block.values = {**block.values, **said}
             if KEEP in block.values:
                 block.drop()
+
+
+def _fill(block: Block, step: Step, workspace: Workspace) -> None:
+    lacking = np.flatnonzero(~np.isfinite(block.values[step.gives[0]].reshape(len(block), -1)).all(axis=1))
+    if not len(lacking):
+        return
+    others = {n: v[lacking] for n, v in block.values.items() if n not in step.gives}
+    part = Block(block.frames, block.frame_of[lacking], others, workspace, block.options)
+    read(part, (step,), workspace)
+    for name in step.gives:
+        whole = block.values[name].copy()
+        whole[lacking] = part.values[name]
+        block.values = {**block.values, name: whole}
 
 
 def read_faces(
@@ -214,6 +235,7 @@ def _results(frames: Sequence[Frame], blocks: Sequence[Block], rect: Crop | None
             size_hw=frame.reported_hw,
             facerects_xywh_px=heads.facerects(regions[mine], frame.pad_xy, frame.scale),
             values={name: _in_original(name, value[mine], frame) for name, value in values.items()},
+            moment=frame.moment,
         )
 
 
