@@ -72,6 +72,27 @@ def test_equals_pyfeat(golden, bundle_for, reference, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+VIDEOS = {
+    # golden: (weights, pipeline, contract, face detector, frames skipped)
+    "detector_v2_pyfeat215_v28_video": (1, "detectorv2", "pyfeat-2.1", None, 12),
+    "edge_detector_v1_pyfeat215_video": (0, "detectorv1", "pyfeat-2.0", EDGE, 6),
+}
+
+
+@pytest.mark.parametrize("golden", VIDEOS)
+def test_videos_equal_pyfeats(golden, bundle_for, reference, tmp_path):
+    from fexruntime import record
+
+    weights, pipeline, contract, detector, skip = VIDEOS[golden]
+    made = Detector(bundle_for(weights, pipeline, contract, detector, None))
+    path = reference / "goldens" / f"{golden}.csv"
+    assert_same_fex(made.detect(reference / "images" / "single_face.mp4", skip_frames=skip), path)
+    record(made, reference / "images" / "single_face.mp4", tmp_path / "candidate.csv", skip_frames=skip)
+    judge = reference.parent / "scripts" / "compare_fex.py"
+    done = subprocess.run([sys.executable, judge, path, tmp_path / "candidate.csv"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_real_landmarks_lie_on_five_real_faces(bundle_for, reference):
     """Eyes above nose above mouth, inside the box, and within a tenth of its width of the detector's own five points."""
     bundle = bundle_for(0, "detectorv1", "pyfeat-2.0", EDGE, None)
@@ -165,6 +186,10 @@ ZOO = {
     "edge_zoo_pfld": ("pyfeat-2.1", {"landmarks": "pfld", "au": "none", "emotion": "none"}),
     "edge_zoo_mobilenet": ("pyfeat-2.1", LANDMARKS_AND_POSE | {"landmarks": "mobilenet", "identity": "none"}),
     "edge_zoo_mobilenet_gaze_identity": ("pyfeat-2.1-bugs", {"landmarks": "mobilenet", "emotion": "none"}),
+    "zoo_img2pose": (
+        "pyfeat-2.1",
+        {"faces": "img2pose", "au": "none", "emotion": "none", "gaze": "none", "identity": "none"},
+    ),
 }
 
 
@@ -173,7 +198,7 @@ def zoo_weights(reference, tmp_path_factory):
     """The weights that the goldens of Detectorv1's other networks were made with."""
     folder = tmp_path_factory.mktemp("zoo")
     zoo = reference / "zoo"
-    options = ["--skops", zoo / "skops", "--only", "l2cs", "resmasknet", "mobilenet", "pfld", "skops"]
+    options = ["--skops", zoo / "skops", "--only", "l2cs", "resmasknet", "mobilenet", "pfld", "skops", "img2pose"]
     environment = os.environ | {"PYTHONPATH": str(reference / "scripts")}
     subprocess.run([sys.executable, zoo / "make_zoo_checkpoints.py", folder, *options], check=True, env=environment)
     return folder

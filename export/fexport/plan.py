@@ -11,6 +11,7 @@ from fexruntime.bundle import stage_option
 from fexruntime.contracts import Choice, Network, Pipeline, Stage, is_inner, network_row, pipeline_row
 from fexruntime.contracts.precision import FULL, ISLANDS, PRECISIONS
 from fexruntime.errors import InputError
+from fexruntime.faces import KEEP
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
@@ -20,7 +21,7 @@ TARGETS = ("onnxruntime", "ncnn", "openvino")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What fills a role: the stage, the choice made, its network (None: the stage has no graph)."""
+    """What fills a role: the stage as it is filled, the choice made, its network (None: the stage has no graph)."""
 
     stage: Stage
     choice: Choice
@@ -87,6 +88,14 @@ def plan(
         if stage is not row.finder and (name == NONE or (name is None and stage.optional)):
             continue
         part = _part(pipeline, stage, name)
+        says = [value for value in part.stage.gives if value != KEEP]
+        if says and given.issuperset(says):  # an earlier stage says it: nothing is computed twice
+            if name is None:
+                continue
+            earlier = next(p for p in parts.values() if says[0] in p.stage.gives)
+            raise InputError(
+                f"{says[0]} is given by {earlier.choice.network} ({earlier.stage.role}) already: leave out {stage_option(row, stage)}"
+            )
         lacking = [r for r in part.choice.reads if isinstance(r, str) and r not in given]
         if lacking and is_inner(stage):
             continue
@@ -97,7 +106,9 @@ def plan(
                 f"({stage_option(row, stage)} {NONE}), or build {who}"
             )
         parts[stage.role] = part
-        given.update(stage.gives)
+        given.update(part.stage.gives)
+        for helper in stage.helpers(part.choice.network):
+            parts[helper.role] = Part(helper, helper.choices[0], network_row(helper.networks[0]))
     for role, part in reversed(list(parts.items())):
         read = {r for p in parts.values() for r in p.choice.reads}
         if is_inner(part.stage) and read.isdisjoint(part.stage.gives):
@@ -171,4 +182,5 @@ def _part(pipeline: str, stage: Stage, name: str | None) -> Part:
             choice = stage.choice(name)
         except KeyError:
             raise InputError(f"no {stage.role} {name!r} in {pipeline}: use {', '.join(stage.names)}") from None
-    return Part(stage, choice, None if choice.network is None else network_row(choice.network))
+    filled = stage.filled(choice.network)
+    return Part(filled, choice, None if choice.network is None else network_row(choice.network))

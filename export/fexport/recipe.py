@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fexport.checkpoints import Checkpoint
+from fexruntime.arrays import F32
 from fexruntime.contracts import Crop, Network
 
 Config = Mapping[str, Any] | None
@@ -105,6 +106,8 @@ class Recipe:
     """While the context is open, a run of the module appends how far each of its inputs was from a tie, [N]."""
     tied_outputs: Callable[[nn.Module], tuple[str, ...]] = lambda module: ()
     """Outputs that jump at a tie."""
+    of_frames: Callable[[nn.Module, tuple[F32, ...]], tuple[F32, ...]] | None = None
+    """Of a network that reads what a finder's other networks gave: its inputs for such frames (see `plan.Part`)."""
     arrays: Callable[[nn.Module], dict[str, NDArray[Any]]] | None = None
     """The weights for `fexruntime.backends.arrays`, of a network that has a function there."""
     graph: bool = True

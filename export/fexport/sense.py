@@ -29,7 +29,8 @@ def check(bundle: Bundle) -> dict[str, Any]:
     finder = bundle.pipeline.finder.role
     if finder not in published:
         return {"checked": False, "why": "the finder's weights are not the published ones"}
-    kept = {r: n for r, n in published.items() if r == finder or "landmarks_xy_px" in n.stage.gives}
+    parts = {finder, *(s.role for s in bundle.networks[finder].stage.helpers(bundle.networks[finder].row.name))}
+    kept = {r: n for r, n in published.items() if r in parts or "landmarks_xy_px" in n.stage.gives}
     with Detector(dataclasses.replace(bundle, networks=kept, host_roles=frozenset()), cache=False) as detector:
         (result,) = detector.stream(photograph())
     if not len(result):

@@ -28,7 +28,7 @@ from fexruntime.backends import open_variant
 from fexruntime.backends.arrays import FUNCTIONS
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
-from fexruntime.contracts import Network, Tensor
+from fexruntime.contracts import Choice, Network, Tensor
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
 from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
@@ -95,7 +95,7 @@ def _graphs(
     progress: Progress,
 ) -> tuple[list[Variant], Mapping[str, int], dict[str, str]]:
     """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
-    cases = samples.cases(loaded.network, part.choice)
+    cases = cases_of(loaded, part.choice)
     plain = onnx_export.export(loaded.module, example(cases[verify.DECISIVE][-1]), inputs, outputs)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
@@ -144,7 +144,7 @@ def compare_artefacts(
     The report of the ONNX graph on ONNX Runtime, or of an only artefact, is called by the role alone, the others by role
     and backend.
     """
-    cases = samples.cases(network.row, network.choice) | {kind: c for kind, c in (more or {}).items() if c}
+    cases = cases_of(loaded, network.choice) | {kind: c for kind, c in (more or {}).items() if c}
     reports = {}
     for variant in network.record.variants:
         for name in variant.verified_on:
@@ -164,9 +164,19 @@ def compare_artefacts(
     return reports
 
 
+def cases_of(loaded: Loaded, choice: Choice) -> samples.Cases:
+    """What to compare a network on; of one that reads what a finder's other networks gave, what they give for frames."""
+    cases, of_frames = samples.cases(loaded.network, choice), loaded.recipe.of_frames
+    if of_frames is None:
+        return cases
+    return {kind: [of_frames(loaded.module, case) for case in inputs] for kind, inputs in cases.items()}
+
+
 def recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session.Runner) -> dict[str, F32]:
     """An input and what the verified graph answers: of the candidates, the one furthest from a tie."""
     candidates = samples.canonical(loaded.network, part.choice)
+    if loaded.recipe.of_frames is not None:
+        candidates = loaded.recipe.of_frames(loaded.module, candidates)
     chosen = verify.steadiest(loaded, candidates)
     case = tuple(array[chosen : chosen + 1] for array in candidates)
     given = {f"input.{t.name}": array for t, array in zip(inputs, case, strict=True)}

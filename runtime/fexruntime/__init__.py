@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fexruntime.fex import Fex
     from fexruntime.options import Options
     from fexruntime.pose import pose_from_landmarks
+    from fexruntime.recording import record
     from fexruntime.results import FrameResult
     from fexruntime.sources.frame import Frame
 
@@ -33,6 +34,7 @@ __all__ = [
     "Place",
     "open_bundle",
     "pose_from_landmarks",
+    "record",
 ]
 
 _HOMES = {
@@ -45,6 +47,7 @@ _HOMES = {
     "Place": "backends.base",
     "open_bundle": "bundle",
     "pose_from_landmarks": "pose",
+    "record": "recording",
 }
 
 

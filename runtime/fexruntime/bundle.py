@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ PACKAGED = {
 
 @dataclass(frozen=True, slots=True)
 class BundleNetwork:
-    """What fills a role of a bundle: the stage, the choice made, its contract row, its record in the manifest."""
+    """What fills a role of a bundle: the stage as this network fills it, the choice made, its contract row, its record in the
+    manifest."""
 
     role: str
     stage: Stage
@@ -130,6 +131,8 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
         manifest = Manifest.from_json(value)
         pipeline = pipeline_row(manifest.pipeline, manifest.contract)
         networks, host = _filled(pipeline, manifest, folder)
+        said = dict(pipeline.fex_info) | {k: v for n in networks.values() for k, v in n.choice.fex_info}
+        pipeline = replace(pipeline, fex_info=tuple(said.items()))
         digest = contract_sha256(
             pipeline, manifest.contract, {r: None if n is None else n.network for r, n in manifest.networks.items()}
         )
@@ -163,16 +166,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _filled(pipeline: Pipeline, manifest: Manifest, folder: Path) -> tuple[dict[str, BundleNetwork], frozenset[str]]:
     """What fills each role, in the pipeline's order, whatever the manifest's; BundleError for what cannot fill it."""
-    unknown = set(manifest.networks) - {s.role for s in (pipeline.finder, *pipeline.stages)}
-    if unknown:
-        raise BundleError(f"{pipeline.name} has no role {', '.join(sorted(unknown))}")
     if manifest.networks.get(pipeline.finder.role) is None:
         raise BundleError(f"there is no network for {pipeline.finder.role}")
-    networks, host = {}, set()
-    for stage in (pipeline.finder, *pipeline.stages):
-        if stage.role not in manifest.networks:
-            continue
-        record = manifest.networks[stage.role]
+    networks: dict[str, BundleNetwork] = {}
+    host = set()
+    stages = [s for s in (pipeline.finder, *pipeline.stages) if s.role in manifest.networks]
+    while stages:
+        stage = stages.pop(0)
+        record = manifest.networks.get(stage.role)
         name = None if record is None else record.network
         try:
             choice = stage.choice(name)
@@ -181,12 +182,16 @@ def _filled(pipeline: Pipeline, manifest: Manifest, folder: Path) -> tuple[dict[
                 f"{name} cannot be the {stage.role} of {pipeline.name} under {manifest.contract}: "
                 f"that is {' or '.join(stage.networks)}"
             ) from None
+        stages = [*stage.helpers(name), *stages]
         if record is None:
             host.add(stage.role)
             continue
         row = network_row(record.network)
         _hold_to_row(stage.role, record, row)
-        networks[stage.role] = BundleNetwork(stage.role, stage, choice, row, record, folder)
+        networks[stage.role] = BundleNetwork(stage.role, stage.filled(name), choice, row, record, folder)
+    unknown = set(manifest.networks) - networks.keys() - host
+    if unknown:
+        raise BundleError(f"{pipeline.name} has no role {', '.join(sorted(unknown))}")
     return networks, frozenset(host)
 
 

@@ -36,7 +36,7 @@ def given(boxes_xyxy_px: F32) -> Detections:
     return Detections(boxes_xyxy_px, np.ones(n, np.float32), np.full((n, 5, 2), np.nan, np.float32))
 
 
-def fill_input(frame_rgb_u8: U8, preprocessing: Preprocessing, out: F32) -> None:
+def fill_input(frame_rgb_u8: U8 | F32, preprocessing: Preprocessing, out: F32) -> None:
     """Write a frame [H,W,3] into `out` [3,H,W] float32, planar, (value - mean) / std. Exact where the std is 1."""
     import cv2
 

@@ -6,12 +6,12 @@ The stages, each in its own file: `sources` (pixels), `finders` (faces), `faces`
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,15 +23,19 @@ from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
+from fexruntime.columns import Selection, select
 from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
-from fexruntime.fex import Fex, Selection, assemble, select
-from fexruntime.identity import name_identities
+from fexruntime.fex import Fex, Identify, assemble, selection_of
+from fexruntime.identity import INCREMENTAL, name_identities
+from fexruntime.live import Live, LiveSource
+from fexruntime.naming import Namer
 from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
-from fexruntime.sources.inputs import Frames, Inputs
+from fexruntime.sources.inputs import Frames, Inputs, Position
 from fexruntime.tuning import resolved
+from fexruntime.walk import Finding, Walk
 from fexruntime.workspace import Observer, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -142,7 +146,8 @@ class Detector:
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
         chosen = options_of(options)
-        results = self._opened(inputs, boxes, None, chosen, rows_only=True)
+        walk = self.walk(inputs, chosen, boxes=boxes, rows_only=True)
+        results = (result for batch in walk.batches() for _, result in batch)
         return self._table(results, chosen, placeholder_rows=boxes is None)
 
     def stream(
@@ -160,55 +165,39 @@ class Detector:
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
         `rows_only`: values that no row of `to_fex` has (the finder's points) are not computed, and not in the results.
         """
-        return self._opened(inputs, boxes, on_bad, options_of(options), rows_only)
+        walk = self.walk(inputs, options_of(options), boxes=boxes, on_bad=on_bad, rows_only=rows_only)
+        return (result for batch in walk.batches() for _, result in batch)
 
-    def _opened(
+    def live(self, source: LiveSource, *, reconnects: int | None = None, **options: Unpack[OptionFields]) -> Live:
+        """Results of a webcam (its index), a stream's address, or an iterable of arrays, at its newest frame (see `Live`).
+
+        Raises InputError for options that have no meaning there; a source that cannot be opened is said when it is iterated.
+        """
+        chosen = options_of(options)
+        selection = self._selection(chosen)
+        self._workspaces.check_open()
+        live = Live(source, chosen, reconnects)
+        carry = [selection.names_from] if selection.names_from is not None else []
+        return live.through(Walk(live.frames(), chosen, self._run, carry=carry))
+
+    def walk(
         self,
         inputs: Inputs,
-        boxes: Any,
-        on_bad: Callable[[FexportError], None] | None,
-        chosen: Options,
-        rows_only: bool,
-    ) -> Iterator[FrameResult]:
-        self._selection(chosen)
+        options: Options,
+        *,
+        boxes: Any = None,
+        on_bad: Callable[[FexportError], None] | None = None,
+        after: Position | None = None,
+        rows_only: bool = False,
+    ) -> Walk:
+        """What `stream` goes through, with the frames themselves, batch by batch; `after`: from behind that frame on."""
+        selection = self._selection(options)
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
-        frames = Frames(inputs, chosen.output_size, chosen.exif, on_bad, own=chosen.batch_size > 1)
-        return self._stream(frames, chosen, given, on_bad, rows_only)
-
-    def _stream(
-        self,
-        frames: Frames,
-        options: Options,
-        given: GivenBoxes | None,
-        on_bad: Callable[[FexportError], None] | None,
-        rows_only: bool,
-    ) -> Iterator[FrameResult]:
-        reading = iter(frames)
-        while batch := list(itertools.islice(reading, options.batch_size)):
-            yield from self._results(batch, options, given, on_bad, rows_only)
-        if given is not None:
-            given.check_number(frames.count)
-
-    def _results(
-        self,
-        batch: Sequence[Frame],
-        options: Options,
-        given: GivenBoxes | None,
-        on_bad: Callable[[FexportError], None] | None,
-        rows_only: bool,
-    ) -> list[FrameResult]:
-        """Results of a batch; if it could not be run and `on_bad` is there, each frame is tried alone."""
-        boxes = None if given is None else [given.of(frame.index) for frame in batch]
-        try:
-            return self._run(batch, options, boxes, rows_only)
-        except InferenceError as error:
-            if on_bad is None:
-                raise
-            if len(batch) > 1:
-                return [r for frame in batch for r in self._results([frame], options, given, on_bad, rows_only)]
-            on_bad(error)
-            return []
+        own = options.batch_size > 1
+        frames = Frames(inputs, options, on_bad, own=own, after=after)
+        carry = [selection.names_from] if selection.names_from is not None else []
+        return Walk(frames, options, partial(self._run, rows_only=rows_only), given, on_bad, carry)
 
     def run(
         self, frames: Sequence[Frame], options: Options | None = None, boxes: Sequence[F32] | None = None
@@ -218,10 +207,15 @@ class Detector:
         `boxes` [N,4] of each frame replace finding. Raises InferenceError, naming the frames, if a network could not be
         run on them.
         """
-        return self._run(frames, options or Options(), boxes, rows_only=False)
+        return self._run(frames, options or Options(), boxes, None)
 
     def _run(
-        self, frames: Sequence[Frame], chosen: Options, boxes: Sequence[F32] | None, rows_only: bool
+        self,
+        frames: Sequence[Frame],
+        chosen: Options,
+        boxes: Sequence[F32] | None,
+        finding: Finding | None,
+        rows_only: bool = False,
     ) -> list[FrameResult]:
         if not frames:
             return []
@@ -242,15 +236,17 @@ class Detector:
         find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
-                if boxes is None:
+                if boxes is not None:
+                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
+                elif finding is None:
                     found = find(finder, frames, chosen, workspace)
                 else:
-                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
+                    found = finding(frames, lambda some: find(finder, some, chosen, workspace))
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
                 if chosen.columns is not None:
-                    results = [_less(r, wanted | set(finder.gives)) for r in results]
+                    results = [_less(r, wanted | {*finder.gives, "track"}) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise
@@ -269,14 +265,27 @@ class Detector:
         return self._table(results, options_of(options), placeholder_rows)
 
     def _table(self, results: Iterable[FrameResult], chosen: Options, placeholder_rows: bool) -> Fex:
-        selection = self._selection(chosen)
+        listed = list(results)
+        selection = selection_of(self.pipeline, chosen.columns, listed)
+
+        def identify(vectors: F32, tracks: F32 | None) -> list[str | None]:
+            if tracks is not None and chosen.identity_method == INCREMENTAL:
+                return Namer(chosen.face_identity_threshold).names(vectors, tracks)
+            return name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method)
+
+        return self.assemble(listed, selection, identify, placeholder_rows)
+
+    def assemble(
+        self, results: Iterable[FrameResult], selection: Selection, identify: Identify, placeholder_rows: bool = True
+    ) -> Fex:
+        """Fex rows of results with given columns, rows named by `identify` (see `fex.assemble`)."""
         identity = next((n for n in self.bundle.networks.values() if selection.names_from in n.stage.gives), None)
         return assemble(
             self.pipeline,
             self.bundle.contract,
             selection,
             results,
-            lambda vectors: name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method),
+            identify,
             identity.row.name if identity else None,
             placeholder_rows,
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
@@ -289,7 +298,7 @@ class Detector:
 
     def _selection(self, options: Options) -> Selection:
         """The columns asked for; InputError if this bundle cannot fill one that was asked for by name."""
-        selection = select(self.pipeline, options.columns)
+        selection = select(self.pipeline, options.columns, track=options.track)
         if options.columns is not None:
             given = {v for step in (self._finder, *self._steps) for v in step.gives}
             lacking = sorted(selection.values - given)

@@ -17,6 +17,10 @@ class InputError(FexportError):
     """An image, array, box or option given by the caller cannot be used."""
 
 
+class CutOffError(InputError):
+    """A video ends before its end, or parts of it cannot be decoded: what could be read was given."""
+
+
 class BundleError(FexportError):
     """A bundle is missing, incomplete, changed, or not made for this version."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Step:
     """Names under which it is given what its choice reads."""
     preprocessing: Preprocessing | None = None
     """What the host does to the frames that a finder reads."""
+    config: Mapping[str, Any] | None = None
+    """Flags of the checkpoint, for a finder that goes by them."""
 
     @property
     def role(self) -> str:
@@ -68,13 +71,13 @@ def steps_of(bundle: Bundle) -> tuple[Step, tuple[Step, ...]]:
 def _step(bundle: Bundle, stage: Stage) -> Step:
     network = bundle.networks.get(stage.role)
     if network is None:
-        choice = stage.choice(None)
+        stage, choice = stage.filled(None), stage.choice(None)
         return Step(stage, choice, choice.host_inputs)
     outputs = {t.name for t in network.record.outputs}
     lacking = {name for name in network.row.optional_outputs if name not in outputs}
     inputs = tuple(t.name for t in network.record.inputs)
-    given = replace(stage, gives=tuple(name for name in stage.gives if name not in lacking))
-    return Step(given, network.choice, inputs, network.row.preprocessing)
+    given = replace(network.stage, gives=tuple(name for name in network.stage.gives if name not in lacking))
+    return Step(given, network.choice, inputs, network.row.preprocessing, network.record.config)
 
 
 def needed(steps: Sequence[Step], wanted: frozenset[str]) -> tuple[Step, ...]:
@@ -108,6 +111,8 @@ class Block:
     ) -> None:
         self.frames, self.frame_of, self.options = frames, frame_of, options
         self.values: Mapping[str, F32] = dict(values)
+        self.found = frozenset(values)
+        """Names of what was known before any stage ran."""
         self._workspace = workspace
         self._regions: dict[Crop, Region] = {}
         self._chips: dict[Crop, F32] = {}
@@ -157,10 +162,16 @@ class Block:
 
 
 def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
-    """Run the steps on a block, each adding its values to the block's."""
+    """Run the steps on a block, each adding its values to the block's.
+
+    A step whose values are all there already (a track carries them on) runs on the faces alone that lack them (NaN).
+    """
     for step in steps:
         if not len(block):
             block.values = {**block.values, **empty_values(step.gives)}
+            continue
+        if set(step.gives) <= block.found:
+            _fill(block, step, workspace)
             continue
         with workspace.timed("crops", len(block)):
             raw = block.given(step)
@@ -172,6 +183,19 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
             block.values = {**block.values, **said}
             if KEEP in block.values:
                 block.drop()
+
+
+def _fill(block: Block, step: Step, workspace: Workspace) -> None:
+    lacking = np.flatnonzero(~np.isfinite(block.values[step.gives[0]].reshape(len(block), -1)).all(axis=1))
+    if not len(lacking):
+        return
+    others = {n: v[lacking] for n, v in block.values.items() if n not in step.gives}
+    part = Block(block.frames, block.frame_of[lacking], others, workspace, block.options)
+    read(part, (step,), workspace)
+    for name in step.gives:
+        whole = block.values[name].copy()
+        whole[lacking] = part.values[name]
+        block.values = {**block.values, name: whole}
 
 
 def read_faces(
@@ -211,6 +235,7 @@ def _results(frames: Sequence[Frame], blocks: Sequence[Block], rect: Crop | None
             size_hw=frame.reported_hw,
             facerects_xywh_px=heads.facerects(regions[mine], frame.pad_xy, frame.scale),
             values={name: _in_original(name, value[mine], frame) for name, value in values.items()},
+            moment=frame.moment,
         )
 
 

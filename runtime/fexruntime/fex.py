@@ -7,7 +7,6 @@ fills them are the pipeline's groups.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.arrays import F32
+from fexruntime.columns import TIME, Selection, select
 from fexruntime.contracts import Group, Pipeline
 from fexruntime.contracts import labels as L
 from fexruntime.errors import EnvironmentMissingError, InputError
@@ -24,63 +24,16 @@ from fexruntime.sinks import write_table
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN_VALUES = ("facebox", "frame_size", "input", "frame")
-"""What a row has of its frame and its box, whatever networks there are; other groups are filled by a stage's value."""
-_ALWAYS = ("input", "frame")
-"""Groups that are there whatever columns a caller chooses: without them nobody knows what a row is of."""
 NO_FACE = {L.FACEBOX[-1]: 0.0}
 """What a row without a face says, where it is not NaN."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Columns of a table: of each group those that are shown, in the pipeline's order."""
-
-    groups: tuple[tuple[Group, tuple[str, ...]], ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Every column."""
-        return tuple(c for _, columns in self.groups for c in columns)
-
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """By column: "float32", "float64", "int64" or "text"."""
-        return {c: group.dtype for group, columns in self.groups for c in columns}
-
-    @property
-    def names_from(self) -> str | None:
-        """The value by which rows are given names of persons, if they are."""
-        return next((g.value for g, _ in self.groups if g.dtype == "text" and g.value not in OWN_VALUES), None)
-
-    @property
-    def values(self) -> frozenset[str]:
-        """Values that stages have to give to fill them."""
-        return frozenset(g.value for g, _ in self.groups if g.value not in OWN_VALUES)
-
-
-def select(pipeline: Pipeline, names: Iterable[str] | None) -> Selection:
-    """The columns that `names` (of columns or of groups) ask for; None asks for all.
-
-    Raises InputError for a name that the pipeline has not.
-    """
-    if names is None:
-        return Selection(tuple((g, g.columns) for g in pipeline.groups))
-    asked = dict.fromkeys((*names, *_ALWAYS))
-    known = {g.name for g in pipeline.groups} | set(pipeline.columns)
-    for name in asked:
-        if name not in known and name not in _ALWAYS:
-            groups = ", ".join(g.name for g in pipeline.groups)
-            raise InputError(f"no column or group {name!r} in {pipeline.name}: groups are {groups}")
-    chosen = ((g, g.columns if g.name in asked else tuple(c for c in g.columns if c in asked)) for g in pipeline.groups)
-    return Selection(tuple((g, columns) for g, columns in chosen if columns))
 
 
 class Fex:
     """A table of faces. `len()` is the number of rows; `fex["AU12"]` is a column as an array.
 
     Predictions are float32, FrameHeight and FrameWidth float64, frame int64, input and Identity text (None where there
-    is no identity).
+    is no identity). Of videos, the columns `pts`, `time_base` and `time_s` are there beside py-feat's: they can be asked
+    for (`fex["time_s"]`), and are written where a format is fexport's own (Parquet, JSON lines).
     """
 
     def __init__(
@@ -96,8 +49,10 @@ class Fex:
         self.pipeline = pipeline
         self.contract = contract
         self.columns = selection.columns
+        self.all_columns = selection.all_columns
+        """With the columns beside py-feat's."""
         self.dtypes: Mapping[str, str] = selection.dtypes
-        """By column: "float32", "float64", "int64" or "text"."""
+        """By column: "float32", "float64", "int64", "integer" (None where there is none) or "text"."""
         self.numeric_columns = tuple(c for c in self.columns if self.dtypes[c] == "float32")
         """Columns of predictions."""
         self.values = values
@@ -146,9 +101,9 @@ class Fex:
                 raise InputError(f"no prediction column {column!r} in this {self.pipeline.name} Fex")
         return self.values[:, [self._place[c] for c in columns]]
 
-    def rows(self) -> Iterator[list[Any]]:
-        """Rows as lists in column order, of NumPy scalars, str and None."""
-        parts = [self[c] for c in self.columns]
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[list[Any]]:
+        """Rows as lists in column order (or in that of `columns`), of NumPy scalars, str and None."""
+        parts = [self[c] for c in columns or self.columns]
         for i in range(len(self)):
             yield [part[i] for part in parts]
 
@@ -160,7 +115,7 @@ class Fex:
             raise EnvironmentMissingError("to_pandas() needs pandas: pip install 'fexport[tables]'") from None
         predictions = pd.DataFrame(self.values, columns=list(self.numeric_columns))
         rest = pd.DataFrame(
-            {c: pd.Series(v, dtype="str" if self.dtypes[c] == "text" else v.dtype) for c, v in self._others.items()}
+            {c: pd.Series(v, dtype=_PANDAS.get(self.dtypes[c], v.dtype)) for c, v in self._others.items()}
         )
         whole: pd.DataFrame = pd.concat([predictions, rest], axis=1)[list(self.columns)]
         return whole
@@ -180,12 +135,17 @@ class Fex:
         return FeatFex(self.to_pandas(), **groups, identity_model=self.identity_model, **info)
 
 
+_PANDAS: dict[str, Any] = {"text": "str", "integer": "Int64"}
+Identify = Callable[["F32", "F32 | None"], "list[str | None]"]
+"""(vectors [N,D], track numbers [N] or None) of rows in order -> their names; NaN where a row has none."""
+
+
 def assemble(
     pipeline: Pipeline,
     contract: str,
     selection: Selection,
     results: Iterable[FrameResult],
-    identify: Callable[[F32], list[str | None]],
+    identify: Identify,
     identity_model: str | None,
     placeholder_rows: bool = True,
     models: Mapping[str, str] | None = None,
@@ -197,7 +157,14 @@ def assemble(
     numeric = [(g, columns) for g, columns in selection.groups if g.dtype == "float32"]
     width = sum(len(columns) for _, columns in numeric)
     names_from = selection.names_from
-    blocks, sizes, frames, inputs, named = [], [], [], [], []
+    blocks, named, tracks = [], [], []
+    of_frame: dict[str, list[tuple[Any, ...]]] = {
+        "frame_size": [],
+        "frame": [],
+        "input": [],
+        "approx_time": [],
+        "time": [],
+    }
     for result in results:
         n = len(result) or int(placeholder_rows)
         values = {"facebox": np.column_stack([result.facerects_xywh_px, result.scores]), **result.values}
@@ -211,27 +178,63 @@ def assemble(
                 part[:] = _cells(group, values[group.value], columns)
             at += len(columns)
         blocks.append(block)
-        sizes += [result.size_hw] * n
-        frames += [result.index] * n
-        inputs += [result.name] * n
+        for name, cells in _frame_cells(result).items():
+            of_frame[name] += [cells] * n
+        tracks.append(_vectors(values.get("track"), n).reshape(n))
         if names_from is not None:
             named.append(_vectors(values.get(names_from), n))
     values_of_rows = np.concatenate(blocks) if blocks else np.empty((0, width), np.float32)
-    own: dict[str, Any] = {
-        "frame_size": np.array(sizes, np.float64).reshape(-1, 2),
-        "frame": np.array(frames, np.int64)[:, None],
-        "input": np.array(inputs, object)[:, None],
-    }
+    own = {name: _object_table(cells) for name, cells in of_frame.items()}
+    all_tracks = np.concatenate(tracks) if tracks else np.empty(0, np.float32)
+    own["track"] = _object_table([(int(t) if np.isfinite(t) else None,) for t in all_tracks])
     if names_from is not None:
-        names = identify(np.concatenate(named)) if named else []
-        own[names_from] = np.array(names, object)[:, None]
+        tracked = all_tracks if np.isfinite(all_tracks).any() else None
+        own[names_from] = _object_table([(n,) for n in identify(np.concatenate(named), tracked)] if named else [])
     others = {
-        c: own[group.value][:, group.columns.index(c)]
-        for group, columns in selection.groups
+        c: _typed(group, own[group.value], _place(group, c))
+        for group, columns in selection.all_groups
         if group.dtype != "float32"
         for c in columns
     }
     return Fex(pipeline, contract, selection, values_of_rows, others, identity_model, models)
+
+
+def selection_of(pipeline: Pipeline, columns: Iterable[str] | None, results: Sequence[FrameResult]) -> Selection:
+    """The columns of a table of these results: with those of time if a video is among them, with `track` if faces have one."""
+    video = any(r.moment is not None for r in results)
+    return select(pipeline, columns, video, any("track" in r.values for r in results))
+
+
+def _frame_cells(result: FrameResult) -> dict[str, tuple[Any, ...]]:
+    """What each row of a frame says of the frame, by value."""
+    moment = result.moment
+    time = (None, None, np.nan) if moment is None else (moment.pts, str(moment.time_base), moment.time_s)
+    return {
+        "frame_size": result.size_hw,
+        "frame": (result.index,),
+        "input": (result.name,),
+        "approx_time": (moment.approx if moment is not None else None,),
+        "time": time,
+    }
+
+
+def _object_table(cells: Sequence[tuple[Any, ...]]) -> NDArray[Any]:
+    """Cells [rows, K] as they are."""
+    table = np.empty((len(cells), len(cells[0]) if cells else 1), object)
+    for n, row in enumerate(cells):
+        table[n] = row
+    return table
+
+
+def _place(group: Group, column: str) -> int:
+    """Where a column is among the cells of its value."""
+    alike = [c for g in TIME for c in g.columns] if group.value == "time" else list(group.columns)
+    return alike.index(column)
+
+
+def _typed(group: Group, table: NDArray[Any], place: int) -> NDArray[Any]:
+    column = table[:, place] if len(table) else np.empty(0, object)
+    return column.astype(group.dtype) if group.dtype in ("float64", "int64") else column
 
 
 def _vectors(value: F32 | None, rows: int) -> F32:

@@ -49,19 +49,21 @@ def check_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, locked: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that becomes it when the block ends well, and vanishes when it does not.
 
     A file that is replaced keeps its permissions; a link stays a link, and what it points to is replaced. A target that
     is a mount point of its own (a single file that a container was given) is written in place, last of all.
+    `locked`: nobody else can be writing this file, so the temporary's name is the same each time, and one that a killed
+    process left is used up by the next.
     """
     target = Path(os.path.realpath(path))
     # a name of its own, not the target's with something added: that may be longer than a name can be
-    temporary = target.with_name(f".fexport-{uuid.uuid4().hex[:12]}")
+    temporary = target.with_name(f".fexport-{_digest(target.name) if locked else uuid.uuid4().hex[:12]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # the system applies the umask; reading it would mean setting it, for every thread of the process
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        handle = os.open(temporary, os.O_CREAT | (os.O_TRUNC if locked else os.O_EXCL) | os.O_WRONLY, 0o666)
         os.close(handle)
         if target.is_file():
             temporary.chmod(target.stat().st_mode & 0o7777)
@@ -77,6 +79,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
 @contextlib.contextmanager

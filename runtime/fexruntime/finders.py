@@ -14,14 +14,18 @@ import numpy as np
 from fexruntime import blazeface as blaze
 from fexruntime import crop as cropping
 from fexruntime import detect
+from fexruntime import img2pose as face_pose
 from fexruntime.arrays import F32, U8
 from fexruntime.contracts import VALUES
 from fexruntime.faces import Step
+from fexruntime.heads import mapped
 from fexruntime.options import Options
 from fexruntime.shrink import shrink_for_detector
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
 
+REGIONS = 256
+"""Regions per run of img2pose's heads: their features are 50 kB each."""
 Finder = Callable[[Step, Sequence[Frame], Options, Workspace], "list[dict[str, F32]]"]
 """(the finder's step, frames, options, workspace) -> for each frame, values [N, …] by name."""
 
@@ -108,6 +112,56 @@ def blazeface(step: Step, frames: Sequence[Frame], options: Options, workspace: 
     ]
 
 
+def img2pose(step: Step, frames: Sequence[Frame], options: Options, workspace: Workspace) -> list[dict[str, F32]]:
+    """img2pose: proposals of all frames of one size in a run, then of each frame the regions that matter.
+
+    Its networks are three: features and proposals, scores of the regions, and pose of those that score enough (a face that
+    does not suppresses nothing, so it is left out at once). Each is a box, a score and a pose.
+    """
+    network, heads_of = workspace.runners[step.role], {n: f"{step.role}.{n}" for n, _ in step.choice.helpers}
+    (name,) = step.inputs
+    assert step.preprocessing is not None
+    settings = face_pose.Settings.of(step.config)
+    views = [shrink_for_detector(frame.rgb_u8, options.detector_size) for frame in frames]
+    found: dict[int, dict[str, F32]] = {}
+
+    def head(name: str, pyramid: dict[str, F32], boxes: F32) -> F32:
+        """What a head says of each region, in their order."""
+        runner = workspace.runners[heads_of[name]]
+        out = np.empty((len(boxes), int(runner.spec.outputs[0].shape[-1])), np.float32)
+        for start in range(0, len(boxes), REGIONS):
+            order, named = face_pose.regions(boxes[start : start + REGIONS])
+            (out[start + order],) = runner.infer(pyramid | named).values()
+        return out
+
+    for (height, width), group in _by_size([view.rgb_u8 for view in views]):
+        resized = settings.resized(height, width)
+        padded = face_pose.padded(resized)
+        with workspace.timed("finding", len(group)):
+            tensor = workspace.empty("frames", len(group), 3, *padded)
+            for slot, position in enumerate(group):
+                face_pose.fill(views[position].rgb_u8, resized, step.preprocessing, tensor[slot])
+        with workspace.timed(f"{step.role} network", len(group)):
+            out = network.infer({name: tensor})
+        objectness, deltas = out.pop("objectness"), out.pop("deltas")
+        for slot, position in enumerate(group):
+            pyramid = {level: value[slot : slot + 1] for level, value in out.items()}
+            with workspace.timed("finding", 1):
+                boxes = face_pose.proposals(objectness[slot], deltas[slot], resized, padded, settings)
+            with workspace.timed(heads_of["scores"], len(boxes)):
+                scores = head("scores", pyramid, boxes)[:, 1]
+            kept = face_pose.worth_a_pose(boxes, scores, options.face_detection_threshold)
+            boxes, scores = boxes[kept], scores[kept]
+            with workspace.timed(heads_of["pose"], len(boxes)):
+                pose = head("pose", pyramid, boxes)
+            with workspace.timed("finding", 1):
+                boxes, scores, raw = face_pose.faces(boxes, scores, pose, resized, (height, width), settings)
+                boxes = boxes * np.tile(np.array(views[position].factor_xy, np.float32), 2)
+                (axes,) = step.stage.axes
+                found[position] = {"boxes_xyxy_px": boxes, "scores": scores, axes.value: mapped(raw, axes)}
+    return [found[position] for position in range(len(frames))]
+
+
 def _by_size(images: Sequence[U8]) -> list[tuple[tuple[int, int], list[int]]]:
     """Positions of the images of each size, in order of first appearance."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -116,6 +170,6 @@ def _by_size(images: Sequence[U8]) -> list[tuple[tuple[int, int], list[int]]]:
     return list(groups.items())
 
 
-FINDERS: dict[str, Finder] = {"retinaface": retinaface, "blazeface": blazeface}
+FINDERS: dict[str, Finder] = {"retinaface": retinaface, "blazeface": blazeface, "img2pose": img2pose}
 SPARE = {"retinaface": frozenset({"points_xy_px"})}
 """By finder: values that it can do without, by which no crop is cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Iterable
@@ -38,6 +39,13 @@ class OptionFields(TypedDict, total=False):
     region: str
     max_faces: int | None
     mediapipe_presence: bool
+    skip_frames: int
+    start: float | str | None
+    end: float | str | None
+    rotate: bool
+    detect_every: int
+    track: bool
+    bbox_smoothing_alpha: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,18 @@ class Options:
       none makes no room for another). None: all.
     - `mediapipe_presence`: of a FaceMesh bundle with refinement: MediaPipe's own refined answer, whose presence head drops
       many true faces, instead of the plain mesh with refined lips, eyes and irises.
+
+    Of videos, and of frames that follow each other:
+
+    - `skip_frames`: read frames 0, N, 2·N, … (py-feat's word for it).
+    - `start`, `end`: read frames shown from `start` to before `end`: seconds, or "minutes:seconds", "h:m:s".
+    - `rotate`: turn frames as the file says (by default they are read as they are stored).
+    - `detect_every`: look for faces in every Nth frame that is read; in between they are followed (see `track`). Faster
+      and **not parity**: 1 is.
+    - `track`: number faces that are one from frame to frame, as the value and column "track"; each track's embedding is
+      computed once. **Not parity** either; implied by `detect_every`.
+    - `bbox_smoothing_alpha`: py-feat's attribute of that name: boxes become alpha of themselves and the rest of those
+      of the frame before, if they are near; 0 for none.
     """
 
     batch_size: int = 1
@@ -73,6 +93,13 @@ class Options:
     region: str = REGIONS[0]
     max_faces: int | None = None
     mediapipe_presence: bool = False
+    skip_frames: int = 1
+    start: float | str | None = None
+    end: float | str | None = None
+    rotate: bool = False
+    detect_every: int = 1
+    track: bool = False
+    bbox_smoothing_alpha: float = 0.0
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -82,6 +109,11 @@ class Options:
             "face_identity_threshold": _number("face_identity_threshold", self.face_identity_threshold, -1.0, 1.0),
             "exif": bool(self.exif),
             "columns": _names(self.columns),
+            "skip_frames": _whole("skip_frames", self.skip_frames, 1),
+            "rotate": bool(self.rotate),
+            "detect_every": _whole("detect_every", self.detect_every, 1),
+            "track": bool(self.track) or self.detect_every > 1,
+            "bbox_smoothing_alpha": _number("bbox_smoothing_alpha", self.bbox_smoothing_alpha, 0.0, 1.0),
         }
         if self.max_faces is not None:
             checked["max_faces"] = _whole("max_faces", self.max_faces, 1)
@@ -94,6 +126,19 @@ class Options:
             raise InputError(f"no region {self.region!r}: use {', '.join(REGIONS)}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        start, end = self.start_s, self.end_s
+        if end is not None and end <= (start or 0.0):
+            raise InputError(f"end must be later than start: {self.end!r} is not later than {self.start or 0!r}")
+
+    @property
+    def start_s(self) -> float | None:
+        """`start` in seconds."""
+        return _seconds("start", self.start)
+
+    @property
+    def end_s(self) -> float | None:
+        """`end` in seconds."""
+        return _seconds("end", self.end)
 
 
 def options_of(given: OptionFields) -> Options:
@@ -122,6 +167,23 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
     if not least <= number <= most:  # not true of NaN either
         raise InputError(f"{name} must be a number in {least:g}..{most:g}, not {value!r}")
     return number
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = math.nan
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            *larger, last = value.strip().split(":")
+            parts = [float(int(p)) for p in larger] + [float(last)]
+            if len(parts) <= 3 and all(p >= 0 for p in parts):
+                seconds = sum(p * 60**k for k, p in enumerate(reversed(parts)))
+    elif isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        seconds = float(value)
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{name} must be seconds, or a time such as 1:30 or 0:01:30.5, not {value!r}")
+    return seconds
 
 
 def _output_size(value: Any) -> OutputSize:

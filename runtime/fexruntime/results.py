@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fexruntime.arrays import F32
+import numpy as np
+
+from fexruntime.arrays import F32, Indices
+from fexruntime.sources.frame import Moment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +29,19 @@ class FrameResult:
     facerects_xywh_px: F32
     """[N,4] left, top, width, height as in Fex: the crop, or the finder's box in a pipeline without crops."""
     values: Mapping[str, F32] = field(repr=False)
+    moment: Moment | None = None
+    """Of a frame of a video, when it is shown: pts, time base, seconds, py-feat's approx_time."""
+
+    @property
+    def time_s(self) -> float | None:
+        """Of a frame of a video, seconds on a player's clock (pts × time base, less the file's start)."""
+        return None if self.moment is None else self.moment.time_s
+
+    @property
+    def tracks(self) -> Indices | None:
+        """[N] number of each face's track, where faces are tracked."""
+        tracks = self.values.get("track")
+        return None if tracks is None else tracks.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.scores)

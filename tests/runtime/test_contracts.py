@@ -55,7 +55,8 @@ def test_columns_show_values_that_are_there_and_as_wide(row):
 
 
 def test_every_network_can_be_verified_and_is_used():
-    used = {n for row in PIPELINES for s in (row.finder, *row.stages) for n in s.networks}
+    stages = [s for row in PIPELINES for s in (row.finder, *row.stages)]
+    used = {n for s in stages for name in s.networks for n in (name, *(h.networks[0] for h in s.helpers(name)))}
     assert used == set(NETWORKS)
     for name, network in NETWORKS.items():
         gated = {g.output for g in GATES["fp32"][name]}

@@ -12,7 +12,7 @@ import importlib, pkgutil, sys
 
 class Forbid:
     names = {"torch", "torchvision", "onnx", "onnxruntime", "pandas", "pyarrow", "cv2", "tensorrt", "cuda", "sklearn",
-             "matplotlib", "ncnn", "openvino", "rich", "click", "safetensors", "huggingface_hub", "feat"}
+             "matplotlib", "ncnn", "openvino", "rich", "click", "safetensors", "huggingface_hub", "feat", "av"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
             raise ImportError(f"{name} must not be imported")

@@ -103,10 +103,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monk
     target = tmp_path / "fex.csv"
     target.write_text("old")
 
-    def fail(*_):
-        raise OSError("disk full")
+    class Full(type(sinks.FORMATS[".csv"])):
+        def block(self, table, schema):
+            raise OSError("disk full")
 
-    monkeypatch.setitem(sinks._WRITERS, ".csv", fail)
+    monkeypatch.setitem(sinks.FORMATS, ".csv", Full())
     with pytest.raises(OutputError, match="disk full"):
         sinks.write_table(fex, target)
     assert target.read_text() == "old"

@@ -11,8 +11,8 @@ from fexruntime.sources.images import read_image
 from fexruntime.sources.inputs import Frames
 
 
-def frames(*arguments, **options):
-    return list(Frames(*arguments, **options))
+def frames(inputs, **options):
+    return list(Frames(inputs, Options(**options)))
 
 
 def test_paths_folders_arrays_and_iterables(tmp_path, photo, frame):
@@ -58,7 +58,7 @@ def test_exif_orientation_is_ignored_unless_asked_for(tmp_path, frame):
         ("missing.jpg", None, "No such file"),
         ("empty.jpg", b"", "is empty"),
         ("text.jpg", b"this is not an image", "not an image"),
-        ("film.mp4", b"....", "is a video"),
+        ("film.mp4", b"....", "is not a video that can be read"),
     ],
 )
 def test_bad_files(tmp_path, name, content, says):

@@ -13,7 +13,8 @@ from fexruntime.errors import FexportError
 
 COMMANDS = {
     "build": "Build a verified bundle from weights (needs torch).",
-    "run": "Find and read faces in images.",
+    "run": "Find and read faces in images, videos, cameras.",
+    "view": "Write a page to look at rows over their pictures and videos.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
     "calibrate": "Measure ranges for int8 on your pictures, or what lowering each part of a network costs.",

@@ -1,46 +1,43 @@
-"""fexport run: images -> a table on the screen, a file of Fex rows, pictures with what was found."""
+"""fexport run: pictures and videos -> a table on the screen, a file of Fex rows, drawings of what was found."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from fexport.cli import faces_table
 from fexruntime.backends import BACKENDS
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
 from fexruntime.bundle import PACKAGED
-from fexruntime.contracts import Pipeline
-from fexruntime.errors import FexportError, InputError, OutputError, StandInWarning
+from fexruntime.errors import InputError, StandInWarning
 from fexruntime.identity import METHODS
 from fexruntime.manifest import MANIFEST
-from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, REGIONS, OptionFields, Options
-from fexruntime.results import FrameResult
-
-if TYPE_CHECKING:
-    from fexruntime import Detector
+from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, REGIONS, Options
 
 _DEFAULT = Options()
 _log = logging.getLogger("fexport.run")
 
 
 @click.command("run")
-@click.argument("paths", nargs=-1, required=True, metavar="[BUNDLE] INPUT...")
+@click.argument("paths", nargs=-1, metavar="[BUNDLE] INPUT...")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write Fex rows: .csv, .parquet or .jsonl (its folder is made).",
 )
+@click.option("--resume", is_flag=True, help="Go on with a run that did not end (rows in FILE.part).")
 @click.option(
-    "--overlay", type=click.Path(path_type=Path), metavar="DIR", help="Write each picture with its faces drawn."
+    "--overlay",
+    type=click.Path(path_type=Path),
+    metavar="DIR|FILE.mp4",
+    help="Write each picture or video with its faces drawn, into a folder; or one video as that file.",
 )
+@click.option("--show", is_flag=True, help="Show what is found in a window, as it comes.")
 @click.option(
     "--columns",
     metavar="NAMES",
@@ -90,6 +87,28 @@ _log = logging.getLogger("fexport.run")
     is_flag=True,
     help="FaceMesh with refinement: MediaPipe's own refined answer, which drops many true faces.",
 )
+@click.option("--skip-frames", type=click.IntRange(min=1), default=1, show_default=True, help="Read every Nth frame.")
+@click.option("--start", metavar="TIME", help="Read a video from here: seconds, or 1:30.")
+@click.option("--end", metavar="TIME", help="Read a video up to here.")
+@click.option("--rotate", is_flag=True, help="Turn videos as their file says.")
+@click.option(
+    "--detect-every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Look for faces in every Nth frame, follow them in between: faster, not parity.",
+)
+@click.option("--track", is_flag=True, help="Number faces from frame to frame (column track).")
+@click.option(
+    "--bbox-smoothing-alpha",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Smooth boxes over time (py-feat's); 0 for none.",
+)
+@click.option(
+    "--camera", metavar="N|URL", help="Read a webcam or a stream (rtsp://…) instead of INPUTs, until stopped."
+)
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
 @click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
 @click.option(
@@ -111,53 +130,41 @@ def command(
     out: Path | None,
     overlay: Path | None,
     columns: str | None,
-    batch_size: int,
-    output_size: int | None,
     threads: int | None,
-    face_detection_threshold: float,
-    face_identity_threshold: float,
-    identity_method: str,
-    detector_size: int | None,
-    region: str,
-    chosen: str | None,
-    max_faces: int | None,
-    mediapipe_presence: bool,
-    exif: bool,
     skip_bad: bool,
+    resume: bool,
+    show: bool,
+    camera: str | None,
+    chosen: str | None,
     backend: str,
     device: str,
+    **options: Any,
 ) -> None:
-    """Find and read the faces of INPUTs (images or folders of them).
+    """Find and read the faces of INPUTs: images, videos, folders of them, patterns.
 
     BUNDLE is a folder made by `fexport build`, or a packaged one: "edge" (the face detector, which runs without one too) or
     "facemesh"; a folder of that name is ./edge. Without --out, a table is shown: a face a line.
     """
+    from fexport.cli.running import Job
     from fexport.cli.tables import loss_sentences, stand_in_sentence
     from fexruntime import Detector, sinks
-    from fexruntime.files import check_folder
+    from fexruntime.options import options_of
 
-    bundle, inputs = (chosen, list(paths)) if chosen is not None else _split(paths)
-    options: OptionFields = {
-        "batch_size": batch_size,
-        "output_size": output_size,
-        "face_detection_threshold": face_detection_threshold,
-        "face_identity_threshold": face_identity_threshold,
-        "identity_method": identity_method,
-        "exif": exif,
-        "detector_size": detector_size,
-        "region": region,
-        "max_faces": max_faces,
-        "mediapipe_presence": mediapipe_presence,
-        "columns": None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
-    }
+    bundle, inputs = _split(paths, camera, chosen)
+    options["columns"] = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    options_of(options)  # type: ignore[arg-type]  # said before anything is loaded
     if out is not None:
         sinks.check_target(out)
-    if overlay is not None:
-        check_folder(overlay)
-        if any(Path(p).is_dir() and Path(p).resolve() == overlay.resolve() for p in inputs):
-            raise InputError(
-                f"--overlay {str(overlay)!r} is a folder of inputs: give another, or the drawings become inputs"
-            )
+    elif resume:
+        raise InputError("--resume goes on with a file of rows: give --out")
+    if camera is not None and (overlay is not None or resume or skip_bad):
+        raise InputError("--camera goes with --out and --show: --overlay, --resume and --skip-bad are of files")
+    if overlay is not None and resume:
+        raise InputError("--overlay draws a whole run: it cannot be gone on with; leave it out, or draw afterwards")
+    if overlay is not None and any(Path(p).is_dir() and Path(p).resolve() == overlay.resolve() for p in inputs):
+        raise InputError(
+            f"--overlay {str(overlay)!r} is a folder of inputs: give another, or the drawings become inputs"
+        )
     warnings.simplefilter("ignore", StandInWarning)  # said below, in colour
     if threads is not None:
         import cv2
@@ -185,43 +192,10 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        results, skipped = _read(detector, inputs, options, skip_bad, rows_only=overlay is None)
-        fex = detector.to_fex(results, **options)
-        row = detector.pipeline
-    # the rows first: a drawing that cannot be written must not cost them
-    if out is not None:
-        sinks.write_table(fex, out)
-        faces = sum(len(r) for r in results)
-        click.echo(f"{_counts(faces, 'face')} in {_counts(len(results), 'image')}: {_counts(len(fex), 'row')} in {out}")
-    else:
-        faces_table.show(fex)
-    undrawn: list[FexportError] = []
-    if overlay is not None:
-        undrawn = _write_overlays(results, overlay, made_up, row, exif)
-        click.echo(f"{_counts(len(results) - len(undrawn), 'picture')} in {overlay}")
-    for error in skipped:
-        click.echo(f"Skipped: {error}", err=True)
-    if undrawn:
-        raise OutputError("; ".join(str(error) for error in undrawn[:3]))
-    if skipped:
-        sys.exit(3)
-
-
-def _read(
-    detector: Detector, inputs: list[str], options: OptionFields, skip_bad: bool, rows_only: bool
-) -> tuple[list[FrameResult], list[FexportError]]:
-    """(results, errors of the inputs that were passed over)."""
-    from fexport.cli.tables import console
-
-    skipped: list[FexportError] = []
-    results = []
-    on_bad = skipped.append if skip_bad else None
-    stream = detector.stream(inputs, on_bad=on_bad, rows_only=rows_only, **options)
-    with console(stderr=True).status("reading faces") as status:
-        for count, result in enumerate(stream, start=1):
-            status.update(f"{count} images read")
-            results.append(result)
-    return results, skipped
+        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show)  # type: ignore[arg-type]
+        status = job.live(camera) if camera is not None else job.files()
+    if status:
+        sys.exit(status)
 
 
 def _by_role(option: str, text: str) -> str | dict[str, str]:
@@ -234,12 +208,17 @@ def _by_role(option: str, text: str) -> str | dict[str, str]:
     return {role.strip(): name.strip() for role, _, name in pairs}
 
 
-def _counts(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _split(paths: tuple[str, ...]) -> tuple[str | None, list[str]]:
+def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tuple[str | None, list[str]]:
     """(bundle, inputs): the first path is the bundle if it is one. A packaged one's name is that, whatever lies here."""
+    if camera is not None:
+        named = [*([chosen] if chosen is not None else []), *paths]
+        if len(named) > 1:
+            raise InputError(f"--camera is the input: {named[1]!r} is one too many")
+        return (named[0] if named else None), []
+    if not paths:
+        raise InputError("nothing to run on: give images, videos or folders (fexport run --help)")
+    if chosen is not None:
+        return chosen, list(paths)
     first = Path(paths[0])
     if paths[0] in PACKAGED or (first / MANIFEST).is_file():
         if len(paths) == 1:
@@ -261,34 +240,3 @@ def _has_files(folder: Path) -> bool:
         return any(p.is_file() for p in folder.iterdir() if p.name[0] != ".")
     except OSError as error:
         raise InputError(f"cannot read the folder {str(folder)!r}: {error.strerror or error}") from None
-
-
-def _write_overlays(
-    results: list[FrameResult], folder: Path, stand_ins: list[str], row: Pipeline, exif: bool
-) -> list[FexportError]:
-    """Draw each picture; answers the errors of those that could not be read again or written."""
-    from fexruntime import overlay
-    from fexruntime.sources.images import read_image
-
-    failed: list[FexportError] = []
-    targets = _overlay_paths([Path(r.name) for r in results], folder)
-    for result, target in zip(results, targets, strict=True):
-        try:
-            seen = read_image(Path(result.name), exif)
-            picture = overlay.draw(seen, result, stand_ins, row.pitch_up, row.labels)
-            overlay.write_png(picture, target)
-        except FexportError as error:
-            failed.append(error)
-    return failed
-
-
-def _overlay_paths(inputs: list[Path], folder: Path) -> Iterator[Path]:
-    """A PNG in `folder` for each input, named after it; numbered where a name is taken, and never an input itself."""
-    kept = {path.resolve() for path in inputs}
-    taken: set[Path] = set()
-    for path in inputs:
-        names = itertools.chain([path.stem], (f"{path.stem}_{k}" for k in itertools.count(2)))
-        candidates = (folder / f"{name}.png" for name in names)
-        target = next(c for c in candidates if c not in taken and c.resolve() not in kept)
-        taken.add(target)
-        yield target

@@ -12,6 +12,7 @@ from fexport.networks import (
     arcface,
     facemesh,
     facenet,
+    img2pose,
     l2cs,
     mobilefacenet,
     mobilenet,
@@ -30,6 +31,9 @@ from fexport.recipe import Recipe
 RECIPES: dict[str, Recipe] = {
     "retinaface-r34": retinaface.RECIPE_R34,
     "retinaface-mobilenet025": retinaface.RECIPE_MOBILENET025,
+    "img2pose": img2pose.RECIPE,
+    "img2pose-scores": img2pose.RECIPE_SCORES,
+    "img2pose-pose": img2pose.RECIPE_POSE,
     "multitask-v2": multitask_recipes.RECIPE_V2,
     "multitask-v28": multitask_recipes.RECIPE_V28,
     "mobilefacenet": mobilefacenet.RECIPE,

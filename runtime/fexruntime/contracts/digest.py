@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from fexruntime.contracts import detection as C
 from fexruntime.contracts import facemesh as M
+from fexruntime.contracts import img2pose as P
 from fexruntime.contracts import labels as L
 from fexruntime.contracts.pipelines import network_row
 from fexruntime.contracts.schema import Pipeline, without_defaults
@@ -31,6 +32,24 @@ _CONSTANTS: dict[str, tuple[object, ...]] = {
     "presence": (M.PRESENCE,),
     "mesh-features": (M.NOSE_TIP, M.EYE_LINE),
     "face-geometry": (M.VERTICAL_FOV_DEGREES,),
+    "img2pose": (
+        P.ANCHOR_SIDES,
+        P.ASPECT_RATIOS,
+        P.LARGEST_GROWTH,
+        P.PROPOSAL_IOU,
+        P.LEAST_SIDES,
+        P.FEW_PROPOSALS,
+        P.FRAME_MULTIPLE,
+        P.ROI_LEVELS,
+        P.ROI_SIDE,
+        P.ROI_SAMPLES,
+        P.ROI_REFERENCE,
+        P.LEAST_SCORE,
+        P.BOX_IOU,
+        P.FACE_IOU,
+        P.MOST_BOXES,
+        P.ROLLS,
+    ),
     "multitask": (L.MESH_POINTS, L.DLIB68_FROM_MESH),
     "landmarks-68": (L.LANDMARKS,),
 }
@@ -48,10 +67,11 @@ def contract_sha256(pipeline: Pipeline, contract: str, networks: Mapping[str, st
     for stage in (pipeline.finder, *pipeline.stages):
         if stage.role in networks:
             name = networks[stage.role]
-            row = None if name is None else without_defaults(network_row(name), _WORDS)
-            choice = without_defaults(stage.choice(name), _WORDS)
-            roles.append([without_defaults(stage, _WORDS), choice, row, _CONSTANTS.get(stage.decode)])
-            given.update(stage.gives)
+            for filled, network in ((stage.filled(name), name), *((s, s.networks[0]) for s in stage.helpers(name))):
+                row = None if network is None else without_defaults(network_row(network), _WORDS)
+                choice = without_defaults(filled.choice(network), _WORDS)
+                roles.append([without_defaults(filled, _WORDS), choice, row, _CONSTANTS.get(filled.decode)])
+                given.update(filled.gives)
     groups = [without_defaults(g, _WORDS) for g in pipeline.groups if g.value in given or g.value not in VALUES]
     meaning = [contract, without_defaults(pipeline, _WORDS), roles, groups]
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

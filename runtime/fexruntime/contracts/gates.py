@@ -14,6 +14,7 @@ _DETECTIONS = (
     Gate("loc", "relative", 1e-4),
     Gate("landmarks", "relative", 1e-4),
 )
+_PROPOSALS = tuple(Gate(t.name, "relative", 1e-4) for t in N.IMG2POSE.outputs)
 _EMBEDDING = (Gate("embedding", "cosine", 1e-6), Gate("embedding", "relative", 1e-4))
 # X, Y and Z differ tenfold in range: each is judged by its own size
 _POSE = (Gate("pose", "degrees", 1e-2, columns=(0, 1, 2)), Gate("pose", "scaled", 1e-4, columns=(3, 4, 5)))
@@ -35,6 +36,9 @@ GATES: dict[str, dict[str, tuple[Gate, ...]]] = {
     "fp32": {
         N.RETINAFACE_R34.name: _DETECTIONS,
         N.RETINAFACE_MOBILENET025.name: _DETECTIONS,
+        N.IMG2POSE.name: _PROPOSALS,
+        N.IMG2POSE_SCORES.name: (Gate("conf", "probability", 1e-4),),
+        N.IMG2POSE_POSE.name: _POSE,
         N.MULTITASK_V2.name: _MULTITASK,
         N.MULTITASK_V28.name: _MULTITASK,
         N.MOBILEFACENET.name: (Gate("landmarks", "pixels", 1e-2),),

@@ -18,7 +18,7 @@ IDENTITY = Group("identity", "embedding", (L.IDENTITY,), dtype="text")
 TAIL = (FRAME_SIZE, INPUT, FRAME, IDENTITY)
 
 
-def finder(*networks: Network) -> Stage:
-    """A stage that finds faces by one of these networks, all of RetinaFace's kind."""
-    choices = tuple(Choice(n.name) for n in networks)
+def finder(*networks: Network | Choice) -> Stage:
+    """A stage that finds faces by one of these networks: of RetinaFace's kind where not a whole choice is given."""
+    choices = tuple(Choice(n.name) if isinstance(n, Network) else n for n in networks)
     return Stage("faces", choices, "retinaface", ("boxes_xyxy_px", "scores", "points_xy_px"), title="finds the faces")

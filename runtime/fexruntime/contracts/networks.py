@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fexruntime.contracts import detectorv1_networks, head_pose_networks
+from fexruntime.contracts.img2pose import ROI_LEVELS
 from fexruntime.contracts.labels import (
     AUS,
     BLENDSHAPES,
@@ -70,6 +71,54 @@ RETINAFACE_MOBILENET025 = Network(
     inputs=_FRAMES,
     outputs=_DETECTIONS,
     preprocessing=_DETECTOR_PREPROCESSING,
+)
+
+_PYRAMID = tuple(
+    Tensor(f"p{k}", ("batch", 256, f"height_{k}", f"width_{k}"), f"feature map, a cell is {2**k} pixels")
+    for k in ROI_LEVELS
+)
+_REGIONS = tuple(
+    Tensor(f"regions_{k}", (f"regions_{k}", 5), f"which frame of the batch, then x1, y1, x2, y2: read from p{k}")
+    for k in ROI_LEVELS
+)
+IMG2POSE = Network(
+    name="img2pose",
+    title="img2pose face detector: features and proposals, ResNet-18 FPN",
+    files=(
+        WeightsFile("py-feat/img2pose", "model.safetensors"),
+        WeightsFile("py-feat/img2pose", "config.json"),
+    ),
+    licence="CC BY-NC 4.0",
+    licence_note="weights by vitoralbiero/img2pose: non-commercial; trained on WIDER FACE, whose images are CC BY-NC-ND",
+    inputs=_FRAMES,
+    outputs=(
+        Tensor("objectness", ("batch", "anchors"), "logit of each anchor: three a cell, row by row, P2 to P6"),
+        Tensor(
+            "deltas",
+            ("batch", "anchors", 4),
+            "of each anchor: dx, dy over its size, log of width and height over its own",
+        ),
+        *_PYRAMID,
+    ),
+    preprocessing=Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+    optional_keys=("num_batches_tracked",),
+)
+IMG2POSE_SCORES = replace(
+    IMG2POSE,
+    name="img2pose-scores",
+    title="img2pose face detector: which proposals are faces",
+    inputs=(*_PYRAMID, *_REGIONS),
+    outputs=(Tensor("conf", ("regions", 2), "probability of background and of face, regions of p2 first"),),
+)
+IMG2POSE_POSE = replace(
+    IMG2POSE_SCORES,
+    name="img2pose-pose",
+    title="img2pose face detector: head pose of faces",
+    outputs=(
+        Tensor(
+            "pose", ("regions", 6), "rotation vector in radians and translation, of a camera that looks at the region"
+        ),
+    ),
 )
 
 MOBILEFACENET = Network(
@@ -202,6 +251,9 @@ NETWORKS: dict[str, Network] = {
     for network in (
         RETINAFACE_R34,
         RETINAFACE_MOBILENET025,
+        IMG2POSE,
+        IMG2POSE_SCORES,
+        IMG2POSE_POSE,
         MULTITASK_V2,
         MULTITASK_V28,
         MOBILEFACENET,

@@ -90,11 +90,20 @@ def _detectorv2(contract: str, network: Network, pitch: float, gaze_pitch: float
 
 
 _HOG = ("hog", "hog_points")
+_IMG2POSE = Choice(
+    N.IMG2POSE.name,
+    decode="img2pose",
+    gives=("boxes_xyxy_px", "scores", "pose"),
+    axes=(_pose_axes(-1.0),),
+    helpers=(("scores", N.IMG2POSE_SCORES.name), ("pose", N.IMG2POSE_POSE.name)),
+    fex_info=(("face_model", "img2pose"), ("facepose_model", "img2pose")),
+)
+
 _DETECTORV1 = Pipeline(
     name="detectorv1",
     contracts=tuple(_PYFEAT),
     title="Detectorv1",
-    finder=G.finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025),
+    finder=G.finder(N.RETINAFACE_R34, N.RETINAFACE_MOBILENET025, _IMG2POSE),
     stages=(
         Stage(
             "landmarks",

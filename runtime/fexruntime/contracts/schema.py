@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -159,6 +159,14 @@ class Choice:
     reads: tuple[Crop | str, ...] = ()
     called: str | None = None
     """What a caller chooses it by, where that is not the network's name (the reference calls two networks "svm")."""
+    decode: str | None = None
+    """What reads its outputs, and what it gives: where it is not as the stage says (see `Stage.filled`)."""
+    gives: tuple[str, ...] | None = None
+    axes: tuple[AxisMap, ...] | None = None
+    helpers: tuple[tuple[str, str], ...] = ()
+    """(name, network) of further networks that its finder runs; they fill the roles ROLE.NAME (see `Stage.helpers`)."""
+    fex_info: tuple[tuple[str, str | None], ...] = ()
+    """What py-feat's Fex says of its models where this network fills the stage, beyond the pipeline's."""
 
     @property
     def name(self) -> str | None:
@@ -206,6 +214,23 @@ class Stage:
             if network in (choice.network, choice.name):
                 return choice
         raise KeyError(network)
+
+    def filled(self, network: str | None) -> Stage:
+        """The stage as it is where that network fills it; KeyError if it cannot."""
+        choice = self.choice(network)
+        return replace(
+            self,
+            decode=self.decode if choice.decode is None else choice.decode,
+            gives=self.gives if choice.gives is None else choice.gives,
+            axes=self.axes if choice.axes is None else choice.axes,
+        )
+
+    def helpers(self, network: str | None) -> tuple[Stage, ...]:
+        """The roles of the further networks that this network's finder runs, as stages with one choice; they give no value."""
+        return tuple(
+            Stage(f"{self.role}.{name}", (Choice(helper),), self.decode, (), title=self.title)
+            for name, helper in self.choice(network).helpers
+        )
 
     @property
     def networks(self) -> tuple[str, ...]:

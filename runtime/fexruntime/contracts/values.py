@@ -34,6 +34,7 @@ VALUES: dict[str, Value] = {
             points=True,
         ),
         Value("presence", (), "probability that there is a face, by the network that reads it"),
+        Value("track", (), "number of the track of frames that the face is of; whole numbers from 0"),
         Value("keep", (), "0 for a face that a stage found not to be one"),
         Value("landmarks_xy_px", (LANDMARKS, 2), "dlib's landmarks", points=True),
         Value("landmarks_crop_xy", (LANDMARKS, 2), "dlib's landmarks as fractions of their crop", inner=True),
@@ -74,4 +75,4 @@ VALUES: dict[str, Value] = {
 
 def is_inner(stage: Stage) -> bool:
     """Whether a stage is there for later stages alone: nobody chooses it, a bundle has it where one of them reads it."""
-    return all(VALUES[name].inner for name in stage.gives)
+    return bool(stage.gives) and all(VALUES[name].inner for name in stage.gives)

@@ -17,7 +17,6 @@ from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".wmv")
 
 
 def read_image(path: Path, exif: bool = False) -> U8:
@@ -25,8 +24,6 @@ def read_image(path: Path, exif: bool = False) -> U8:
 
     Raises InputError for what is not an image, and for one that is cut off.
     """
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        raise InputError(f"{str(path)!r} is a video; this version reads images: extract its frames first")
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

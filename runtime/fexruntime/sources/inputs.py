@@ -1,4 +1,5 @@
-"""What people hand over -> frames: paths, folders, encoded bytes, file objects, arrays, tensors, PIL images, lists of these.
+"""What people hand over -> frames: paths, folders, globs, videos, encoded bytes, file objects, arrays, tensors, PIL images,
+lists of these.
 
 Frames of different sizes may share a run (py-feat's may not). Each input that gives no frame, for whatever reason, is one
 error of its own: it takes a number, so that what comes after keeps its own.
@@ -6,8 +7,11 @@ error of its own: it takes a number, so that what comes after keeps its own.
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +19,164 @@ import numpy as np
 
 from fexruntime.arrays import U8
 from fexruntime.errors import FexportError, InputError
-from fexruntime.options import OutputSize
+from fexruntime.options import Options
+from fexruntime.sources.ahead import Ahead
 from fexruntime.sources.arrays import checked, from_pil, from_tensor, is_pil, is_tensor
 from fexruntime.sources.frame import Frame, frame_of
 from fexruntime.sources.images import IMAGE_SUFFIXES, decode_image, read_image
+from fexruntime.sources.video import VIDEO_SUFFIXES, Video, is_video
 
 ARRAY_NAME = "tensor"
 """py-feat's word in the `input` column for a frame that came from memory."""
+MEMORY = -1
+"""Number of the source of frames that come from memory: one sequence, in the order they come."""
+_log = logging.getLogger("fexruntime.video")
 
 Inputs = Any
-"""A path, a folder, encoded bytes, a file object, a PIL image, an array [H,W,3] or [N,H,W,3] uint8 RGB, a torch tensor
-[3,H,W] or [B,3,H,W], or an iterable of these."""
+"""A path (of an image, a video, a folder; a pattern with *), encoded bytes, a file object, a PIL image, an array [H,W,3] or
+[N,H,W,3] uint8 RGB, a torch tensor [3,H,W] or [B,3,H,W], or an iterable of these."""
 OnBad = Callable[[FexportError], None]
-Source = tuple[Callable[[], U8], str]
-"""A function that gives the pixels, or raises InputError, and what the input is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """One input of one picture: a function that gives the pixels, or raises InputError, and what the input is called."""
+
+    pixels: Callable[[], U8]
+    name: str
+    sequence: bool = False
+    """Whether it is one of frames that follow each other in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One input that is a video."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where reading stands: the number of an input, and the frame of it that was read last."""
+
+    source: int
+    frame: int
 
 
 class Frames:
-    """Frames of `inputs`, read one at a time, numbered from 0; `count` inputs were seen so far, bad ones included.
+    """Frames of `inputs`, numbered: pictures from 0 over all inputs, frames of a video by their place in it.
 
-    An input that cannot be read raises InputError, or is handed to `on_bad` and passed over. `own` gives each frame its
-    own copy of an array, for callers that hold several while the producer goes on (a camera may refill one buffer).
+    `count` inputs and `read` frames were seen so far, bad ones included. An input that cannot be read raises InputError,
+    or is handed to `on_bad` and passed over. `own` gives each frame its own copy of an array, for callers that hold
+    several while the producer goes on (a camera may refill one buffer). Files are read ahead by a thread; what is in
+    memory is taken when it is needed. `after`: go on behind that frame, leaving out what is before it unread.
     """
 
     def __init__(
         self,
         inputs: Inputs,
-        output_size: OutputSize = None,
-        exif: bool = False,
+        options: Options | None = None,
         on_bad: OnBad | None = None,
         own: bool = False,
+        after: Position | None = None,
+        ahead: bool = True,
     ) -> None:
-        self.count = 0
-        self._sources = _sources(inputs, exif, own)
-        self._output_size = output_size
+        self.count = self.read = 0
+        self._options = options or Options()
+        self._sources = _sources(inputs, self._options.exif, own)
         self._on_bad = on_bad
+        self._after = after
+        self._ahead = ahead and _are_files(inputs)
 
     def __iter__(self) -> Iterator[Frame]:
-        for pixels, name in self._sources:
-            index, self.count = self.count, self.count + 1
-            try:
-                frame = frame_of(pixels(), index, name, self._output_size)
-            except InputError as error:
-                if self._on_bad is None:
-                    raise
-                self._on_bad(error)
+        found: Iterable[Frame | FexportError] = self._found()
+        if self._ahead:
+            found = Ahead(iter(found), _size)
+        for item in found:
+            if isinstance(item, Frame):
+                yield item
+            elif self._on_bad is None:
+                raise item
             else:
-                yield frame
+                self._on_bad(item)
+
+    def _found(self) -> Iterator[Frame | FexportError]:
+        """Frames and the errors of inputs that cannot be read, in order."""
+        for source in self._sources:
+            number, self.count = self.count, self.count + 1
+            if self._after is not None and number < self._after.source:
+                self.read += 1
+                continue
+            try:
+                if isinstance(source, Film):
+                    yield from self._film(source, number)
+                elif self._after is None or number > self._after.source:
+                    order, self.read = self.read, self.read + 1
+                    frame = frame_of(source.pixels(), number, source.name, self._options.output_size)
+                    yield replace(frame, order=order, source=MEMORY if source.sequence else number, number=number)
+                else:
+                    self.read += 1
+            except InputError as error:
+                yield error
+
+    def _film(self, film: Film, number: int) -> Iterator[Frame]:
+        options = self._options
+        video = Video(film.path, options.rotate)
+        numbers = video.timeline.numbers(options.skip_frames, options.start_s, options.end_s)
+        if not numbers:
+            times = f"{(video.timeline.frames / video.timeline.rate if video.timeline.rate else 0):.2f} s"
+            raise InputError(
+                f"no frame of {film.name!r} lies between start and end: it has {video.timeline.frames} ({times})"
+            )
+        if self._after is not None and number == self._after.source:
+            numbers = numbers[numbers.index(self._after.frame) + 1 :] if self._after.frame in numbers else numbers
+        said = False
+        for picked in video.frames(numbers):
+            if video.turned and not options.rotate and not said:
+                said = True
+                _log.warning(
+                    "%s says that it is to be turned by %d degrees: it is read as it is stored; turn it with rotate=True "
+                    "(--rotate)", film.name, video.turned,
+                )  # fmt: skip
+            order, self.read = self.read, self.read + 1
+            frame = frame_of(picked.rgb_u8, picked.index, film.name, options.output_size, padded=False)
+            yield replace(frame, moment=picked.moment, order=order, source=number, number=number)
 
 
-def _sources(inputs: Inputs, exif: bool, own: bool) -> Iterator[Source]:
+def listed(inputs: Iterable[str]) -> list[str]:
+    """Paths with folders and patterns replaced by the files in them, in order; what is not there stays as it is."""
+    files: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        found = [str(p) for p in _in_folder(path)] if path.is_dir() else _matching(name)
+        files += found or [name]
+    return files
+
+
+def _are_files(inputs: Inputs) -> bool:
+    """Whether everything is a path: only then may another thread take the inputs."""
+    if isinstance(inputs, (str, os.PathLike)):
+        return True
+    return isinstance(inputs, (list, tuple)) and all(isinstance(i, (str, os.PathLike)) for i in inputs)
+
+
+def _size(item: Frame | FexportError) -> int:
+    if not isinstance(item, Frame):
+        return 0
+    return item.rgb_u8.nbytes + (item.original_rgb_u8.nbytes if item.original_rgb_u8 is not None else 0)
+
+
+def _sources(inputs: Inputs, exif: bool, own: bool) -> Iterator[Still | Film]:
     if isinstance(inputs, (str, os.PathLike)):
         yield from _of_path(inputs, exif)
     elif isinstance(inputs, (bytes, bytearray, memoryview)):
-        yield lambda: decode_image(bytes(inputs), "an image given as bytes", exif), "bytes"
+        yield Still(lambda: decode_image(bytes(inputs), "an image given as bytes", exif), "bytes")
     elif is_tensor(inputs):
         yield from _of_tensor(inputs, own)
     elif is_pil(inputs):
-        yield lambda: checked(from_pil(inputs, exif), "a PIL image"), str(getattr(inputs, "filename", "") or "image")
+        name = str(getattr(inputs, "filename", "") or "image")
+        yield Still(lambda: checked(from_pil(inputs, exif), "a PIL image"), name)
     elif isinstance(inputs, np.ndarray) and inputs.ndim == 0 and inputs.dtype.kind in "OSU":
         yield from _sources(inputs.item(), exif, own)
     elif isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU":
@@ -88,14 +192,14 @@ def _sources(inputs: Inputs, exif: bool, own: bool) -> Iterator[Source]:
         yield _bad(f"cannot read frames from a {type(inputs).__name__}: give paths, bytes or [H,W,3] uint8 arrays")
 
 
-def _bad(message: str, name: str = "") -> Source:
+def _bad(message: str, name: str = "") -> Still:
     def fail() -> U8:
         raise InputError(message)
 
-    return fail, name
+    return Still(fail, name)
 
 
-def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Source]:
+def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Still | Film]:
     name = os.fspath(given)
     if isinstance(name, bytes):
         name = os.fsdecode(name)
@@ -103,32 +207,54 @@ def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Source]:
     if not name:
         yield _bad("an empty path was given: name a file or a folder ('.' is the current one)")
     elif "://" in name:
-        yield _bad(f"{name!r} is an address: download it first, and give the file or its bytes")
+        yield _bad(
+            f"{name!r} is an address: download it first, and give the file or its bytes (a live stream: Detector.live)"
+        )
     elif path.is_dir():
         yield from _of_folder(path, exif)
+    elif not path.exists() and (matching := _matching(name)):
+        for match in matching:
+            yield _of_file_at(Path(match), match, exif)
+    elif not path.exists() and glob.has_magic(name):
+        yield _bad(f"no file matches {name!r}")
     else:
-        yield lambda: read_image(path, exif), name
+        yield _of_file_at(path, name, exif)
 
 
-def _of_folder(folder: Path, exif: bool) -> Iterator[Source]:
+def _of_file_at(path: Path, name: str, exif: bool) -> Still | Film:
+    return Film(path, name) if is_video(path) else Still(lambda: read_image(path, exif), name)
+
+
+def _matching(name: str) -> list[str]:
+    """Files that a pattern names, if it is one and no file is called so."""
+    if not glob.has_magic(name) or Path(name).exists():
+        return []
+    return sorted(m for m in glob.glob(name) if Path(m).is_file())
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+
+
+def _of_folder(folder: Path, exif: bool) -> Iterator[Still | Film]:
     try:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = _in_folder(folder)
     except OSError as error:
         yield _bad(f"cannot read the folder {str(folder)!r}: {error.strerror or error}")
         return
     if not files:
-        looked = ", ".join(IMAGE_SUFFIXES)
+        looked = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         yield _bad(f"no images in the folder {str(folder)!r} (subfolders are not searched): looked for {looked}")
     for path in files:
-        yield (lambda path=path: read_image(path, exif)), str(path)  # type: ignore[misc]
+        yield _of_file_at(path, str(path), exif)
 
 
-def _of_array(array: Any, own: bool) -> Iterator[Source]:
+def _of_array(array: Any, own: bool) -> Iterator[Still]:
     for image in array if array.ndim == 4 else (array,):
-        yield (lambda image=image: np.array(checked(image)) if own else checked(image)), ARRAY_NAME  # type: ignore[misc]
+        yield Still(lambda image=image: np.array(checked(image)) if own else checked(image), ARRAY_NAME, True)  # type: ignore[misc]
 
 
-def _of_tensor(tensor: Any, own: bool) -> Iterator[Source]:
+def _of_tensor(tensor: Any, own: bool) -> Iterator[Still]:
     try:
         array = from_tensor(tensor)
     except InputError as error:
@@ -137,7 +263,7 @@ def _of_tensor(tensor: Any, own: bool) -> Iterator[Source]:
         yield from _of_array(array, own)
 
 
-def _of_file(file: Any, exif: bool) -> Iterator[Source]:
+def _of_file(file: Any, exif: bool) -> Iterator[Still]:
     name = getattr(file, "name", None)
     called = name if isinstance(name, str) else "file"
 
@@ -150,4 +276,4 @@ def _of_file(file: Any, exif: bool) -> Iterator[Source]:
             raise InputError(f"{called!r} gives text, not bytes: open it with mode 'rb'")
         return decode_image(bytes(data), repr(called), exif)
 
-    yield pixels, called
+    yield Still(pixels, called)

@@ -1,0 +1,252 @@
+"""Videos: memory over a long one, kills, how much reading, networks and writing overlap, what following faces costs and gives.
+
+    python benchmarks/video.py memory BUNDLE CLIP       RSS every 100 frames of a run over 10 000, and its slope
+    python benchmarks/video.py kills BUNDLE CLIP        runs that are killed at random and gone on with, for CSV and Parquet
+    python benchmarks/video.py overlap BUNDLE CLIP      the whole run's rate beside each stage's own, in turns
+    python benchmarks/video.py tracking BUNDLE CLIP     time a frame and drift of boxes for --detect-every 1, 2, 5, 10, in turns
+
+Every sample goes to results/video_NAME.json. CLIP is any short video; 10 000 frames are made of it by repeating its packets.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import click
+import numpy as np
+import pandas as pd
+import psutil
+
+from fexruntime import Detector, record
+from fexruntime.columns import select
+from fexruntime.naming import Namer
+from fexruntime.options import Options
+from fexruntime.sinks import FORMATS, Schema
+from fexruntime.sources.inputs import Frames
+from fexruntime.sources.video import Video
+from fexruntime.versions import installed
+
+RESULTS = Path(__file__).parent / "results"
+PROGRAM = """
+import json, sys
+from fexruntime import Detector, record
+bundle, clip, out, resume, options = sys.argv[1:]
+detector = Detector(bundle)
+print("ready", flush=True)
+record(detector, clip, out, resume=resume == "resume", commit_every_s=0.1, **json.loads(options))
+"""
+
+
+@click.group()
+def main() -> None:
+    """Measure and write."""
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--frames", default=10_000, show_default=True)
+@click.option("--output-size", default=320, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def memory(bundle: str, clip: Path, frames: int, output_size: int, threads: int) -> None:
+    """RSS over a long video."""
+    process, samples, seen = psutil.Process(), [], 0
+    with tempfile.TemporaryDirectory() as folder, Detector(bundle, threads=threads) as detector:
+        long = looped(clip, Path(folder) / "long.mp4", frames)
+
+        def on_batch(batch: Any) -> None:
+            nonlocal seen
+            before, seen = seen, seen + len(batch)
+            if before // 100 != seen // 100:
+                samples.append([seen, process.memory_info().rss])
+
+        done = record(detector, long, Path(folder) / "rows.parquet", on_batch=on_batch, output_size=output_size)
+    # the first thousand frames fill buffers and caches
+    x, y = (np.array(v, np.float64) for v in zip(*[s for s in samples if s[0] > 1000], strict=True))
+    slope, cut = np.polyfit(x, y, 1)
+    spread = float(np.std(y - (slope * x + cut)))
+    save("memory", bundle, clip, {
+        "frames": done.frames, "faces": done.faces, "output_size": output_size, "rss_bytes_by_frame": samples,
+        "slope_bytes_a_frame": float(slope), "slope_standard_error": spread / float(np.std(x) * np.sqrt(len(x))),
+        "rss_spread_bytes": spread,
+    })  # fmt: skip
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--trials", default=20, show_default=True)
+@click.option("--skip-frames", default=1, show_default=True)
+def kills(bundle: str, clip: Path, trials: int, skip_frames: int) -> None:
+    """Killed at random, gone on with, compared cell by cell."""
+    found: dict[str, Any] = {}
+    dice = random.Random(20)
+    for suffix in (".csv", ".parquet"):
+        options = json.dumps({"skip_frames": skip_frames, **({"track": True} if suffix == ".parquet" else {})})
+        with tempfile.TemporaryDirectory() as folder:
+            whole, trial_list = Path(folder) / f"whole{suffix}", []
+            start = time.monotonic()
+            subprocess.run([sys.executable, "-c", PROGRAM, bundle, str(clip), str(whole), "new", options], check=True)
+            length = time.monotonic() - start
+            while len(trial_list) < trials:
+                out = Path(folder) / f"out{suffix}"
+                command = [sys.executable, "-c", PROGRAM, bundle, str(clip), str(out)]
+                run = subprocess.Popen([*command, "new", options], stdout=subprocess.PIPE)
+                run.stdout.readline()  # type: ignore[union-attr]
+                wait = dice.random() * length
+                try:
+                    run.wait(wait)
+                    out.unlink()
+                    continue  # done before its time came
+                except subprocess.TimeoutExpired:
+                    run.send_signal(signal.SIGKILL)
+                    run.wait()
+                journal = Path(f"{out}.journal")
+                kept = json.loads(journal.read_text().splitlines()[-1]).get("rows", 0) if journal.exists() else 0
+                if not out.exists():
+                    subprocess.run([*command, "resume", options], check=True)
+                read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+                equal = read(out).equals(read(whole)) and (suffix != ".csv" or out.read_bytes() == whole.read_bytes())
+                trial_list.append({"killed_after_s": wait, "rows_kept": kept, "equal": equal})
+                for path in (out, Path(f"{out}.part"), journal):
+                    path.unlink(missing_ok=True)
+        found[suffix] = trial_list
+        print(suffix, sum(t["equal"] for t in trial_list), "of", len(trial_list), flush=True)
+    save("kills", bundle, clip, found)
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def overlap(bundle: str, clip: Path, rounds: int, threads: int) -> None:
+    """The whole beside its parts."""
+    samples: dict[str, list[float]] = {"decode": [], "networks": [], "write": [], "whole": []}
+    options = Options()
+    frames = list(Frames(str(clip), ahead=False))
+    with tempfile.TemporaryDirectory() as folder, Detector(bundle, threads=threads) as detector:
+        results = [r for f in frames for r in detector.run([f])]
+        selection = select(detector.pipeline, None, video=True)
+        form = FORMATS[".parquet"]
+        schema = Schema(selection.all_columns, selection.dtypes)
+        for _ in range(rounds):
+            for name in samples:
+                gc.collect()
+                start = time.perf_counter()
+                if name == "decode":
+                    video = Video(clip)
+                    for _ in video.frames(range(video.timeline.frames)):
+                        pass
+                elif name == "networks":
+                    for frame in frames:
+                        detector.run([frame], options)
+                elif name == "write":
+                    namer, part = Namer(0.8), Path(folder) / "part"
+                    with part.open("wb") as file:
+                        file.write(form.head(schema))
+                        for result in results:
+                            file.write(form.block(detector.assemble([result], selection, namer.names), schema))
+                    form.finish(part, Path(folder) / "rows.parquet")
+                else:
+                    record(detector, clip, Path(folder) / "whole.parquet")
+                samples[name].append((time.perf_counter() - start) / len(frames))
+    middle = {name: statistics.median(s) for name, s in samples.items()}
+    slowest = max(("decode", "networks", "write"), key=lambda n: middle[n])
+    save("overlap", bundle, clip, {
+        "threads": threads, "seconds_a_frame": samples, "median_s": middle, "slowest": slowest,
+        "whole_over_slowest": middle[slowest] / middle["whole"],
+    })  # fmt: skip
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def tracking(bundle: str, clip: Path, rounds: int, threads: int) -> None:
+    """Following faces beside detecting them in every frame."""
+    every = (1, 2, 5, 10)
+    samples: dict[int, list[float]] = {n: [] for n in every}
+    drift: dict[int, dict[str, float]] = {}
+    with Detector(bundle, threads=threads) as detector:
+        given: dict[int, list[Any]] = {}
+        for _ in range(rounds):
+            for n in every:
+                start = time.perf_counter()
+                given[n] = list(detector.stream(clip, detect_every=n))
+                samples[n].append((time.perf_counter() - start) / len(given[n]))
+    for n in every[1:]:
+        pairs = [(a, b) for a, b in zip(given[1], given[n], strict=True) if len(a) == len(b) == 1]
+        corners = np.concatenate([np.abs(a.boxes_xyxy_px - b.boxes_xyxy_px) for a, b in pairs])
+        drift[n] = {
+            "frames_of_one_face_in_both": len(pairs), "frames": len(given[n]),
+            "box_corner_px_mean": float(corners.mean()), "box_corner_px_p95": float(np.percentile(corners, 95)),
+            "box_corner_px_max": float(corners.max()),
+            "box_width_px_mean": float(np.mean([b.boxes_xyxy_px[0, 2] - b.boxes_xyxy_px[0, 0] for _, b in pairs])),
+        }  # fmt: skip
+        if all(a.landmarks_xy_px is not None for a, _ in pairs):
+            apart = [np.linalg.norm(a.landmarks_xy_px - b.landmarks_xy_px, axis=-1).mean() for a, b in pairs]
+            drift[n]["landmarks_px_mean"] = float(np.mean(apart))
+    middle = {n: statistics.median(s) for n, s in samples.items()}
+    save("tracking", bundle, clip, {
+        "threads": threads, "seconds_a_frame": samples, "median_s": middle,
+        "times_faster_than_every_frame": {n: middle[1] / middle[n] for n in every}, "drift": drift,
+    })  # fmt: skip
+
+
+def looped(clip: Path, long: Path, frames: int) -> Path:
+    """The clip's packets again and again, until there are so many frames."""
+    with av.open(str(long), "w") as target:
+        given, shift, stream = 0, 0, None
+        while given < frames:
+            with av.open(str(clip)) as source:
+                video = source.streams.video[0]
+                stream = stream or target.add_stream_from_template(video)
+                step = int(1 / video.average_rate / video.time_base)
+                end = 0
+                for packet in source.demux(video):
+                    if packet.dts is None:
+                        continue
+                    end = max(end, packet.pts + step)
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                    target.mux(packet)
+                    given += 1
+                shift += end
+    return long
+
+
+def save(name: str, bundle: str, clip: Path, found: dict[str, Any]) -> None:
+    """Write a result, and say what it comes to."""
+    detector = Detector(bundle)
+    said = {
+        "bundle": {r: {k: d[k] for k in ("backend", "version", "precision")} for r, d in detector.describe().items()},
+        "pipeline": detector.pipeline.name,
+        "clip": clip.name,
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": psutil.cpu_count()},
+        "versions": installed(("fexport", "onnxruntime", "numpy", "av", "pyarrow", "opencv-python-headless")),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"video_{name}.json").write_text(json.dumps(said | found, indent=1) + "\n")
+    print(
+        json.dumps(
+            {k: v for k, v in found.items() if k not in ("rss_bytes_by_frame", "seconds_a_frame", ".csv", ".parquet")},
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

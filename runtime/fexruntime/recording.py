@@ -1,0 +1,304 @@
+"""Rows of a run to a file as they come: read, run and written side by side, gone on with after any end.
+
+from fexruntime import Detector, record
+record(Detector("bundle"), "film.mp4", "rows.parquet", resume=True, skip_frames=2)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fexruntime.behind import Behind
+from fexruntime.columns import Selection, select
+from fexruntime.errors import CutOffError, FexportError, InputError, OutputError
+from fexruntime.files import file_sha256
+from fexruntime.identity import INCREMENTAL
+from fexruntime.manifest import MANIFEST
+from fexruntime.naming import Namer
+from fexruntime.options import OptionFields, Options, options_of
+from fexruntime.results import FrameResult
+from fexruntime.sinks import FORMATS, check_target, write_table
+from fexruntime.sinks.appending import Appending
+from fexruntime.sinks.formats import Schema
+from fexruntime.sources.frame import Frame
+from fexruntime.sources.inputs import Position, listed
+from fexruntime.sources.video import is_video
+from fexruntime.versions import installed
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fexruntime.detector import Detector
+
+COMMIT_EVERY_S = 2.0
+"""A run that dies loses at most the work of this time."""
+_SAMPLE = 1 << 16
+_log = logging.getLogger("fexruntime.recording")
+OnBatch = Callable[["Sequence[tuple[Frame, FrameResult]]"], None]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What was done: frames and faces of the whole run (with what an earlier one did), rows in the file."""
+
+    frames: int = 0
+    faces: int = 0
+    rows: int = 0
+    resumed_frames: int = 0
+    """Frames of these that an earlier run did."""
+    stopped: bool = False
+    """Whether it was asked to stop before the end."""
+
+
+def record(
+    detector: Detector,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_bad: Callable[[FexportError], None] | None = None,
+    on_batch: OnBatch | None = None,
+    stop: threading.Event | None = None,
+    commit_every_s: float = COMMIT_EVERY_S,
+    rows_only: bool = False,
+    **options: Unpack[OptionFields],
+) -> Recorded:
+    """Write the rows of files (pictures, videos, folders, patterns) to `out` (.csv, .parquet, .jsonl) as they come.
+
+    Until the run is done the rows are in OUT.part, with a journal beside; `resume` goes on from there, and the file is
+    then what an uninterrupted run's would be. `on_batch` is called with each batch's frames and results. `stop` ends the
+    run behind the batch that is under way: what was read is in `out`, and can be gone on with. `rows_only`: `on_batch` needs
+    nothing that no row has, so it is not computed (see `Detector.stream`).
+
+    Raises InputError for inputs or options that cannot be used (a video that is cut off: after all that could be read was
+    written), OutputError if the file cannot be written; what was committed before is kept and the error says how much.
+    """
+    chosen = options_of(options)
+    target = Path(out)
+    suffix = check_target(target)
+    files = listed([str(inputs)] if isinstance(inputs, (str, Path)) else [str(i) for i in inputs])
+    selection = select(detector.pipeline, chosen.columns, any(is_video(f) for f in files), chosen.track)
+    if selection.names_from is not None and chosen.identity_method != INCREMENTAL:
+        if resume:
+            raise InputError(
+                f"identity method {chosen.identity_method!r} needs all faces at once: it cannot be gone on with"
+            )
+        return _whole(detector, files, target, suffix, chosen, options, on_bad, on_batch, stop, rows_only)
+    run = Run(detector, files, target, suffix, chosen, selection, resume)
+    return run.go(on_bad, on_batch, stop, commit_every_s, rows_only)
+
+
+class Run:
+    """One run into one file: the walk here, rows and commits in a thread behind it."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        files: Sequence[str],
+        target: Path,
+        suffix: str,
+        options: Options,
+        selection: Selection,
+        resume: bool,
+    ) -> None:
+        self._detector, self._files, self._options, self._selection = detector, list(files), options, selection
+        form = FORMATS[suffix]
+        columns = selection.all_columns if form.own else selection.columns
+        identity = described(detector, self._files, options, columns)
+        metadata = {
+            "fexport": json.dumps(
+                identity
+                | {"versions": _versions(), "stand_ins": detector.bundle.stand_ins, "weights": _weights(detector)}
+            )
+        }
+        schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, metadata)
+        self._sink = Appending(target, form, schema, identity, resume)
+        self._namer = Namer(options.face_identity_threshold)
+        self.done = Recorded(rows=self._sink.rows)
+        self._after: Position | None = None
+        self._seen: dict[str, Any] = {}
+        self._state: dict[str, Any] = {}
+        if self._sink.committed:
+            self._restore(self._sink.committed)
+
+    def _restore(self, committed: dict[str, Any]) -> None:
+        for number, was in committed["merged"].get("inputs", {}).items():
+            now = fingerprint(self._files[int(number)])
+            if now != was:
+                self._sink.close()
+                raise InputError(
+                    f"{self._files[int(number)]!r} is not the file that was read before: it cannot be gone on with"
+                )
+        self._after = Position(*committed["after"])
+        self._namer.restore({"people": committed["merged"].get("people", {}), "tracks": committed["tracks"]})
+        self._state = committed["walk"]
+        self.done.frames, self.done.faces = committed["frames"], committed["faces"]
+        self.done.resumed_frames = self.done.frames
+
+    def go(
+        self,
+        on_bad: Callable[[FexportError], None] | None,
+        on_batch: OnBatch | None,
+        stop: threading.Event | None,
+        every_s: float,
+        rows_only: bool,
+    ) -> Recorded:
+        """Do it; see `record`."""
+        cut: list[CutOffError] = []
+
+        def bad(error: FexportError) -> None:
+            if on_bad is not None:
+                on_bad(error)
+            elif isinstance(error, CutOffError):  # its rows are worth having; said at the end
+                cut.append(error)
+            else:
+                raise error
+
+        walk = self._detector.walk(self._files, self._options, on_bad=bad, after=self._after, rows_only=rows_only)
+        walk.restore(self._state)
+        behind = Behind()
+        last = time.monotonic()
+        batches = walk.batches()
+        try:
+            for batch in batches:
+                if batch:
+                    self._take(batch, behind)
+                    if time.monotonic() - last >= every_s:
+                        self._commit(walk.state(), behind)
+                        last = time.monotonic()
+                    if on_batch is not None:
+                        on_batch(batch)
+                if stop is not None and stop.is_set():
+                    self.done.stopped = True
+                    break
+            if self._after is not None:
+                self._commit(walk.state(), behind)
+            behind.finish()
+        except BaseException as error:
+            self._left(error, behind)
+            raise
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+        if self.done.stopped:
+            self._sink.publish()
+            self._sink.close()
+        else:
+            self._sink.finish()
+        self.done.rows = self._sink.rows
+        if cut:
+            raise CutOffError(
+                f"{'; '.join(str(e) for e in cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"
+            )
+        return self.done
+
+    def _take(self, batch: Sequence[tuple[Frame, FrameResult]], behind: Behind) -> None:
+        results = [result for _, result in batch]
+        behind.do(lambda: self._sink.write(self._detector.assemble(results, self._selection, self._namer.names)))
+        for frame, result in batch:
+            self.done.frames += 1
+            self.done.faces += len(result)
+            # where this frame's input stands in the list, whatever its frame is called
+            if str(frame.number) not in self._seen:
+                self._seen[str(frame.number)] = None
+            self._after = Position(frame.number, frame.index)
+
+    def _commit(self, walk: dict[str, Any], behind: Behind) -> None:
+        assert self._after is not None
+        fresh = [n for n, was in self._seen.items() if was is None]
+        for number in fresh:
+            self._seen[number] = fingerprint(self._files[int(number)])
+        state = {
+            "after": [self._after.source, self._after.frame],
+            "frames": self.done.frames,
+            "faces": self.done.faces,
+            "walk": walk,
+        }
+        inputs = {n: self._seen[n] for n in fresh}
+
+        def commit() -> None:
+            names = self._namer.changes()
+            self._sink.commit(
+                state | {"tracks": names["tracks"], "merged": {"people": names["people"], "inputs": inputs}}
+            )
+
+        behind.do(commit)
+
+    def _left(self, error: BaseException, behind: Behind) -> None:
+        """Close what an error ended: rows that were committed are kept, and the error says so; else nothing is left."""
+        try:
+            behind.finish()
+        except BaseException as other:
+            _log.info("also: %s", other)
+        if not self._sink.committed:
+            self._sink.discard()
+            return
+        self._sink.close()
+        if isinstance(error, FexportError) and not isinstance(error, OutputError):
+            error.args = (f"{error}; {self._sink.kept()}",)
+
+
+def _whole(
+    detector: Detector, files: list[str], target: Path, suffix: str, chosen: Options, options: OptionFields,
+    on_bad: Callable[[FexportError], None] | None, on_batch: OnBatch | None, stop: threading.Event | None, rows_only: bool,
+) -> Recorded:  # fmt: skip
+    """All rows at the end, for names that need all faces at once."""
+    results: list[FrameResult] = []
+    done = Recorded()
+    for batch in detector.walk(files, chosen, on_bad=on_bad, rows_only=rows_only).batches():
+        results += [result for _, result in batch]
+        if batch and on_batch is not None:
+            on_batch(batch)
+        if stop is not None and stop.is_set():
+            done.stopped = True
+            break
+    fex = detector.to_fex(results, **options)
+    write_table(fex, target, suffix)
+    done.frames, done.faces, done.rows = len(results), sum(len(r) for r in results), len(fex)
+    return done
+
+
+def described(detector: Detector, files: Sequence[str], options: Options, columns: Sequence[str]) -> dict[str, Any]:
+    """What makes two runs the same: bundle, engines, options, inputs by name, columns."""
+    place = detector.describe()
+    return {
+        "bundle": file_sha256(detector.bundle.path / MANIFEST),
+        "pipeline": detector.pipeline.name,
+        "contract": detector.bundle.contract,
+        "engines": {role: [said["backend"], said["version"], said["precision"]] for role, said in place.items()},
+        "options": {f.name: _plain(getattr(options, f.name)) for f in fields(options)},
+        "inputs": list(files),
+        "columns": list(columns),
+    }
+
+
+def fingerprint(name: str) -> list[Any]:
+    """Size of a file, and a digest of its beginning, middle and end: enough to tell another file, quick for a long one."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    path = Path(name)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for at in sorted({0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)}):
+            file.seek(at)
+            digest.update(file.read(_SAMPLE))
+    return [size, digest.hexdigest()]
+
+
+def _weights(detector: Detector) -> dict[str, Any]:
+    return {role: [w.sha256 for w in n.record.weights] for role, n in detector.bundle.networks.items()}
+
+
+def _versions() -> dict[str, str]:
+    return installed(("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow"))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

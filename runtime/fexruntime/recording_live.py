@@ -1,0 +1,71 @@
+"""Rows of a live source to a file as they come; what was written stays, whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fexruntime.columns import select
+from fexruntime.errors import InputError
+from fexruntime.identity import INCREMENTAL
+from fexruntime.live import Live, Seen
+from fexruntime.naming import Namer
+from fexruntime.options import Options
+from fexruntime.recording import COMMIT_EVERY_S, Recorded, described
+from fexruntime.sinks import FORMATS, check_target
+from fexruntime.sinks.appending import Appending
+from fexruntime.sinks.formats import Schema
+
+if TYPE_CHECKING:
+    from fexruntime.detector import Detector
+
+
+def record_live(
+    detector: Detector,
+    live: Live,
+    options: Options,
+    out: str | Path,
+    on_seen: Callable[[Seen], None] | None = None,
+    commit_every_s: float = COMMIT_EVERY_S,
+) -> Recorded:
+    """Write the rows of `live` (of this detector, with these options) to `out` until it ends or is stopped.
+
+    Until then they are in OUT.part. What has been cannot be read again, so a live run is never gone on with: after a
+    crash the rows are in the part (CSV and JSON lines as they are, of Parquet an Arrow stream). Raises as `record` does.
+    """
+    target = Path(out)
+    suffix = check_target(target)
+    selection = select(detector.pipeline, options.columns, True, options.track)
+    if selection.names_from is not None and options.identity_method != INCREMENTAL:
+        raise InputError(
+            f"identity method {options.identity_method!r} needs all faces at once: live rows cannot have it"
+        )
+    form = FORMATS[suffix]
+    columns = selection.all_columns if form.own else selection.columns
+    identity = described(detector, [live.name], options, columns) | {"began": time.time()}
+    schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, {"fexport": json.dumps(identity)})
+    sink = Appending(target, form, schema, identity)
+    namer, done, last = Namer(options.face_identity_threshold), Recorded(), time.monotonic()
+    try:
+        for seen in live:
+            sink.write(detector.assemble([seen.result], selection, namer.names))
+            done.frames += 1
+            done.faces += len(seen.result)
+            if time.monotonic() - last >= commit_every_s:
+                sink.commit({"frames": done.frames})
+                last = time.monotonic()
+            if on_seen is not None:
+                on_seen(seen)
+    except BaseException:
+        # a camera that was lost for good: the rows that there are are a whole file
+        if done.frames:
+            sink.finish()
+        else:
+            sink.discard()
+        raise
+    sink.finish()
+    done.rows = sink.rows
+    return done

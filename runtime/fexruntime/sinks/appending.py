@@ -1,0 +1,217 @@
+"""A file that grows as rows come, and survives the death of its process at any instant.
+
+Rows are appended to TARGET.part. A commit writes them through to the disk and only then a line in TARGET.journal: how
+many bytes are whole, and what a later run goes on from. So the journal is never ahead of the rows; a resumed run cuts the
+part back to the last whole commit. The target itself is made in the end, whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fexruntime.errors import InputError, OutputError
+from fexruntime.files import replacing
+from fexruntime.sinks.formats import Format, Schema, Table
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_COMPACT_BYTES = 16 << 20
+"""A journal that has grown past this, and past four times what it holds, is written anew."""
+
+
+class Appending:
+    """Rows appended to `target`'s part. `run` says what run this is: a part is gone on with by the same run alone.
+
+    Raises InputError if an unfinished run's rows are there and `resume` was not asked for, or if it was another run;
+    OutputError if it cannot be written, or if another process writes it.
+    """
+
+    def __init__(
+        self, target: Path, form: Format, schema: Schema, run: Mapping[str, Any], resume: bool = False
+    ) -> None:
+        self.target, self._form, self._schema = target, form, schema
+        self.part = target.with_name(target.name + ".part")
+        self._journal_path = target.with_name(target.name + ".journal")
+        self._run = json.loads(json.dumps(dict(run)))
+        self.committed: dict[str, Any] = {}
+        """What the last commit said, merged over all: empty before the first."""
+        self.rows = 0
+        """Rows written, committed or not."""
+        self._journal_bytes = 0
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._open(resume)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _open(self, resume: bool) -> None:
+        lines = self._read_journal()
+        unfinished = bool(lines and lines[1:])
+        if unfinished and not resume:
+            raise InputError(
+                f"{str(self.part)!r} has {lines[-1]['rows']} rows of a run that did not end: go on with --resume, or delete it and "
+                f"{self._journal_path.name!r} to begin anew"
+            )
+        if unfinished and not self.part.exists():
+            raise InputError(f"{str(self.part)!r} is gone: delete {str(self._journal_path)!r} and begin anew")
+        self._file: BinaryIO = self.part.open("r+b" if unfinished else "w+b")
+        try:
+            self._lock()
+            if unfinished:
+                self._go_on(lines)
+            else:
+                self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self) -> None:
+        self._file.write(self._form.head(self._schema))
+        self._write_journal([{"run": self._run}])
+
+    def _go_on(self, lines: list[dict[str, Any]]) -> None:
+        different = differences(lines[0]["run"], self._run)
+        if different:
+            raise InputError(
+                f"{str(self.part)!r} is of another run, which cannot be gone on with: {'; '.join(different[:3])}"
+            )
+        for line in lines[1:]:
+            self.committed = merged(self.committed, line)
+        self.rows = self.committed["rows"]
+        size = os.fstat(self._file.fileno()).st_size
+        if size < self.committed["bytes"]:
+            raise InputError(
+                f"{str(self.part)!r} is shorter ({size} bytes) than its journal says ({self.committed['bytes']}): it was changed; "
+                "delete both and begin anew"
+            )
+        self._file.truncate(self.committed["bytes"])
+        self._file.seek(0, os.SEEK_END)
+        self._write_journal([{"run": self._run}, self.committed])
+
+    def write(self, table: Table) -> None:
+        """Append rows."""
+        if not len(table):
+            return
+        try:
+            self._file.write(self._form.block(table, self._schema))
+        except OSError as error:
+            raise self._refused(error) from None
+        self.rows += len(table)
+
+    def commit(self, state: Mapping[str, Any]) -> None:
+        """Make all rows so far durable, and note `state` with them; "merged" of it is merged with what earlier ones said."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            line = {"bytes": self._file.tell(), "rows": self.rows, **state}
+            text = json.dumps(line).encode() + b"\n"
+            with self._journal_path.open("ab") as journal:
+                journal.write(text)
+                journal.flush()
+                os.fsync(journal.fileno())
+        except OSError as error:
+            raise self._refused(error) from None
+        self.committed = merged(self.committed, line)
+        self._journal_bytes += len(text)
+        if self._journal_bytes > _COMPACT_BYTES and self._journal_bytes > 4 * self._compact_bytes:
+            self._write_journal([{"run": self._run}, self.committed])
+
+    def publish(self) -> None:
+        """Make the target of the rows so far; the part stays."""
+        try:
+            self._file.flush()
+            with replacing(self.target, locked=True) as temporary:
+                self._form.finish(self.part, temporary)
+        except OSError as error:
+            raise self._refused(error) from None
+        except OutputError as error:
+            raise OutputError(f"{error}: {self.kept()}") from None
+
+    def finish(self) -> None:
+        """Make the target, and remove the part and its journal."""
+        self.publish()
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the part and its journal."""
+        self._file.close()
+        # the journal first: a part without one is begun anew, a journal without its part would be a riddle
+        for path in (self._journal_path, self.part):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave everything as it is for a later run."""
+        with contextlib.suppress(OSError):  # bytes behind the last commit that the disk had no room for
+            self._file.close()
+
+    def kept(self) -> str:
+        """The clause that says what is safe."""
+        return f"{self.committed.get('rows', 0)} rows are kept in {str(self.part)!r}; --resume goes on from there"
+
+    def _refused(self, error: OSError) -> OutputError:
+        said = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
+        clause = f"; {self.kept()}" if self.committed else ""
+        return OutputError(f"cannot write {str(self.target)!r}: {said}{clause}")
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"another process is writing {str(self.part)!r}") from None
+
+    def _read_journal(self) -> list[dict[str, Any]]:
+        """Its whole lines; a last one that was cut off is as if it had not been written."""
+        try:
+            data = self._journal_path.read_bytes()
+        except FileNotFoundError:
+            return []
+        lines = []
+        for text in data.split(b"\n")[:-1]:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines if lines and "run" in lines[0] else []
+
+    def _write_journal(self, lines: list[dict[str, Any]]) -> None:
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        with replacing(self._journal_path, locked=True) as temporary, temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._journal_bytes = self._compact_bytes = len(data)
+
+
+def merged(before: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    """What two commits say together: the later, but dictionaries under "merged" are joined, key by key."""
+    joined = {
+        name: {**before.get("merged", {}).get(name, {}), **changes} for name, changes in line.get("merged", {}).items()
+    }
+    return {**before, **line, "merged": {**before.get("merged", {}), **joined}}
+
+
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """Where two runs' descriptions differ, in words."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [
+            d for k in dict.fromkeys((*was, *now)) for d in differences(was.get(k), now.get(k), f"{name} {k}".strip())
+        ]
+    if isinstance(was, list) and isinstance(now, list) and was != now:
+        if len(was) != len(now):
+            return [f"{name}: {len(was)} then, {len(now)} now"]
+        return [d for k, (a, b) in enumerate(zip(was, now, strict=True)) for d in differences(a, b, f"{name} {k}")]
+    return [] if was == now else [f"{name} was {_short(was)}, is {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

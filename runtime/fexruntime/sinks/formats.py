@@ -1,0 +1,229 @@
+"""How rows are written in each format: a head, blocks that are appended, and what makes a file of them in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fexruntime.errors import EnvironmentMissingError
+
+ROWS_OF_A_GROUP = 4096
+"""Rows of a row group of Parquet: 36 MB of Detectorv2's."""
+
+
+class Table(Protocol):
+    """What is written: named columns, each of one type."""
+
+    columns: tuple[str, ...]
+    all_columns: tuple[str, ...]
+    """With those that formats of fexport's own have beside."""
+    dtypes: Mapping[str, str]
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """A column."""
+        ...
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[list[Any]]:
+        """Rows in column order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Columns of a file, their types, and what is said of all of it (where a format has room for that)."""
+
+    columns: tuple[str, ...]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Format(Protocol):
+    """One format. What is appended block by block is bytes; a part that was cut at a block's end is whole."""
+
+    own: bool
+    """Whether it is fexport's own to shape: then it has the columns beside py-feat's."""
+
+    def check(self) -> None:
+        """EnvironmentMissingError without what it needs."""
+        ...
+
+    def head(self, schema: Schema) -> bytes:
+        """What a file begins with."""
+        ...
+
+    def block(self, table: Table, schema: Schema) -> bytes:
+        """Rows as they are appended."""
+        ...
+
+    def finish(self, part: Path, target: Path) -> None:
+        """Make `target` of what was appended to `part`; they may be one path."""
+        ...
+
+
+class Csv:
+    """What `DataFrame.to_csv(index=False)` writes."""
+
+    own = False
+
+    def check(self) -> None:
+        """Nothing is needed."""
+
+    def head(self, schema: Schema) -> bytes:
+        """The line of column names."""
+        return self._lines([list(schema.columns)])
+
+    def block(self, table: Table, schema: Schema) -> bytes:
+        """A line a row."""
+        return self._lines([[_csv_cell(v) for v in row] for row in table.rows(schema.columns)])
+
+    def finish(self, part: Path, target: Path) -> None:
+        """What was appended is the file."""
+        _copied(part, target)
+
+    def _lines(self, rows: list[list[str]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue().encode()
+
+
+class JsonLines:
+    """An object a line."""
+
+    own = True
+
+    def check(self) -> None:
+        """Nothing is needed."""
+
+    def head(self, schema: Schema) -> bytes:
+        """There is none."""
+        return b""
+
+    def block(self, table: Table, schema: Schema) -> bytes:
+        """A line a row."""
+        lines = []
+        for row in table.rows(schema.columns):
+            cells = {c: _json_value(v) for c, v in zip(schema.columns, row, strict=True)}
+            lines.append(json.dumps(cells, ensure_ascii=False, allow_nan=False) + "\n")
+        return "".join(lines).encode()
+
+    def finish(self, part: Path, target: Path) -> None:
+        """What was appended is the file."""
+        _copied(part, target)
+
+
+class Parquet:
+    """Parquet with an explicit schema. What is appended is Arrow's stream, a message a block: a Parquet file cannot be
+    appended to, and one without its footer cannot be read."""
+
+    own = True
+
+    def check(self) -> None:
+        """EnvironmentMissingError without pyarrow."""
+        _pyarrow()
+
+    def head(self, schema: Schema) -> bytes:
+        """The schema's message."""
+        return bytes(self._schema(schema).serialize())
+
+    def block(self, table: Table, schema: Schema) -> bytes:
+        """One record batch."""
+        pa, _ = _pyarrow()
+        types = self._schema(schema)
+        columns = [pa.array(_arrow_values(table, c), types.field(c).type, from_pandas=True) for c in schema.columns]
+        return bytes(pa.RecordBatch.from_arrays(columns, schema=types).serialize())
+
+    def finish(self, part: Path, target: Path) -> None:
+        """Row groups of the batches, a group in memory at a time."""
+        pa, parquet = _pyarrow()
+        name = target.with_name(f"{target.name}-rows")
+        try:
+            with contextlib.ExitStack() as stack:
+                stream = stack.enter_context(pa.ipc.open_stream(stack.enter_context(part.open("rb"))))
+                writer = stack.enter_context(parquet.ParquetWriter(str(name), stream.schema))
+                waiting: list[Any] = []
+                for batch in stream:
+                    waiting.append(batch)
+                    if sum(b.num_rows for b in waiting) >= ROWS_OF_A_GROUP:
+                        writer.write_table(pa.Table.from_batches(waiting).combine_chunks())
+                        waiting = []
+                writer.write_table(pa.Table.from_batches(waiting, stream.schema).combine_chunks())
+            os.chmod(name, (target if target.exists() else part).stat().st_mode & 0o7777)
+            os.replace(name, target)
+        except BaseException:
+            name.unlink(missing_ok=True)
+            raise
+
+    def _schema(self, schema: Schema) -> Any:
+        pa, _ = _pyarrow()
+        types = {
+            "float32": pa.float32(),
+            "float64": pa.float64(),
+            "int64": pa.int64(),
+            "integer": pa.int64(),
+            "text": pa.string(),
+        }
+        # the schema says every type, so that a file without a single name can still be joined to one with names
+        return pa.schema([(c, types[schema.dtypes[c]]) for c in schema.columns], metadata=dict(schema.metadata) or None)
+
+
+def printable(text: str) -> str:
+    """Text with what is not valid Unicode (bytes of a file name that are not UTF-8) as backslash escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _copied(part: Path, target: Path) -> None:
+    if part != target:
+        import shutil
+
+        shutil.copyfile(part, target)
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
+        return ""
+    return str(value)  # NumPy's shortest form that reads back as the same float32 or float64
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, (float, np.floating)):
+        # through the shortest text, so that a float32 does not grow digits it never had; JSON has no NaN and no infinity
+        return float(str(value)) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return printable(value) if isinstance(value, str) else value
+
+
+def _arrow_values(table: Table, column: str) -> Any:
+    if table.dtypes[column] not in ("text", "integer"):
+        return np.ascontiguousarray(table[column])
+    return [printable(v) if isinstance(v, str) else v for v in table[column]]
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise EnvironmentMissingError("writing Parquet needs pyarrow: pip install 'fexport[tables]'") from None
+    return pyarrow, pyarrow.parquet
+
+
+FORMATS: dict[str, Format] = {".csv": Csv(), ".parquet": Parquet(), ".jsonl": JsonLines()}
+"""By suffix."""
