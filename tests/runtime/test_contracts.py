@@ -7,11 +7,12 @@ import math
 import pytest
 
 from fexruntime import crop, finders, heads
+from fexruntime.columns import OWN_VALUES
 from fexruntime.contracts import GATES, NETWORKS, PIPELINES, REFERENCES, VALUES, Crop
 from fexruntime.contracts import labels as L
 from fexruntime.contracts.schema import without_defaults
 from fexruntime.errors import InputError
-from fexruntime.fex import NO_FACE, OWN_VALUES
+from fexruntime.fex import NO_FACE
 
 ROWS = pytest.mark.parametrize("row", PIPELINES, ids=lambda row: f"{row.name} {row.contracts[0]}")
 
