@@ -45,7 +45,7 @@ class PlaceFields(TypedDict, total=False):
     """The fields of `Place`, for the keywords of `Detector`."""
 
     backend: Any
-    device: str
+    device: Any
     precision: Any
     threads: int | None
     cache: Path | str | bool | None
