@@ -118,7 +118,8 @@ class Backend(Protocol):
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Outputs by name for inputs by name (C-contiguous float32).
 
-        `out` names arrays that the outputs are written into; they must have the right shapes. Without it, new arrays.
+        `out` names arrays that the outputs are written into; they must have the right shapes. Outputs that it does not name
+        are not computed where the library can leave them out (OpenVINO cannot). Without it, new arrays of every output.
         Raises InferenceError if the network could not be run.
         """
         ...

@@ -6,6 +6,7 @@ no batch axis; items run one after another. Its threads are OpenMP's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,8 +64,9 @@ class Ncnn:
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network on each item; see `Backend.infer`."""
-        items = [self._item(item) for item in zip(*(inputs[t.name] for t in self.spec.inputs), strict=True)]
-        found = {t.name: [answers[t.name] for answers in items] for t in self.spec.outputs}
+        names = [t.name for t in self.spec.outputs] if out is None else list(out)
+        items = [self._item(item, names) for item in zip(*(inputs[t.name] for t in self.spec.inputs), strict=True)]
+        found = {name: [answers[name] for answers in items] for name in names}
         if out is None:
             return {name: np.stack(values) for name, values in found.items()}
         for name, values in found.items():
@@ -72,18 +74,18 @@ class Ncnn:
                 slot[...] = value
         return dict(out)
 
-    def _item(self, item: tuple[F32, ...]) -> dict[str, F32]:
+    def _item(self, item: tuple[F32, ...], names: Sequence[str]) -> dict[str, F32]:
         extractor = self._net.create_extractor()
         for tensor, value in zip(self.spec.inputs, item, strict=True):
             # a copy with ncnn's own row alignment
             extractor.input(tensor.name, self._ncnn.Mat(np.ascontiguousarray(value)).clone())
         answers = {}
-        for tensor in self.spec.outputs:
-            code, found = extractor.extract(tensor.name)
+        for name in names:  # ncnn runs the layers that what is extracted needs
+            code, found = extractor.extract(name)
             if code:
                 shapes = ", ".join(str(list(value.shape)) for value in item)
                 raise InferenceError(f"ncnn could not run {self._name} on {shapes} (code {code})")
-            answers[tensor.name] = np.array(found)
+            answers[name] = np.array(found)
         return answers
 
     def share(self) -> Ncnn:

@@ -65,7 +65,8 @@ class OpenVino:
         except Exception as error:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
             raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
-        found = {t.name: self._request.get_tensor(t.name).data for t in self.spec.outputs}
+        names = [t.name for t in self.spec.outputs] if out is None else out
+        found = {name: self._request.get_tensor(name).data for name in names}
         if out is None:
             return {name: np.array(value) for name, value in found.items()}
         for name, value in found.items():
