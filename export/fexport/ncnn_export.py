@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 
 from fexport.ncnn_layers import Layer, NotHeldError, layers_of
+from fexport.ncnn_rewrites import quartered_stems
 
 __all__ = ["NotHeldError", "convert"]
 
@@ -23,7 +24,7 @@ _MAGIC = 7767517
 
 def convert(model: onnx.ModelProto) -> tuple[bytes, bytes]:
     """(param text, weights) of a graph as the exporter made it. Raises NotHeldError for what ncnn cannot hold."""
-    layers = _with_splits(layers_of(model))
+    layers = _with_splits(quartered_stems(layers_of(model)))
     blobs = sum(len(layer.outputs) for layer in layers)
     lines = [str(_MAGIC), f"{len(layers)} {blobs}"]
     for layer in layers:

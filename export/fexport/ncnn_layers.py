@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fexport.onnx_graph import Graph, attribute
 from fexruntime.errors import FexportError
 
-_RAW_FP32 = b"\0\0\0\0"
+RAW_FP32 = b"\0\0\0\0"
 """The tag before weights that may be stored in several ways: these are float32 as they are."""
 _INDEX = frozenset({"Shape", "Gather", "Unsqueeze", "Slice", "Cast", "Constant", "Concat"})
 """Operators that the exporter leaves to compute shapes; ncnn's layers find them out themselves."""
@@ -116,7 +116,7 @@ class _Converter:
         parameters |= {4: left, 14: top, 15: right, 16: bottom, 5: bias is not None, 6: weight.size, **activation}
         if group != 1:
             parameters[7] = group
-        weights = [_RAW_FP32 + _raw(weight), *([_raw(bias)] if bias is not None else [])]
+        weights = [RAW_FP32 + raw(weight), *([raw(bias)] if bias is not None else [])]
         kind = "Convolution" if group == 1 else "ConvolutionDepthWise"
         self._add(kind, node.output[0], node.input[:1], [output], parameters=parameters, weights=weights)
 
@@ -130,7 +130,7 @@ class _Converter:
         (down, across), strides = weight.shape[2:], attribute(node, "strides", [1, 1])
         parameters = {0: weight.shape[1], 1: across, 11: down, 3: strides[1], 13: strides[0]}
         parameters |= {5: bias is not None, 6: weight.size}
-        weights = [_RAW_FP32 + _raw(weight.transpose(1, 0, 2, 3)), *([_raw(bias)] if bias is not None else [])]
+        weights = [RAW_FP32 + raw(weight.transpose(1, 0, 2, 3)), *([raw(bias)] if bias is not None else [])]
         self._add("Deconvolution", node.output[0], node.input[:1], node.output, parameters=parameters, weights=weights)
 
     def relu(self, node: onnx.NodeProto) -> None:
@@ -140,7 +140,7 @@ class _Converter:
     def prelu(self, node: onnx.NodeProto) -> None:
         slope = self.constant(node.input[1]).ravel()
         self._add(
-            "PReLU", node.output[0], node.input[:1], node.output, parameters={0: len(slope)}, weights=[_raw(slope)]
+            "PReLU", node.output[0], node.input[:1], node.output, parameters={0: len(slope)}, weights=[raw(slope)]
         )
 
     def batch_norm(self, node: onnx.NodeProto) -> None:
@@ -157,7 +157,7 @@ class _Converter:
             node.input[:1],
             node.output,
             parameters=parameters,
-            weights=[_raw(gain), _raw(offset)],
+            weights=[raw(gain), raw(offset)],
         )
 
     def arithmetic(self, node: onnx.NodeProto) -> None:
@@ -283,7 +283,7 @@ class _Converter:
 
     def _inner_product(self, node: onnx.NodeProto, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
         parameters = {0: len(weight), 1: bias is not None, 2: weight.size}
-        weights = [_RAW_FP32 + _raw(weight), *([_raw(bias)] if bias is not None else [])]
+        weights = [RAW_FP32 + raw(weight), *([raw(bias)] if bias is not None else [])]
         self._add("InnerProduct", node.output[0], node.input[:1], node.output, parameters=parameters, weights=weights)
 
     def matmul(self, node: onnx.NodeProto) -> None:
@@ -302,7 +302,7 @@ class _Converter:
 
     def _memory(self, name: str, value: NDArray[Any]) -> str:
         rows, columns = value.shape
-        self._add("MemoryData", name, [], [name], parameters={0: columns, 1: rows}, weights=[_raw(value)])
+        self._add("MemoryData", name, [], [name], parameters={0: columns, 1: rows}, weights=[raw(value)])
         return name
 
     def _is_vector(self, name: str) -> bool:
@@ -346,5 +346,6 @@ def _word(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def _raw(value: NDArray[Any]) -> bytes:
+def raw(value: NDArray[Any]) -> bytes:
+    """Numbers as ncnn reads them: float32, in order."""
     return np.ascontiguousarray(value, np.float32).tobytes()

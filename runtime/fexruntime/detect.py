@@ -20,11 +20,11 @@ from fexruntime.contracts import detection as C
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Faces of one frame, best first: boxes_xyxy_px [N,4], scores [N], points_xy_px [N,5,2] (eyes, nose, mouth corners)."""
+    """Faces of one frame, best first: boxes_xyxy_px [N,4], scores [N], points_xy_px [N,5,2] (eyes, nose, mouth corners; None: not asked for)."""
 
     boxes_xyxy_px: F32
     scores: F32
-    points_xy_px: F32
+    points_xy_px: F32 | None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -71,11 +71,11 @@ def anchors(height: int, width: int) -> F32:
     return table
 
 
-def find(loc: F32, conf: F32, landmarks: F32, size_hw: tuple[int, int], threshold: float) -> list[Detections]:
+def find(loc: F32, conf: F32, landmarks: F32 | None, size_hw: tuple[int, int], threshold: float) -> list[Detections]:
     """Detections of each frame of a batch.
 
     `loc` [B,A,4], `conf` [B,A,2], `landmarks` [B,A,10] are the network's outputs for frames of size `size_hw`.
-    Scores below `threshold`, and below 0.5 in any case, are dropped.
+    Without landmarks there are no points. Scores below `threshold`, and below 0.5 in any case, are dropped.
     """
     least = max(np.float32(threshold), np.float32(C.FINAL_SCORE))
     batch, anchor = np.nonzero(conf[..., 1] >= least)
@@ -83,14 +83,19 @@ def find(loc: F32, conf: F32, landmarks: F32, size_hw: tuple[int, int], threshol
     if len(batch) > most:  # counted over the whole batch, as py-feat does
         best = np.sort(np.argsort(-conf[batch, anchor, 1], kind="stable")[:most])
         batch, anchor = batch[best], anchor[best]
-    return [_frame(loc[b], conf[b, :, 1], landmarks[b], anchor[batch == b], *size_hw) for b in range(len(conf))]
+    return [
+        _frame(loc[b], conf[b, :, 1], None if landmarks is None else landmarks[b], anchor[batch == b], *size_hw)
+        for b in range(len(conf))
+    ]
 
 
-def _frame(loc: F32, scores: F32, landmarks: F32, chosen: Indices, height: int, width: int) -> Detections:
+def _frame(loc: F32, scores: F32, landmarks: F32 | None, chosen: Indices, height: int, width: int) -> Detections:
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     prior = anchors(height, width)[chosen]
     boxes = _decode(loc[chosen], prior) * np.array([width, height, width, height], np.float32)
     kept = suppress(boxes, C.NMS_IOU)[: C.KEEP_TOP_K]
+    if landmarks is None:
+        return Detections(boxes[kept], scores[chosen[kept]], None)
     points = landmarks[chosen[kept]].reshape(-1, 5, 2) * np.float32(C.VARIANCES[0])
     points = (prior[kept][:, None, :2] + points * prior[kept][:, None, 2:]) * np.array([width, height], np.float32)
     return Detections(boxes[kept], scores[chosen[kept]], points.astype(np.float32))

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -45,7 +46,7 @@ class PlaceFields(TypedDict, total=False):
     """The fields of `Place`, for the keywords of `Detector`."""
 
     backend: Any
-    device: str
+    device: Any
     precision: Any
     threads: int | None
     cache: Path | str | bool | None
@@ -139,7 +140,7 @@ class Detector:
         Raises InputError for inputs or options that cannot be used, InferenceError if a network could not be run.
         """
         chosen = options_of(options)
-        walk = self.walk(inputs, chosen, boxes=boxes)
+        walk = self.walk(inputs, chosen, boxes=boxes, rows_only=True)
         results = (result for batch in walk.batches() for _, result in batch)
         return self._table(results, chosen, placeholder_rows=boxes is None)
 
@@ -149,14 +150,16 @@ class Detector:
         *,
         boxes: Any = None,
         on_bad: Callable[[FexportError], None] | None = None,
+        rows_only: bool = False,
         **options: Unpack[OptionFields],
     ) -> Iterator[FrameResult]:
         """Results of each frame as arrays, as they come; inputs, boxes and options as in `detect`.
 
         `on_bad` is called with the error of an input that cannot be read or run, which is then passed over: its running
         number and its boxes are left out. Without it, the error is raised. Options are checked at once, inputs as they come.
+        `rows_only`: values that no row of `to_fex` has (the finder's points) are not computed, and not in the results.
         """
-        walk = self.walk(inputs, options_of(options), boxes=boxes, on_bad=on_bad)
+        walk = self.walk(inputs, options_of(options), boxes=boxes, on_bad=on_bad, rows_only=rows_only)
         return (result for batch in walk.batches() for _, result in batch)
 
     def live(self, source: LiveSource, *, reconnects: int | None = None, **options: Unpack[OptionFields]) -> Live:
@@ -179,6 +182,7 @@ class Detector:
         boxes: Any = None,
         on_bad: Callable[[FexportError], None] | None = None,
         after: Position | None = None,
+        rows_only: bool = False,
     ) -> Walk:
         """What `stream` goes through, with the frames themselves, batch by batch; `after`: from behind that frame on."""
         selection = self._selection(options)
@@ -187,7 +191,7 @@ class Detector:
         own = options.batch_size > 1
         frames = Frames(inputs, options, on_bad, own=own, after=after)
         carry = [selection.names_from] if selection.names_from is not None else []
-        return Walk(frames, options, self._run, given, on_bad, carry)
+        return Walk(frames, options, partial(self._run, rows_only=rows_only), given, on_bad, carry)
 
     def run(
         self, frames: Sequence[Frame], options: Options | None = None, boxes: Sequence[F32] | None = None
@@ -200,7 +204,12 @@ class Detector:
         return self._run(frames, options or Options(), boxes, None)
 
     def _run(
-        self, frames: Sequence[Frame], chosen: Options, boxes: Sequence[F32] | None, finding: Finding | None
+        self,
+        frames: Sequence[Frame],
+        chosen: Options,
+        boxes: Sequence[F32] | None,
+        finding: Finding | None,
+        rows_only: bool = False,
     ) -> list[FrameResult]:
         if not frames:
             return []
@@ -217,21 +226,22 @@ class Detector:
             boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values
         steps = needed(self._steps, wanted)
-        find = finders.FINDERS[self._finder.stage.decode]
+        finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
+        find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
                 if boxes is not None:
-                    found = [finders.given(self._finder, checked_boxes(b)) for b in boxes]
+                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
                 elif finding is None:
-                    found = find(self._finder, frames, chosen, workspace)
+                    found = find(finder, frames, chosen, workspace)
                 else:
-                    found = finding(frames, lambda some: find(self._finder, some, chosen, workspace))
+                    found = finding(frames, lambda some: find(finder, some, chosen, workspace))
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
                 carried = frozenset(found[0]) - {*self._finder.gives}
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen, carried)
                 if chosen.columns is not None:
-                    results = [_less(r, wanted | {*self._finder.gives, "track"}) for r in results]
+                    results = [_less(r, wanted | {*finder.gives, "track"}) for r in results]
             except Exception as error:
                 if not _is_the_frames(error):
                     raise

@@ -7,6 +7,7 @@ pose. All are in pixels of the frame, best score first.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +37,13 @@ def given(step: Step, boxes_xyxy_px: F32) -> dict[str, F32]:
     return values | {"boxes_xyxy_px": boxes_xyxy_px, "scores": np.ones(n, np.float32)}
 
 
+def reduced(step: Step, steps: Sequence[Step], wanted: frozenset[str]) -> Step:
+    """The finder's step without the values of `SPARE` that are neither wanted nor read by a step: it does not compute them."""
+    read = wanted | {r for s in steps for r in s.choice.reads if isinstance(r, str)}
+    unread = SPARE.get(step.stage.decode, frozenset()) - read
+    return replace(step, stage=replace(step.stage, gives=tuple(name for name in step.gives if name not in unread)))
+
+
 def whole(frame: Frame) -> F32:
     """The box [1,4] of a frame that is taken as one face."""
     height, width = frame.rgb_u8.shape[:2]
@@ -47,6 +55,7 @@ def retinaface(step: Step, frames: Sequence[Frame], options: Options, workspace:
     network = workspace.runners[step.role]
     (name,) = step.inputs
     assert step.preprocessing is not None
+    with_points = "points_xy_px" in step.gives
     views = [shrink_for_detector(frame.rgb_u8, options.detector_size) for frame in frames]
     found: dict[int, detect.Detections] = {}
     for (height, width), group in _by_size([view.rgb_u8 for view in views]):
@@ -55,16 +64,21 @@ def retinaface(step: Step, frames: Sequence[Frame], options: Options, workspace:
             for slot, position in enumerate(group):
                 detect.fill_input(views[position].rgb_u8, step.preprocessing, tensor[slot])
             anchors = len(detect.anchors(height, width))
-            out = {t.name: workspace.empty(t.name, len(group), anchors, int(t.shape[-1])) for t in network.spec.outputs}
+            out = {
+                t.name: workspace.empty(t.name, len(group), anchors, int(t.shape[-1]))
+                for t in network.spec.outputs
+                if t.name != "landmarks" or with_points
+            }
         with workspace.timed(f"{step.role} network", len(group)):
             network.infer({name: tensor}, out)
         with workspace.timed("finding", len(group)):
             faces = detect.find(
-                out["loc"], out["conf"], out["landmarks"], (height, width), options.face_detection_threshold
+                out["loc"], out["conf"], out.get("landmarks"), (height, width), options.face_detection_threshold
             )
             found.update((p, views[p].to_frame(d)) for p, d in zip(group, faces, strict=True))
     return [
-        {"boxes_xyxy_px": d.boxes_xyxy_px, "scores": d.scores, "points_xy_px": d.points_xy_px}
+        {"boxes_xyxy_px": d.boxes_xyxy_px, "scores": d.scores}
+        | ({} if d.points_xy_px is None else {"points_xy_px": d.points_xy_px})
         for d in (found[position] for position in range(len(frames)))
     ]
 
@@ -157,3 +171,5 @@ def _by_size(images: Sequence[U8]) -> list[tuple[tuple[int, int], list[int]]]:
 
 
 FINDERS: dict[str, Finder] = {"retinaface": retinaface, "blazeface": blazeface, "img2pose": img2pose}
+SPARE = {"retinaface": frozenset({"points_xy_px"})}
+"""By finder: values that it can do without, by which no crop is cut."""

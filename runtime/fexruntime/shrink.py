@@ -25,7 +25,7 @@ class View:
         return replace(
             faces,
             boxes_xyxy_px=faces.boxes_xyxy_px * np.tile(factor, 2),
-            points_xy_px=faces.points_xy_px * factor,
+            points_xy_px=None if faces.points_xy_px is None else faces.points_xy_px * factor,
         )
 
 

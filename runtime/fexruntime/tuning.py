@@ -161,5 +161,6 @@ def _key(bundle: Bundle, place: Place) -> dict[str, str]:
         "cpu": cpu_features(),
         "threads": str(place.cores),
         "precision": str(precision),
+        "device": place.device if isinstance(place.device, str) else str(dict(sorted(place.device.items()))),
         "versions": ", ".join(f"{k} {v}" for k, v in installed(_ENGINES).items()),
     }

@@ -171,3 +171,19 @@ def test_a_network_that_cannot_be_held_names_the_operator():
     model = onnx_export.export(loaded.module, (torch.randn(2, 68, 2),), row.inputs, row.outputs)
     with pytest.raises(ncnn_export.NotHeldError, match="ReduceMean"):
         ncnn_export.convert(model)
+
+
+@pytest.mark.parametrize("size", [(17, 23), (16, 16), (9, 40), (31, 8)])
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_stems_are_convolved_on_quarters(kernel, pad, size):
+    module = nn.Sequential(nn.Conv2d(3, 8, kernel, stride=2, padding=pad), nn.ReLU())
+    model = exported(module, (3, 32, 24), dynamic=(1, 2))
+    kinds = [line.split()[0] for line in ncnn_export.convert(model)[0].decode().splitlines()[2:]]
+    assert kinds[:4] == ["Input", "Padding", "Reorg", "Convolution"]
+    value = np.random.RandomState(1).randn(2, 3, *size).astype(np.float32)
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(value)).numpy()
+    (found,) = run(model, value)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)

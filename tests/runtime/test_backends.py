@@ -14,7 +14,8 @@ from fex_compare import assert_same_fex
 from test_goldens import BOXES
 
 from fexruntime import Detector, Place, open_bundle, tuning
-from fexruntime.backends import open_variant
+from fexruntime.backends import open_backend, open_variant
+from fexruntime.backends.onnxruntime import OnnxRuntime
 from fexruntime.canonical import check_canonical
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 
@@ -230,3 +231,36 @@ def test_the_command_tunes_and_run_follows(targets_bundle, photo, tmp_path):
     assert done.returncode == 0, done.stderr
     done = fexport("run", targets_bundle, photo, "--backend", "faces=")
     assert "neither a name nor ROLE=NAME" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "ncnn"])
+def test_outputs_that_are_not_named_are_left_out_and_the_others_stay(targets_bundle, backend):
+    network = open_bundle(targets_bundle).networks["faces"]
+    runner = open_backend(network, Place(backend))
+    image = {"frames": np.random.RandomState(0).rand(1, 3, 96, 64).astype(np.float32)}
+    whole = runner.infer(image)
+    out = {name: np.empty_like(whole[name]) for name in ("loc", "conf")}
+    assert runner.infer(image, out).keys() == out.keys()
+    assert all(np.array_equal(out[name], whole[name]) for name in out)
+
+
+def test_rows_do_without_the_detectors_points_and_results_have_them(targets_bundle, photo, monkeypatch):
+    asked = []
+
+    def heard(self, inputs, out=None, real=OnnxRuntime.infer):
+        asked.append(None if out is None else set(out))
+        return real(self, inputs, out)
+
+    monkeypatch.setattr(OnnxRuntime, "infer", heard)
+    detector = Detector(targets_bundle)
+    fex = detector.detect(photo)
+    assert {"loc", "conf"} in asked
+    assert not any(names and "landmarks" in names for names in asked)
+    asked.clear()
+    (result,) = detector.stream(photo)
+    assert {"loc", "conf", "landmarks"} in asked
+    assert result.points_xy_px.shape == (1, 5, 2)
+    (lean,) = detector.stream(photo, rows_only=True)
+    assert lean.points_xy_px is None
+    for results in ([result], [lean]):
+        assert np.array_equal(detector.to_fex(results).values, fex.values, equal_nan=True)

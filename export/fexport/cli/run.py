@@ -118,7 +118,13 @@ _log = logging.getLogger("fexport.run")
     metavar="NAME|ROLE=NAME,…",
     help=f"What runs the networks ({', '.join(BACKENDS)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
 )
-@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME|ROLE=NAME,…",
+    help="cpu; vulkan (backend ncnn), gpu or npu (backend openvino), with a number where there are several (vulkan:1); for all or by role.",
+)
 def command(
     paths: tuple[str, ...],
     out: Path | None,
@@ -164,7 +170,13 @@ def command(
         import cv2
 
         cv2.setNumThreads(threads)
-    with Detector(bundle, backend=_backends(backend), device=device, threads=threads, shared_pool=True) as detector:
+    with Detector(
+        bundle,
+        backend=_by_role("--backend", backend),
+        device=_by_role("--device", device),
+        threads=threads,
+        shared_pool=True,
+    ) as detector:
         for role, said in detector.describe().items():
             _log.info(
                 "%s: %s %s on %s, %s, %s threads",
@@ -184,13 +196,13 @@ def command(
         sys.exit(status)
 
 
-def _backends(text: str) -> str | dict[str, str]:
+def _by_role(option: str, text: str) -> str | dict[str, str]:
     """One name for all, or names by role."""
     if "=" not in text:
         return text
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(role.strip() and name.strip() for role, _, name in pairs):
-        raise InputError(f"--backend {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
+        raise InputError(f"{option} {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
     return {role.strip(): name.strip() for role, _, name in pairs}
 
 

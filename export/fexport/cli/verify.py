@@ -25,13 +25,20 @@ if TYPE_CHECKING:
     help="Weights to compare with, not the hub's. Several folders may be given.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
-def command(bundle: str, weights: tuple[Path, ...], threads: int | None) -> None:
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Where the recorded answers are to be reproduced: cpu, vulkan, gpu, npu, vulkan:1, …",
+)
+@click.option("--backend", help="What runs the artefacts that it reads. Default: the first that reads them.")
+def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device: str, backend: str | None) -> None:
     """Check that BUNDLE is whole and still answers what it answered when it was verified.
 
     Every file's digest, then every artefact on its recorded input. Where torch is installed and the weights can be had, the
     whole comparison with torch is repeated.
     """
-    from fexruntime.backends.base import Place
+    from fexruntime.backends.base import DEFAULT_BACKEND, Place
     from fexruntime.canonical import check_canonical
 
     found = open_bundle(bundle)
@@ -40,7 +47,10 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None) -> None
             raise InputError(f"--weights {str(folder)!r} is not a folder")
     click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
     missing: list[EnvironmentMissingError] = []
-    checks = check_canonical(found, Place(threads=threads), missing.append)
+    place = Place(backend or DEFAULT_BACKEND, device, threads=threads)
+    checks = check_canonical(found, place, missing.append)
+    if missing and not checks:
+        raise missing[0]
     for check in checks:
         verdict = "ok" if check.passed else "BEYOND"
         unit = check.unit or check.task

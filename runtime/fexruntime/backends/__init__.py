@@ -29,26 +29,34 @@ def open_backend(network: BundleNetwork, place: Place) -> Backend:
     name = place.backend_of(network.role)
     if {v.kind for v in network.record.variants} == {"arrays"}:
         name = "arrays"
-    kind = _backend(name, place)
+    kind = _backend(name)
+    _check_device(kind, name, network, place)
     return kind(network, network.variant(place.precision_of(network.role), kind.reads), place)  # type: ignore[no-any-return]
 
 
 def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Backend:
     """One artefact of a network, loaded by the backend that `place` names if that reads its kind, else by one that does."""
     for name in (place.backend_of(network.role), *BACKENDS):
-        kind = _backend(name, place)
+        kind = _backend(name)
         if variant.kind in kind.reads:
+            _check_device(kind, name, network, place)
             return kind(network, variant, place)  # type: ignore[no-any-return]
     raise BundleError(f"no backend reads artefacts of kind {variant.kind!r} ({network.row.name})")
 
 
-def _backend(name: str, place: Place) -> Any:
+def _backend(name: str) -> Any:
     if name not in BACKENDS:
         raise InputError(f"no backend {name!r}: use {', '.join((*BACKENDS, AUTO))}")
     module, attribute = BACKENDS[name]
-    kind = getattr(import_module(module), attribute)
-    if place.device not in kind.devices:
-        raise EnvironmentMissingError(
-            f"device {place.device!r} is not available with the backend {name!r}: it runs on {', '.join(kind.devices)}"
-        )
-    return kind
+    return getattr(import_module(module), attribute)
+
+
+def _check_device(kind: Any, name: str, network: BundleNetwork, place: Place) -> None:
+    device = place.device_of(network.role)
+    if device.kind in kind.devices:
+        return
+    having = [other for other in BACKENDS if device.kind in _backend(other).devices]
+    raise EnvironmentMissingError(
+        f"device {str(device)!r} is not available with the backend {name!r}, which runs {network.role} on "
+        f"{' or '.join(kind.devices)}" + (f"; {device.kind!r} is a device of {' and '.join(having)}" if having else "")
+    )

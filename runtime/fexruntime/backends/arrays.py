@@ -44,8 +44,8 @@ class Arrays:
         answers = dict(zip((t.name for t in self.spec.outputs), found, strict=True))
         if out is None:
             return answers
-        for name, value in answers.items():
-            out[name][...] = value
+        for name, array in out.items():
+            array[...] = answers[name]
         return dict(out)
 
     def share(self) -> Arrays:

@@ -15,8 +15,20 @@ from fexruntime.store import Store, open_store
 
 DEFAULT_BACKEND = "onnxruntime"
 MOST_THREADS_A_CORE = 4
+CPU = "cpu"
 AUTO = "auto"
 """The backends that `fexport tune` chose here for a bundle; the default where nobody tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A kind of device, and which of them (None: the engine's first)."""
+
+    kind: str = CPU
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.index is None else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,8 @@ class Place:
 
     - `backend`: a name in `BACKENDS`, one by role (`{"faces": "ncnn"}`; roles that are not named: the default), or "auto":
       what `fexport tune` measured to be fastest here, else the default.
-    - `device`: "cpu".
+    - `device`: "cpu", or one by role: "vulkan" (ncnn), "gpu" or "npu" (OpenVINO), each with a number where there are several
+      ("vulkan:1"). Never another than asked for.
     - `precision`: "fp32", or one by role: the artefact of the bundle that is run. Never another than asked for.
     - `threads`: CPU threads of each network, which run one after another. None: all cores that the process may use.
     - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
@@ -36,7 +49,7 @@ class Place:
     """
 
     backend: str | Mapping[str, str] = DEFAULT_BACKEND
-    device: str = "cpu"
+    device: str | Mapping[str, str] = CPU
     precision: str | Mapping[str, str] = "fp32"
     threads: int | None = None
     cache: Path | str | bool | None = None
@@ -68,9 +81,17 @@ class Place:
         """Name of the backend of a role."""
         return self.backend if isinstance(self.backend, str) else self.backend.get(role, DEFAULT_BACKEND)
 
+    def device_of(self, role: str) -> Device:
+        """The device of a role; InputError for a number that is none."""
+        given = self.device if isinstance(self.device, str) else self.device.get(role, CPU)
+        kind, colon, number = given.partition(":")
+        if colon and not (number.isascii() and number.isdigit()):
+            raise InputError(f"device {given!r} is not a kind and a number, such as 'vulkan:1'")
+        return Device(kind, int(number) if colon else None)
+
     def check_roles(self, roles: Iterable[str]) -> None:
         """InputError if it names a role that is not among these."""
-        for option, by_role in (("backend", self.backend), ("precision", self.precision)):
+        for option, by_role in (("backend", self.backend), ("device", self.device), ("precision", self.precision)):
             unknown = set() if isinstance(by_role, str) else set(by_role) - set(roles)
             if unknown:
                 raise InputError(f"{option} names {', '.join(sorted(unknown))}: this bundle has {', '.join(roles)}")
@@ -97,7 +118,8 @@ class Backend(Protocol):
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Outputs by name for inputs by name (C-contiguous float32).
 
-        `out` names arrays that the outputs are written into; they must have the right shapes. Without it, new arrays.
+        `out` names arrays that the outputs are written into; they must have the right shapes. Outputs that it does not name
+        are not computed where the library can leave them out (OpenVINO cannot). Without it, new arrays of every output.
         Raises InferenceError if the network could not be run.
         """
         ...

@@ -1,4 +1,4 @@
-"""ncnn on the CPU: Winograd convolutions, on x86 with and without AVX-512 and on ARM.
+"""ncnn: Winograd convolutions on the CPU, on x86 with and without AVX-512 and on ARM; any GPU that Vulkan drives.
 
 Everything that would round (half precision, bfloat16, int8) is off: fp32 is as near to torch as ONNX Runtime's. ncnn has
 no batch axis; items run one after another. Its threads are OpenMP's.
@@ -6,12 +6,13 @@ no batch axis; items run one after another. Its threads are OpenMP's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fexruntime.arrays import F32, Values
-from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.base import Device, Place, Spec
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
 from fexruntime.manifest import Variant
@@ -25,11 +26,11 @@ _ROUNDING = (
 class Ncnn:
     """One network of a bundle in ncnn.
 
-    Raises EnvironmentMissingError without ncnn, BundleError if its files are not the verified ones.
+    Raises EnvironmentMissingError without ncnn or the device asked for, BundleError if its files are not the verified ones.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("ncnn",)
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "vulkan")
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ncnn = _import_ncnn()
@@ -41,14 +42,31 @@ class Ncnn:
         for option in _ROUNDING:
             setattr(self._net.opt, option, False)
         self._net.opt.num_threads = self.threads
+        device = place.device_of(network.role)
+        self._device = "cpu" if device.kind == "cpu" else self._on_vulkan(device)
         with variant.model.opened(network.folder) as text, weights.opened(network.folder) as data:
             if self._net.load_param(text) or self._net.load_model(data):
                 raise BundleError(f"ncnn cannot load {self._name}: build the bundle again with this ncnn")
 
+    def _on_vulkan(self, device: Device) -> str:
+        """Have the network run on a Vulkan device; its number and name."""
+        index = device.index or 0
+        seen = vulkan_devices(self._ncnn)
+        if index >= len(seen):
+            there = "; ".join(f"{n}: {name}" for n, name in enumerate(seen)) or "none"
+            raise EnvironmentMissingError(
+                f"no device {str(device)!r} for {self._name}: Vulkan devices that ncnn sees here: {there}"
+                + ("" if seen else " (it needs a GPU's Vulkan driver; on Debian, mesa-vulkan-drivers has Mesa's)")
+            )
+        self._net.opt.use_vulkan_compute = True
+        self._net.set_vulkan_device(index)
+        return f"vulkan:{index} {seen[index]}"
+
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network on each item; see `Backend.infer`."""
-        items = [self._item(item) for item in zip(*(inputs[t.name] for t in self.spec.inputs), strict=True)]
-        found = {t.name: [answers[t.name] for answers in items] for t in self.spec.outputs}
+        names = [t.name for t in self.spec.outputs] if out is None else list(out)
+        items = [self._item(item, names) for item in zip(*(inputs[t.name] for t in self.spec.inputs), strict=True)]
+        found = {name: [answers[name] for answers in items] for name in names}
         if out is None:
             return {name: np.stack(values) for name, values in found.items()}
         for name, values in found.items():
@@ -56,18 +74,18 @@ class Ncnn:
                 slot[...] = value
         return dict(out)
 
-    def _item(self, item: tuple[F32, ...]) -> dict[str, F32]:
+    def _item(self, item: tuple[F32, ...], names: Sequence[str]) -> dict[str, F32]:
         extractor = self._net.create_extractor()
         for tensor, value in zip(self.spec.inputs, item, strict=True):
             # a copy with ncnn's own row alignment
             extractor.input(tensor.name, self._ncnn.Mat(np.ascontiguousarray(value)).clone())
         answers = {}
-        for tensor in self.spec.outputs:
-            code, found = extractor.extract(tensor.name)
+        for name in names:  # ncnn runs the layers that what is extracted needs
+            code, found = extractor.extract(name)
             if code:
                 shapes = ", ".join(str(list(value.shape)) for value in item)
                 raise InferenceError(f"ncnn could not run {self._name} on {shapes} (code {code})")
-            answers[tensor.name] = np.array(found)
+            answers[name] = np.array(found)
         return answers
 
     def share(self) -> Ncnn:
@@ -82,13 +100,21 @@ class Ncnn:
         """What is in use: version, device, precision as the options say, threads."""
         opt = self._net.opt
         precision = "fp32" if not any(getattr(opt, option) for option in _ROUNDING) else "reduced"
-        return {
+        said: dict[str, Any] = {
             "backend": "ncnn",
             "version": self._ncnn.__version__,
-            "device": "vulkan" if opt.use_vulkan_compute else "cpu",
+            "device": self._device,
             "precision": precision,
             "threads": opt.num_threads,
         }
+        if opt.use_vulkan_compute:  # kinds of layers that ncnn has no shader for: it computes those on the CPU
+            said["layers_on_cpu"] = sorted({layer.type for layer in self._net.layers() if not layer.support_vulkan})
+        return said
+
+
+def vulkan_devices(ncnn: Any) -> list[str]:
+    """Names of the Vulkan devices that ncnn sees, by number."""
+    return [ncnn.get_gpu_info(n).device_name() for n in range(ncnn.get_gpu_count())]
 
 
 def _import_ncnn() -> Any:
