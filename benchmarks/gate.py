@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 
-from fexport import build, modules, plan
+from fexport import build, modules, onnx_passes, plan
 from fexport.bench import measure
 from fexport.steps import tools
 from fexruntime import Place, open_bundle
@@ -33,15 +33,23 @@ NOISE = 0.10
 @click.command()
 @click.option("--record", is_flag=True, help="Write the measured ratios as the new baseline.")
 @click.option("--rounds", default=12, show_default=True)
-def main(record: bool, rounds: int) -> None:
+@click.option(
+    "--without-rewrites", is_flag=True, help="Build without the graph rewrites: slower, so the gate must fail."
+)
+@click.option("--pipeline", "only", type=click.Choice([name for name, _ in PIPELINES]), help="This one alone.")
+def main(record: bool, rounds: int, without_rewrites: bool, only: str | None) -> None:
     """Measure, print, and fail if a ratio fell below its baseline by more than noise."""
+    if record and (without_rewrites or only):
+        raise click.UsageError("a baseline is of everything, with its rewrites")
+    if without_rewrites:
+        onnx_passes.apply = lambda model: {}
     versions = {k: v for k, v in tools().items() if k in ("torch", "onnxruntime")}
     baseline = {} if record else _baseline(versions)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     found: dict[str, float] = {}
     samples: dict[str, dict[str, list[float]]] = {}
-    for pipeline, contract in PIPELINES:
+    for pipeline, contract in (p for p in PIPELINES if only in (None, p[0])):
         with tempfile.TemporaryDirectory() as folder:
             choices = LANDMARKS_AND_POSE if pipeline == "detectorv1" else {}
             todo = plan.plan(pipeline, contract, choices, stand_in_seed=0)
@@ -58,7 +66,8 @@ def main(record: bool, rounds: int) -> None:
         BASELINE.write_text(json.dumps(baseline, indent=1) + "\n")
         return
     slower = [n for n, ratio in found.items() if n in baseline and ratio < baseline[n] * (1 - NOISE)]
-    missing = sorted(baseline.keys() ^ found.keys())
+    compared = {name for name in baseline if only in (None, name.partition(" ")[0])}
+    missing = sorted(compared ^ found.keys())
     for name in slower:
         print(f"SLOWER: {name}: {found[name]:.2f} times torch, was {baseline[name]:.2f}")
     if slower or missing:

@@ -14,50 +14,23 @@ from typing import Any
 
 import onnx
 
-from fexport.ncnn_layers import Layer, NotHeldError, layers_of, word
+from fexport.ncnn_layers import Layer, NotHeldError, layers_of
 from fexport.ncnn_rewrites import quartered_stems
 
 __all__ = ["NotHeldError", "convert"]
 
 _MAGIC = 7767517
-_SHAPE_HINT = -23330
-"""The number of the parameter that lists the sizes of what a layer makes: dimensions, width, height, channels of each."""
 
 
 def convert(model: onnx.ModelProto) -> tuple[bytes, bytes]:
     """(param text, weights) of a graph as the exporter made it. Raises NotHeldError for what ncnn cannot hold."""
     layers = _with_splits(quartered_stems(layers_of(model)))
-    shapes = _shapes(model)
     blobs = sum(len(layer.outputs) for layer in layers)
     lines = [str(_MAGIC), f"{len(layers)} {blobs}"]
     for layer in layers:
         words = [layer.kind, layer.name, len(layer.inputs), len(layer.outputs), *layer.inputs, *layer.outputs]
-        parameters = layer.parameters | _hints(layer, shapes)
-        lines.append(" ".join(map(str, [*words, *(f"{k}={_number(v)}" for k, v in parameters.items())])))
+        lines.append(" ".join(map(str, [*words, *(f"{k}={_number(v)}" for k, v in layer.parameters.items())])))
     return ("\n".join(lines) + "\n").encode(), b"".join(w for layer in layers for w in layer.weights)
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Shapes of an item's tensors where the graph fixes them (a network of face crops has a size, one of frames has none)."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    found = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim[1:]]
-        if 1 <= len(sizes) <= 3 and all(sizes):
-            found[word(value.name)] = sizes
-    return found
-
-
-def _hints(layer: Layer, shapes: dict[str, list[int]]) -> dict[int, list[int]]:
-    """Sizes of what a layer makes, by which ncnn chooses a way for each convolution when it loads a network.
-
-    Without them it takes Winograd's F(4x4,3x3) everywhere, whose weights are four times as many: for a 14 x 14 map of 256 channels reading
-    them takes longer than what F(2x2,3x3) multiplies more.
-    """
-    sizes = [shapes.get(name) for name in layer.outputs]
-    if not sizes or any(s is None for s in sizes):
-        return {}
-    return {_SHAPE_HINT: [n for s in sizes if s is not None for n in (len(s), *s[::-1], *(0,) * (3 - len(s)))]}
 
 
 def _number(value: Any) -> str:

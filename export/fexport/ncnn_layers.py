@@ -73,7 +73,7 @@ class _Converter:
         )
 
     def _add(self, kind: str, name: str, inputs: Sequence[str], outputs: Sequence[str], **more: Any) -> Layer:
-        layer = Layer(kind, word(name), [word(n) for n in inputs], [word(n) for n in outputs], **more)
+        layer = Layer(kind, _word(name), [_word(n) for n in inputs], [_word(n) for n in outputs], **more)
         self.done.append(layer)
         return layer
 
@@ -341,7 +341,7 @@ _HANDLERS: dict[str, Callable[[_Converter, onnx.NodeProto], None]] = {
 }
 
 
-def word(name: str) -> str:
+def _word(name: str) -> str:
     """A name without white space, which separates words in the text."""
     return name.replace(" ", "_")
 

@@ -244,7 +244,8 @@ class Detector:
                     found = finding(frames, lambda some: find(finder, some, chosen, workspace))
                 if chosen.max_faces is not None:
                     found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
-                results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen)
+                carried = frozenset(found[0]) - {*self._finder.gives}
+                results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen, carried)
                 if chosen.columns is not None:
                     results = [_less(r, wanted | {*finder.gives, "track"}) for r in results]
             except Exception as error:

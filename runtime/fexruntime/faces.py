@@ -111,8 +111,6 @@ class Block:
     ) -> None:
         self.frames, self.frame_of, self.options = frames, frame_of, options
         self.values: Mapping[str, F32] = dict(values)
-        self.found = frozenset(values)
-        """Names of what was known before any stage ran."""
         self._workspace = workspace
         self._regions: dict[Crop, Region] = {}
         self._chips: dict[Crop, F32] = {}
@@ -161,16 +159,16 @@ class Block:
         self._chips = {c: chips[kept] for c, chips in self._chips.items()}
 
 
-def read(block: Block, steps: Sequence[Step], workspace: Workspace) -> None:
+def read(block: Block, steps: Sequence[Step], workspace: Workspace, carried: frozenset[str] = frozenset()) -> None:
     """Run the steps on a block, each adding its values to the block's.
 
-    A step whose values are all there already (a track carries them on) runs on the faces alone that lack them (NaN).
+    A step whose values are all `carried` (by tracks, NaN where one is new) runs on the faces alone that lack them.
     """
     for step in steps:
         if not len(block):
             block.values = {**block.values, **empty_values(step.gives)}
             continue
-        if set(step.gives) <= block.found:
+        if step.gives and carried.issuperset(step.gives):
             _fill(block, step, workspace)
             continue
         with workspace.timed("crops", len(block)):
@@ -205,8 +203,10 @@ def read_faces(
     rect: Crop | None,
     workspace: Workspace,
     options: Options,
+    carried: frozenset[str] = frozenset(),
 ) -> list[FrameResult]:
-    """Run the steps on all faces of a batch of frames, `found` holding the finder's values of each; results by frame."""
+    """Run the steps on all faces of a batch of frames, `found` holding the finder's values of each, and those `carried` by
+    tracks; results by frame."""
     counts = [len(values["scores"]) for values in found]
     frame_of = np.repeat(np.arange(len(frames)), counts)
     whole = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
@@ -215,7 +215,7 @@ def read_faces(
     for start in range(0, max(len(frame_of), 1), size):
         part = slice(start, start + size)
         block = Block(frames, frame_of[part], {n: v[part] for n, v in whole.items()}, workspace, options)
-        read(block, steps, workspace)
+        read(block, steps, workspace, carried)
         blocks.append(block)
     with workspace.timed("values", len(frame_of)):
         return list(_results(frames, blocks, rect))

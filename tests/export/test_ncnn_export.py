@@ -187,10 +187,3 @@ def test_stems_are_convolved_on_quarters(kernel, pad, size):
     (found,) = run(model, value)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
-
-
-def test_sizes_are_told_where_the_graph_fixes_them_and_only_there():
-    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
-    text = ncnn_export.convert(exported(module, (3, 12, 20)))[0].decode().splitlines()[2:]
-    assert [line.split("-23330=")[1] for line in text] == ["4,3,20,12,3", "4,3,20,12,8", "4,3,20,12,4"]
-    assert b"-23330" not in ncnn_export.convert(exported(module, (3, 12, 20), dynamic=(1, 2)))[0]

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from fexruntime import cores
@@ -34,3 +38,25 @@ def test_threads_follow_the_quota_and_the_affinity(monkeypatch):
     for quota, expected in ((None, 8), (1.5, 2), (0.2, 1), (16.0, 8)):
         monkeypatch.setattr(cores, "cpu_quota", lambda quota=quota: quota)
         assert cores.available_cores() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity to set")
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "ncnn"])
+def test_every_backend_keeps_to_the_affinity(targets_bundle, backend):
+    program = """
+import os, sys
+core = min(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {core})
+from fexruntime import Place, open_bundle
+from fexruntime.backends import open_backend
+import numpy as np
+runner = open_backend(open_bundle(sys.argv[1]).networks["faces"], Place(sys.argv[2]))
+runner.infer({"frames": np.zeros((1, 3, 64, 96), np.float32)})
+assert runner.describe()["threads"] == 1, runner.describe()
+for task in os.listdir("/proc/self/task"):
+    assert os.sched_getaffinity(int(task)) == {core}, task
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(targets_bundle), backend], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

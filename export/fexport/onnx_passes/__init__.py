@@ -13,6 +13,7 @@ import onnx
 from fexport import onnx_graph
 from fexport.onnx_passes.float16_constants import float16_constants
 from fexport.onnx_passes.fold_batch_norm import fold_batch_norm
+from fexport.onnx_passes.fold_shift import fold_shift
 from fexport.onnx_passes.fuse_parallel_convs import fuse_parallel_convs
 from fexport.onnx_passes.grn_as_matmul import grn_as_matmul
 from fexport.onnx_passes.pad_in_conv import pad_in_conv
@@ -22,6 +23,7 @@ Pass = Callable[[onnx.ModelProto], int]
 
 PASSES: dict[str, Pass] = {
     "fold-batch-norm": fold_batch_norm,
+    "fold-shift": fold_shift,
     "fuse-parallel-convs": fuse_parallel_convs,
     "grn-as-matmul": grn_as_matmul,
     "pad-in-conv": pad_in_conv,

@@ -38,7 +38,7 @@ class OpenVino:
     devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "npu")
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
-        self._ov = _import_openvino()
+        self._ov = import_openvino()
         self._name = network.row.name
         self.threads = place.cores
         self.spec = Spec(network.record.inputs, network.record.outputs)
@@ -171,7 +171,7 @@ def _is_full(hint: str) -> bool:
     return "float32" in hint or "f32" in hint
 
 
-def _import_openvino() -> Any:
+def import_openvino() -> Any:
     """The openvino module, without its telemetry: that package makes an identity in the user's home when it is imported.
 
     OpenVINO goes on without it where it cannot be imported, so it is made not to be, for that moment.
