@@ -64,10 +64,31 @@ def quantised(
         )
         quantiser.quantize_model()
     made: onnx.ModelProto = quantiser.model.model
+    _spare_fp32_nodes(made, plan)
     made.producer_name, made.producer_version = "fexport", ""
     onnx_graph.tidy(made)
     onnx_graph.check(made)
     return made
+
+
+def _spare_fp32_nodes(model: onnx.ModelProto, plan: PrecisionPlan) -> None:
+    """What one fp32 node gives another is not rounded on the way because an int8 node reads it too.
+
+    The quantiser gives all readers of a tensor its rounded values. What an int8 node gave stays rounded: an engine fuses it
+    with the rounding only if nothing reads it before.
+    """
+    graph = onnx_graph.Graph(model)
+    for node in graph.proto.node:
+        if node.name in plan.lowered or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for k, name in enumerate(node.input):
+            back = graph.producer.get(name)
+            to = graph.producer.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+            if to is None or to.op_type != "QuantizeLinear":
+                continue
+            source = graph.producer.get(to.input[0])
+            if source is None or source.name not in plan.lowered:
+                node.input[k] = to.input[0]
 
 
 def _floats(model: onnx.ModelProto) -> set[str]:
