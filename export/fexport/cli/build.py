@@ -48,7 +48,9 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
 )
 @click.option(
-    "--contract", type=click.Choice(CONTRACTS), help=f"Default: the first that the pipeline follows ({CONTRACTS[0]})."
+    "--contract",
+    type=click.Choice(CONTRACTS),
+    help=f"Whose conventions and weights. Default: the first that the pipeline follows ({CONTRACTS[0]}, today's py-feat).",
 )
 @_with_stages
 @click.option(
