@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from fexport import modules, sense, verify
+from fexport import finding, modules, sense, verify
 from fexport.modules import Loaded
 from fexport.plan import Plan
 from fexport.publish import check_target, discard, publish, report_path, staging_for
@@ -36,10 +36,11 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
     check_target(out)
     with staging_for(out) as staging:
         loaded: dict[str, Loaded] = {}
-        for role, part in plan.parts.items():  # all weights first: a missing one costs no export
+        seeds = finding.seeds_of(plan)  # all weights first: a missing one costs no export
+        for role, part in plan.parts.items():
             if part.network is not None:
                 progress(role, f"reading the weights of {part.network.name}")
-                loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, plan.stand_in_seed)
+                loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, seeds[role])
                 for note in loaded[role].notes:
                     progress(role, note)
         try:

@@ -36,6 +36,8 @@ class Plan:
     weights: tuple[Path, ...] = ()
     stand_in_seed: int | None = None
     targets: tuple[str, ...] = TARGETS[:1]
+    ask_hub: bool = False
+    """Whether weights are looked for on the hub before they are made up."""
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -50,6 +52,7 @@ def plan(
     weights: Sequence[Path] = (),
     stand_in_seed: int | None = None,
     targets: Sequence[str] = (),
+    ask_hub: bool = False,
 ) -> Plan:
     """Resolve names. `choices` by role: a network, "none" to leave the stage out, None for the default.
 
@@ -102,7 +105,7 @@ def plan(
         if target not in TARGETS:
             raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")
     chosen = tuple(t for t in TARGETS if t in targets or t == TARGETS[0])
-    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed, chosen)
+    return Plan(row, contract or row.contracts[0], parts, tuple(weights), stand_in_seed, chosen, ask_hub)
 
 
 def _missing(row: Pipeline, value: str, given: set[str]) -> tuple[str, str]:

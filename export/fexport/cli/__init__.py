@@ -13,6 +13,8 @@ from fexruntime.errors import FexportError
 
 COMMANDS = {
     "build": "Build a verified bundle from weights (needs torch).",
+    "fetch": "Fetch a pipeline's weights into a folder.",
+    "stand-ins": "Write made-up weights that py-feat loads too.",
     "run": "Find and read faces in images, videos, cameras.",
     "view": "Write a page to look at rows over their pictures and videos.",
     "verify": "Check that a bundle is whole and still right.",
@@ -33,7 +35,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"fexport.cli.{name}").command
+        command: click.Command = import_module(f"fexport.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import need
-from fexport.plan import NONE, TARGETS
-from fexruntime.bundle import stage_option
-from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
+from fexport.plan import TARGETS
 from fexruntime.errors import InputError
-
-
-def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
-    """By role: its option, the networks that may fill it in any pipeline, what it is for, whether it has to be asked for."""
-    found: dict[str, tuple[str, list[str], str, bool]] = {}
-    for row in PIPELINES:
-        for stage in (row.finder, *(s for s in row.stages if not is_inner(s))):
-            names = list(stage.names) + [NONE] * (stage is not row.finder)
-            option, known, title, flag = found.get(
-                stage.role, (stage_option(row, stage), [], stage.title, stage.optional)
-            )
-            found[stage.role] = option, [*known, *(n for n in names if n not in known)], title, flag
-    return {role: (o, sorted(n, key=lambda name: name == NONE), t, f) for role, (o, n, t, f) in found.items()}
-
-
-def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
-    for role, (option, names, title, flag) in reversed(_stage_options().items()):
-        if flag:
-            text = f"{names[0]}: {title}. Left out unless asked for."
-            command = click.option(option, f"stage_{role}", flag_value=names[0], default=None, help=text)(command)
-            continue
-        text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."
-        command = click.option(option, f"stage_{role}", type=click.Choice(names), help=text)(command)
-    return command
 
 
 @click.command("build")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--pipeline",
-    type=click.Choice(list(dict.fromkeys(row.name for row in PIPELINES))),
-    default=PIPELINES[0].name,
-    show_default=True,
-)
-@click.option(
-    "--contract",
-    type=click.Choice(CONTRACTS),
-    help=f"Whose conventions and weights. Default: the first that the pipeline follows ({CONTRACTS[0]}, today's py-feat).",
-)
-@_with_stages
-@click.option(
-    "--pyfeat-bugs",
-    is_flag=True,
-    help=f"What py-feat does with MobileNet's landmarks, faults included (contract {WITH_BUGS}); for comparing.",
-)
+@pipeline_options
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -68,8 +26,13 @@ def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--stand-in",
     is_flag=True,
-    help="Make up the weights that are not at hand (labelled everywhere; their numbers mean nothing).",
+    help="Make up the weights that are neither in the package, nor in --weights, nor (without --weights) on the hub or in its "
+    "cache; labelled everywhere: their numbers mean nothing.",
 )
+@click.option(
+    "--stand-in-all", is_flag=True, help="Make up all weights that do not come with fexport, and ask nobody for them."
+)
+@click.option("--force", is_flag=True, help="Replace the bundle at OUT, if there is one.")
 @click.option(
     "--target",
     default=TARGETS[0],
@@ -85,6 +48,8 @@ def command(
     pyfeat_bugs: bool,
     weights: tuple[Path, ...],
     stand_in: bool,
+    stand_in_all: bool,
+    force: bool,
     target: str,
     seed: int,
     **stages: Any,
@@ -103,16 +68,21 @@ def command(
     from fexport.publish import check_target
     from fexport.steps import notices
 
-    choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
+    if stand_in_all and (stand_in or weights):
+        raise InputError("--stand-in-all asks nobody for weights: leave --stand-in and --weights out")
     targets = [name.strip() for name in target.split(",") if name.strip()]
-    if pyfeat_bugs and contract not in (None, WITH_BUGS):
-        raise InputError(f"--pyfeat-bugs is the contract {WITH_BUGS}: leave --contract {contract} out")
     plan = planning.plan(
-        pipeline, WITH_BUGS if pyfeat_bugs else contract, choices, weights, seed if stand_in else None, targets
+        pipeline,
+        contract_of(contract, pyfeat_bugs),
+        choices_of(stages),
+        weights,
+        seed if stand_in or stand_in_all else None,
+        targets,
+        ask_hub=stand_in,
     )
     for name in plan.targets[1:]:
         need(name, f"--target {name}")
-    check_target(out)
+    real = check_target(out, replace=force)
     screen = tables.console(stderr=True)
     screen.print(notices(list(plan.networks.values())), markup=False)
     with screen.status("building") as status:
@@ -123,17 +93,25 @@ def command(
 
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
-    _warn_of_stand_ins(out)
+    _warn_of_stand_ins(out, real)
     count = len(plan.networks)
     click.echo(
         f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
     )
 
 
-def _warn_of_stand_ins(out: Path) -> None:
+def _warn_of_stand_ins(out: Path, real: list[str]) -> None:
+    """Say what is made up, and which real weights of the bundle that was there before (`real`) it has replaced."""
     from fexport.cli.tables import stand_in_sentence
     from fexruntime.bundle import open_bundle
 
     made_up = open_bundle(out).stand_ins
+    lost = [name for name in real if name in made_up]
     if made_up:
-        click.secho(f"{stand_in_sentence(made_up)} Give real ones with --weights DIR.", fg="yellow", err=True)
+        click.secho(
+            f"{stand_in_sentence(made_up)} Real ones come from the hub without --stand-in, or from --weights DIR.",
+            fg="yellow",
+            err=True,
+        )
+    if lost:
+        click.secho(f"The bundle that was replaced had real weights in {', '.join(lost)}.", fg="red", err=True)
