@@ -67,11 +67,7 @@ def said(lacking: Sequence[Lacking], folders: Sequence[Path]) -> str:
     if len(files) == 1:
         return str(lacking[0].why)
     where = " or ".join(repr(str(folder)) for folder in folders)
-    head = (
-        f"{len(files)} weights files are not in {where}:"
-        if folders
-        else f"{len(files)} weights files are not here:"
-    )
+    head = f"{len(files)} weights files are not in {where}:" if folders else f"{len(files)} weights files are not here:"
     fix = (
         f"put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
         if folders

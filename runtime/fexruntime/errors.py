@@ -21,6 +21,10 @@ class CutOffError(InputError):
     """A video ends before its end, or parts of it cannot be decoded: what could be read was given."""
 
 
+class ClosedError(FexportError):
+    """A detector was used after it was closed: a fault of the program, not of an input."""
+
+
 class BundleError(FexportError):
     """A bundle is missing, incomplete, changed, or not made for this version."""
 

@@ -19,6 +19,7 @@ from fexport.cli.progress import Bar
 from fexport.cli.tables import console
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
+from fexruntime.provenance import sentence, write_sidecar
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import listed
@@ -106,7 +107,10 @@ class Job:
         if self._out is None:
             faces_table.show(self._detector.to_fex(self._results, **self._options))
         else:
+            if not done.stopped and self._out.suffix.lower() != ".parquet":  # which says it itself
+                write_sidecar(self._out, self._detector.bundle, options_of(self._options))
             click.echo(self._said(done))
+        click.echo(sentence(self._detector.bundle))
         if drawings is not None:
             undrawn = drawings.failed
             click.echo(f"{counts(len(drawings.written), drawings.what)} in {self._overlay}")
