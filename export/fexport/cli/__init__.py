@@ -53,13 +53,18 @@ def group(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
+def _colourless() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
     verbose = "--verbose" in sys.argv or "-v" in sys.argv[1:2]
     # OpenCV says on stderr what fexport says in one sentence; this has to be set before it is imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        group(standalone_mode=False)
+        # None lets click decide by the stream
+        group(standalone_mode=False, color=False if _colourless() else None)
     except FexportError as error:
         if verbose:
             raise
