@@ -62,3 +62,36 @@ def test_commands_of_a_page_have_the_options_that_are_shown(page):
             before_pipe = words[: words.index("|")] if "|" in words else words
             shown = {w.partition("=")[0] for w in before_pipe[2:] if re.match(r"--?[a-z]", w)}
             assert shown <= known, line
+
+
+def test_the_table_of_columns_is_the_contracts():
+    from fexruntime.contracts import pipeline_row
+
+    rows = [r for r in (ROOT / "docs" / "tutorial.md").read_text().splitlines() if r.startswith("| ")]
+    table = {
+        cells[0].strip(): cells[1] for cells in (r.strip("| ").split("|") for r in rows) if cells[0].strip() != "group"
+    }
+    groups = {g.name: g.columns for name in ("detectorv2", "detectorv1") for g in pipeline_row(name).groups}
+    columns = {c for name in ("detectorv2", "detectorv1") for c in pipeline_row(name).columns}
+    assert {word.strip() for name in table for word in name.split(",")} == set(groups)
+    for name, text in table.items():
+        if name in groups and name not in ("valence_arousal",):
+            shown = set(
+                re.findall(r"[A-Za-z_]+\w*", re.sub(r"\((Detectorv\d|ARKit's names|\w+, \w+, \w+)\)", "", text))
+            )
+            assert shown <= columns, name
+
+
+def test_every_command_shows_an_example_with_options_that_it_has():
+    from click import Context
+
+    from fexport.cli import COMMANDS, EXAMPLES, group
+
+    assert set(EXAMPLES) == set(COMMANDS)
+    for name, lines in EXAMPLES.items():
+        command = group.get_command(Context(group), name)
+        known = {o for p in command.params for o in p.opts}
+        assert all(line in command.get_help(Context(command)) for line in lines)
+        for line in lines:
+            assert line.split()[:2] == ["fexport", name]
+            assert {w for w in line.split() if w.startswith("--")} <= known, line

@@ -178,10 +178,12 @@ def _from_hub(network: Network, row: WeightsFile) -> Located:
 
     reason: Exception | None = None
     # without a connection its retries would take half a minute for each file: what it has kept is looked at alone
-    cached = {} if hub_answers() else {"local_files_only": True}
+    cached = not hub_answers()
     for name in dict.fromkeys((row.hub_filename or row.filename, row.filename)):
         try:
-            path = Path(huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision, **cached))
+            path = Path(
+                huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision, local_files_only=cached)
+            )
         except LocalEntryNotFoundError as error:  # no connection: another name will not be there either
             reason = error
             break

@@ -27,6 +27,27 @@ COMMANDS = {
     "doctor": "Show what this environment can do, and what mends the rest.",
 }
 
+EXAMPLES = {
+    "build": ("fexport build bundle --weights DIR", "fexport build v1 --pipeline detectorv1 --au svm"),
+    "fetch": ("fexport fetch --to weights", "fexport fetch --pipeline detectorv1 --au svm --to weights"),
+    "stand-ins": ("fexport stand-ins weights",),
+    "run": (
+        "fexport run photo.jpg --out faces.csv --overlay drawn",
+        "fexport run bundle photos/ --columns au,pose --out au.parquet",
+        "fexport run bundle photo.jpg --json",
+    ),
+    "view": ("fexport view faces.csv",),
+    "verify": ("fexport verify bundle --weights DIR",),
+    "inspect": ("fexport inspect bundle --json",),
+    "tune": ("fexport tune bundle",),
+    "cache": ("fexport cache", "fexport cache --clear"),
+    "bench": ("fexport bench bundle --faces 1 --size 640x480",),
+    "evaluate": ("fexport evaluate bundle --dataset aflw2000 AFLW2000",),
+    "models": ("fexport models --json",),
+    "doctor": ("fexport doctor",),
+}
+"""By command: what its help ends with."""
+
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -36,6 +57,8 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"fexport.cli.{name.replace('-', '_')}").command
+        lines = EXAMPLES.get(name, ())
+        command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else command.epilog
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

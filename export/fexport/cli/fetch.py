@@ -19,11 +19,6 @@ def command(pipeline: str, contract: str | None, pyfeat_bugs: bool, to: Path, **
 
     Licences and sizes are shown first. What the folder has already is kept; what cannot be had is named, all of it, and the
     exit status is 1 then. `fexport build OUT --weights DIR` with the same options builds from it.
-
-    \b
-    Examples:
-      fexport fetch --to weights
-      fexport fetch --pipeline detectorv1 --au svm --to weights
     """
     need("export", "fexport fetch")
     from fexport import fetching, finding

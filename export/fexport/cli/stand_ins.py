@@ -20,12 +20,6 @@ def command(out: Path, pipeline: str, contract: str | None, pyfeat_bugs: bool, s
 
     So that a comparison of speed, or of arithmetic, can be made again by anybody without the real weights: what such networks
     answer means nothing. A file that is there already is never replaced.
-
-    \b
-    Examples:
-      fexport stand-ins weights
-      fexport build bundle --weights weights
-      fexport bench bundle --against pyfeat --pyfeat-python ENV/bin/python --weights weights
     """
     need("export", "fexport stand-ins")
     from fexport import fetching
