@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,11 @@ def _unpacked(wheel: Path, name: str) -> bytes:
 @lru_cache(maxsize=1)
 def hub_answers() -> bool:
     """Whether the hub can be reached from here: asked once a process, with one request that is not repeated."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
+    hub: Any = import_module("huggingface_hub")
     # it says each of its retries twice; set here, since its import sets it anew
-    huggingface_hub.logging.set_verbosity_error()
+    hub.logging.set_verbosity_error()
     try:
-        huggingface_hub.utils.get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:  # of whatever HTTP library it is built on
         _log.info("the hub cannot be reached: %s", error)
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fexruntime.versions import with_packages
+
 
 class FexportError(Exception):
     """Base of every error that fexport raises on purpose; its message is one clear sentence for the user."""
@@ -30,7 +32,13 @@ class BundleError(FexportError):
 
 
 class EnvironmentMissingError(FexportError):
-    """A package, provider or device that was asked for is not available here."""
+    """A package, provider or device that was asked for is not available here.
+
+    An extra of fexport in the message becomes the packages that it stands for.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(with_packages(message))
 
 
 class InferenceError(FexportError):
