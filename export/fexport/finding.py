@@ -69,11 +69,11 @@ def said(lacking: Sequence[Lacking], folders: Sequence[Path]) -> str:
     where = " or ".join(repr(str(folder)) for folder in folders)
     head = f"{len(files)} weights files are not in {where}:" if folders else f"{len(files)} weights files are not here:"
     fix = (
-        f"put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
+        f"Put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
         if folders
-        else f"{lacking[0].why}"
+        else str(lacking[0].why)
     )
-    return "\n  ".join([head, *(item.line for item in files.values())]) + f"\n{fix[0].upper()}{fix[1:]}"
+    return "\n  ".join([head, *(item.line for item in files.values())]) + f"\n{fix}"
 
 
 def _other_contract(plan: Plan, lacking: Sequence[Lacking]) -> str:
