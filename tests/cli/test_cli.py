@@ -47,7 +47,8 @@ def test_build_without_weights_says_what_is_missing(tmp_path):
     (tmp_path / "w").mkdir()
     done = fexport("build", tmp_path / "b", "--weights", tmp_path / "w")
     assert done.returncode == 1
-    assert "retinaface_r34.safetensors, which is not in" in done.stderr
+    assert "3 weights files are not in" in done.stderr
+    assert "retinaface_r34.safetensors (retinaface-r34, 88.6 MB, MIT)" in done.stderr
     assert not (tmp_path / "b").exists()
 
 

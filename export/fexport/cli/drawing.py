@@ -125,4 +125,4 @@ class Drawings:
 
 def _ours(path: Path) -> bool:
     """Whether a drawing may be written there: nothing is, or an earlier drawing."""
-    return path.suffix != ".png" or not path.exists() or overlay.is_drawing(path)
+    return path.suffix != ".png" or not path.is_file() or overlay.is_drawing(path)
