@@ -10,7 +10,7 @@ PHOTO := export/fexport/photographs/astronaut.jpg
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
 	$(BIN)/fexport run --bundle facemesh $(PHOTO) --out demo/mesh.csv --overlay demo/overlay
-	$(BIN)/fexport build demo/bundle --face-detector retinaface-mobilenet025 --stand-in
+	$(BIN)/fexport build demo/bundle --force --face-detector retinaface-mobilenet025 --stand-in
 	$(BIN)/fexport run demo/bundle $(PHOTO) --out demo/faces.csv --overlay demo/stand-ins
 	@echo "Look at demo/overlay/astronaut.png (box, mesh, irises and axes: real weights); demo/stand-ins shows the whole chain"
 

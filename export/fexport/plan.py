@@ -47,6 +47,8 @@ class Plan:
     """How a calibrated range is cut."""
     allow_loss: bool = False
     """Whether a network beyond its precision's budgets is published, with its loss written down."""
+    ask_hub: bool = False
+    """Whether weights are looked for on the hub before they are made up."""
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -66,6 +68,7 @@ def plan(
     ranges: Path | None = None,
     method: str = METHODS[0],
     allow_loss: bool = False,
+    ask_hub: bool = False,
 ) -> Plan:
     """Resolve names. `choices` by role: a network, "none" to leave the stage out, None for the default.
 
@@ -141,6 +144,7 @@ def plan(
         ranges,
         method,
         allow_loss,
+        ask_hub,
     )
 
 

@@ -36,8 +36,11 @@ _OURS = re.compile(
 """Names that a build writes into its staging folder."""
 
 
-def check_target(out: Path) -> None:
-    """OutputError unless a bundle can be published at `out`: a new folder, an empty one, or an older bundle."""
+def check_target(out: Path, replace: bool = True) -> list[str]:
+    """OutputError unless a bundle can be published at `out`: a new folder, an empty one, or (`replace`) an older bundle.
+
+    Answers the networks of the older bundle that have real weights.
+    """
     if out.exists() and not out.is_dir():
         raise OutputError(f"cannot build at {str(out)!r}: it is a file")
     foreign = foreign_files(out)
@@ -45,7 +48,23 @@ def check_target(out: Path) -> None:
         raise OutputError(
             f"cannot build at {str(out)!r}: the folder has other things in it ({', '.join(foreign[:3])}); give a new one"
         )
+    there = _json(out / MANIFEST) if out.is_dir() else {}
+    if (out / MANIFEST).is_file() and not replace:
+        of = f" of {there['pipeline']} ({there.get('contract')})" if "pipeline" in there else ""
+        raise OutputError(f"{str(out)!r} is a bundle{of} already: give another folder, or --force to replace it")
     check_folder(out if out.is_mount() else out.absolute().parent)
+    return _real(there)
+
+
+def _real(manifest: dict[str, Any]) -> list[str]:
+    """Networks of a manifest of any format whose weights are all real."""
+    networks = manifest.get("networks")
+    records = [r for r in networks.values() if isinstance(r, dict)] if isinstance(networks, dict) else []
+    weights = {r.get("network"): r.get("weights") for r in records}
+    return [
+        str(name) for name, files in weights.items()
+        if isinstance(files, list) and all(isinstance(f, dict) and f.get("source") != "stand-in" for f in files)
+    ]  # fmt: skip
 
 
 def foreign_files(folder: Path) -> list[str]:

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fexruntime.errors import FexportError
+from fexruntime.errors import (
+    BundleError,
+    CheckpointError,
+    ClosedError,
+    EnvironmentMissingError,
+    FexportError,
+    InferenceError,
+    InputError,
+    OutputError,
+    StandInWarning,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from fexruntime.backends.base import Place
@@ -25,13 +36,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "ClosedError",
     "Detector",
+    "EnvironmentMissingError",
     "Fex",
     "FexportError",
     "Frame",
     "FrameResult",
+    "InferenceError",
+    "InputError",
     "Options",
+    "OutputError",
     "Place",
+    "StandInWarning",
+    "VerificationError",
+    "__version__",
     "open_bundle",
     "pose_from_landmarks",
     "record",
@@ -51,13 +72,21 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fexruntime' has no attribute {name!r}")
-    from importlib import import_module
+if TYPE_CHECKING:
+    __version__: str
+else:  # a type checker must not see it: it would answer every name
 
-    return getattr(import_module(f"fexruntime.{_HOMES[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from fexruntime.versions import installed
+
+            return installed(["fexport"]).get("fexport", "0+unknown")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'fexruntime' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"fexruntime.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

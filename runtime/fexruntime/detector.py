@@ -31,6 +31,7 @@ from fexruntime.identity import INCREMENTAL, name_identities
 from fexruntime.live import Live, LiveSource
 from fexruntime.naming import Namer
 from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
+from fexruntime.provenance import provenance
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Frames, Inputs, Position
@@ -91,6 +92,7 @@ class Detector:
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
+        self._provenance = provenance(self.bundle)
 
     def __enter__(self) -> Detector:
         return self
@@ -290,6 +292,7 @@ class Detector:
             identity.row.name if identity else None,
             placeholder_rows,
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
+            self._provenance,
         )
 
     def _called(self, role: str) -> str:

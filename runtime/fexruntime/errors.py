@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fexruntime.versions import with_packages
+
 
 class FexportError(Exception):
     """Base of every error that fexport raises on purpose; its message is one clear sentence for the user."""
@@ -21,12 +23,22 @@ class CutOffError(InputError):
     """A video ends before its end, or parts of it cannot be decoded: what could be read was given."""
 
 
+class ClosedError(FexportError):
+    """A detector was used after it was closed: a fault of the program, not of an input."""
+
+
 class BundleError(FexportError):
     """A bundle is missing, incomplete, changed, or not made for this version."""
 
 
 class EnvironmentMissingError(FexportError):
-    """A package, provider or device that was asked for is not available here."""
+    """A package, provider or device that was asked for is not available here.
+
+    An extra of fexport in the message becomes the packages that it stands for.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(with_packages(message))
 
 
 class InferenceError(FexportError):

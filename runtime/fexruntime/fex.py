@@ -18,6 +18,7 @@ from fexruntime.columns import TIME, Selection, select
 from fexruntime.contracts import Group, Pipeline
 from fexruntime.contracts import labels as L
 from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.fex_views import FexViews
 from fexruntime.results import FrameResult
 from fexruntime.sinks import write_table
 
@@ -28,8 +29,10 @@ NO_FACE = {L.FACEBOX[-1]: 0.0}
 """What a row without a face says, where it is not NaN."""
 
 
-class Fex:
-    """A table of faces. `len()` is the number of rows; `fex["AU12"]` is a column as an array.
+class Fex(FexViews):
+    """A table of faces. `len()` is the number of rows; `fex["AU12"]` is a column as an array, `fex[["AU01", "AU12"]]` several.
+
+    Iterating gives rows as dictionaries; `aus`, `emotions`, `poses` and others are py-feat's groups of columns, as arrays.
 
     Predictions are float32, FrameHeight and FrameWidth float64, frame int64, input and Identity text (None where there
     is no identity). Of videos, the columns `pts`, `time_base` and `time_s` are there beside py-feat's: they can be asked
@@ -45,6 +48,7 @@ class Fex:
         others: Mapping[str, NDArray[Any]],
         identity_model: str | None = None,
         models: Mapping[str, str] | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.contract = contract
@@ -60,6 +64,8 @@ class Fex:
         self.identity_model = identity_model
         self.models = dict(models or {})
         """What the pipeline's `fex_models` are in this bundle: names as py-feat's Fex has them, and choices."""
+        self.info: Mapping[str, Any] = {"pipeline": pipeline.name, "contract": contract} | dict(info or {})
+        """Where the rows come from: contract, reference, bundle, weights with their digests, stand-ins, version, options."""
         self._others = dict(others)
         self._place = {c: i for i, c in enumerate(self.numeric_columns)}
 
@@ -72,7 +78,9 @@ class Fex:
     def __contains__(self, column: object) -> bool:
         return column in self.dtypes
 
-    def __getitem__(self, column: str) -> NDArray[Any]:
+    def __getitem__(self, column: str | Sequence[str]) -> NDArray[Any]:
+        if not isinstance(column, str):
+            return self.block(list(column))
         if column in self._place:
             return self.values[:, self._place[column]]
         if column not in self.dtypes:
@@ -149,6 +157,7 @@ def assemble(
     identity_model: str | None,
     placeholder_rows: bool = True,
     models: Mapping[str, str] | None = None,
+    info: Mapping[str, Any] | None = None,
 ) -> Fex:
     """Fex of frame results in order; `identify` names the rows from the value that fills the text column of names.
 
@@ -196,7 +205,7 @@ def assemble(
         if group.dtype != "float32"
         for c in columns
     }
-    return Fex(pipeline, contract, selection, values_of_rows, others, identity_model, models)
+    return Fex(pipeline, contract, selection, values_of_rows, others, identity_model, models, info)
 
 
 def selection_of(pipeline: Pipeline, columns: Iterable[str] | None, results: Sequence[FrameResult]) -> Selection:

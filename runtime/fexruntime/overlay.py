@@ -1,12 +1,15 @@
 """Results drawn on the picture, for a person to look at: boxes, points, pose axes, gaze, words, and what is not real.
 
-Colours are RGB. With stand-in weights in the bundle the picture says so across its top.
+Colours are RGB. With stand-in weights in the bundle a strip above the picture says so.
 """
 
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.arrays import U8
+from fexruntime.contracts import VALUES
 from fexruntime.errors import OutputError
 from fexruntime.face_geometry import canonical_face
 from fexruntime.files import replacing
@@ -23,6 +27,7 @@ BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200,
 GAZE, WORDS = (255, 110, 220), (255, 255, 255)
 SHOWN_AUS = 4
 """At most so many action units are written beside a face: the strongest, of 0.5 and more."""
+LEAST_SIDE = 480
 _EYES = (slice(36, 42), slice(42, 48))
 IRIS = (255, 120, 40)
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
@@ -36,7 +41,10 @@ def draw(
     pitch_up: float = 1.0,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> U8:
-    """A copy of the frame [H,W,3] with its faces drawn on it.
+    """A copy of the frame [H,W,3] with its faces drawn on it: box, number and score, points, axes, words.
+
+    Lines and words go by the size of the face. A picture of less than `LEAST_SIDE` px is enlarged, a whole number of times;
+    with stand-ins a strip is added above it.
 
     `stand_ins` names networks without real weights; `pitch_up` is the pipeline row's: 1 where a positive Pitch looks up;
     `labels` are the columns of "au" and "emotion" (`Pipeline.labels`), without which these are not written.
@@ -44,19 +52,25 @@ def draw(
     import cv2
 
     image: Any = frame_rgb_u8.copy()
-    thick = max(1, round(max(image.shape[:2]) / 500))
+    factor = math.ceil(LEAST_SIDE / max(image.shape[:2]))
+    if factor > 1:
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        result = _enlarged(result, factor)
     for i in range(len(result)):
         x1, y1, x2, y2 = (round(float(v)) for v in result.boxes_xyxy_px[i])
+        side = math.sqrt(max((x2 - x1) * (y2 - y1), 1))
+        thick = max(1, round(side / 120), round(max(image.shape[:2]) / 1200))
+        scale = max(0.45, 0.45 * max(image.shape[:2]) / 900, min(side / 350, 3.0))
         cv2.rectangle(image, (x1, y1), (x2, y2), BOX, thick)
-        _text(image, f"{result.scores[i]:.2f}", (x1, max(y1 - 4, 10)), BOX)
+        _text(image, f"{i}: {result.scores[i]:.2f}", (x1, max(y1 - 4 - thick, round(24 * scale))), BOX, scale)
         if result.mesh_xyz is not None:
-            _dots(image, result.mesh_xyz[i, :, :2], MESH, 1)
+            _dots(image, result.mesh_xyz[i, :, :2], MESH, max(1, round(side / 300)))
         if result.mesh_xyz_px is not None:
-            _triangles(image, result.mesh_xyz_px[i, :, :2])
+            _triangles(image, result.mesh_xyz_px[i, :, :2], max(1, round(side / 400)), min(1.0, side / 300))
         elif result.landmarks_xy_px is not None:
-            _dots(image, result.landmarks_xy_px[i], POINTS, thick)
+            _dots(image, result.landmarks_xy_px[i], POINTS, max(1, round(side / 150)))
         elif result.points_xy_px is not None:
-            _dots(image, result.points_xy_px[i], POINTS, thick + 1)
+            _dots(image, result.points_xy_px[i], POINTS, max(1, round(side / 60)))
         if result.pose is not None:
             left, top, width, height = (float(v) for v in result.facerects_xywh_px[i])
             centre = (left + width / 2, top + height / 2)
@@ -65,10 +79,17 @@ def draw(
         if result.gaze_rad is not None:
             _gaze_arrows(image, result, i, pitch_up, thick + 1)
         for k, line in enumerate(words_of(result, i, labels or {})):
-            _text(image, line, (x1, y2 + 14 * (k + 1)), WORDS)
+            _text(image, line, (x1, y2 + round(31 * scale * (k + 1))), WORDS, scale)
     if stand_ins:
-        _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
+        image = _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
     return np.asarray(image, np.uint8)
+
+
+def _enlarged(result: FrameResult, factor: int) -> FrameResult:
+    """A result of the picture made `factor` times as large."""
+    pixels = {"boxes_xyxy_px", *(name for name, value in VALUES.items() if value.points)}
+    values = {k: np.asarray(v * factor, np.float32) if k in pixels else v for k, v in result.values.items()}
+    return replace(result, facerects_xywh_px=result.facerects_xywh_px * np.float32(factor), values=values)
 
 
 def words_of(result: FrameResult, face: int, labels: Mapping[str, Sequence[str]]) -> list[str]:
@@ -111,19 +132,21 @@ def _gaze_arrows(image: U8, result: FrameResult, face: int, pitch_up: float, thi
         cv2.arrowedLine(image, start, end, GAZE, thick, cv2.LINE_AA, tipLength=0.25)
 
 
-def _triangles(image: U8, mesh_xy: NDArray[Any]) -> None:
-    """MediaPipe's mesh as thin lines, and a circle for each iris that is known (its centre, then four points round it)."""
+def _triangles(image: U8, mesh_xy: NDArray[Any], thick: int, opaque: float) -> None:
+    """MediaPipe's mesh as thin lines, through which a small face is seen (`opaque` in 0..1), and a circle for each iris that is known (its centre, then four points round it)."""
     import cv2
 
     known = mesh_xy[: len(canonical_face().vertices_cm)]
     if np.isfinite(known).all():
         corners = np.rint(known * 8).astype(np.int32)[canonical_face().triangles]
-        cv2.polylines(image, list(corners), True, MESH, 1, cv2.LINE_AA, shift=3)
+        over: Any = image.copy()
+        cv2.polylines(over, list(corners), True, MESH, thick, cv2.LINE_AA, shift=3)
+        cv2.addWeighted(over, opaque, image, 1 - opaque, 0, dst=image)
     for iris in mesh_xy[len(known) :].reshape(-1, 5, 2):
         if np.isfinite(iris).all():
             radius = float(np.linalg.norm(iris[1:] - iris[0], axis=1).mean())
             centre = (round(float(iris[0, 0]) * 8), round(float(iris[0, 1]) * 8))
-            cv2.circle(image, centre, max(round(radius * 8), 8), IRIS, 2, cv2.LINE_AA, shift=3)
+            cv2.circle(image, centre, max(round(radius * 8), 8), IRIS, 2 * thick, cv2.LINE_AA, shift=3)
 
 
 def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
@@ -141,14 +164,32 @@ def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
 
 
 def write_png(image_rgb_u8: U8, path: Path) -> None:
-    """Write an image as PNG, whole or not at all."""
+    """Write an image as PNG, whole or not at all, with a mark that it is a drawing of ours (see `is_drawing`)."""
     import cv2
 
-    done, data = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR))
+    done, encoded = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR))
     if not done:
         raise OutputError(f"OpenCV could not encode {str(path)!r}")
+    data = encoded.tobytes()
+    head = 8 + 25  # signature and IHDR, behind which other chunks may stand
     with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data[:head] + _MARK + data[head:])
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether a file is a PNG that `write_png` wrote: such a one may be replaced."""
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(256)
+    except OSError:
+        return False
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+_MARK = _chunk(b"tEXt", b"Software\0fexport overlay")
 
 
 def _dots(image: U8, points_xy: NDArray[Any], colour: tuple[int, int, int], radius: int) -> None:
@@ -167,18 +208,37 @@ def _axes(image: U8, centre: tuple[float, float], length: float, axes: NDArray[A
         cv2.line(image, start, end, colour, thick, cv2.LINE_AA)
 
 
-def _text(image: U8, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float = 0.45) -> None:
+def _text(image: U8, text: str, at: tuple[int, int], colour: tuple[int, int, int], scale: float) -> None:
     import cv2
 
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    thick = max(1, round(1.5 * scale))
+    # a filled ground, not an outline: a thick stroke of a long line drifts from its letters in OpenCV 5
+    (across, down), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    at = (max(min(at[0], image.shape[1] - across - 2), 2), min(at[1], image.shape[0] - below - 2))
+    left, top, right, bottom = at[0] - 2, max(at[1] - down - 2, 0), at[0] + across + 2, at[1] + below
+    ground = image[top:bottom, max(left, 0) : right]
+    ground[:] = ground // 3
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
 
 
-def _banner(image: U8, text: str) -> None:
+def _banner(image: U8, text: str) -> U8:
+    """The picture with a strip above it that says something, in as many lines as it needs."""
     import cv2
 
     width = image.shape[1]
-    (across, down), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-    scale = 0.5 * min(1.0, (width - 12) / max(across, 1))
-    cv2.rectangle(image, (0, 0), (width, down + 14), BANNER, -1)
-    cv2.putText(image, text, (6, down + 6), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    scale = max(0.45, 0.5 * width / 800)
+    thick = max(1, round(1.5 * scale))
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and cv2.getTextSize(longer, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)[0][0] > width - 12:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    step = round(36 * scale)
+    strip = np.empty((step * len(lines) + 8, width, 3), np.uint8)
+    strip[:] = BANNER
+    for k, line in enumerate(lines):
+        at = (6, round(step * (k + 0.8)))
+        cv2.putText(strip, line, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    return np.concatenate([strip, image])

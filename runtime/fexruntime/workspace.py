@@ -13,7 +13,7 @@ import numpy as np
 
 from fexruntime.arrays import F32
 from fexruntime.backends.base import Backend
-from fexruntime.errors import InputError
+from fexruntime.errors import ClosedError
 
 REMEMBERED_CALLS = 16
 LARGEST_SHARE = 4
@@ -76,7 +76,7 @@ class Workspaces:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[Workspace]:
-        """A workspace for the block; waits for one. InputError once closed."""
+        """A workspace for the block; waits for one. ClosedError once closed."""
         with self._changed:
             while not self._free and not self._closed:
                 self._changed.wait()
@@ -92,9 +92,9 @@ class Workspaces:
                 self._changed.notify_all()
 
     def check_open(self) -> None:
-        """InputError once closed."""
+        """ClosedError once closed."""
         if self._closed:
-            raise InputError("this detector was closed: make a new one")
+            raise ClosedError("this detector was closed: make a new one")
 
     def close(self) -> list[Workspace]:
         """Let nobody in any more, wait until the last caller is done, and answer the workspaces."""

@@ -23,7 +23,7 @@ EDGE = "retinaface-mobilenet025"
 
 
 def edge_plan():
-    return plan.plan("faces", "pyfeat-2.0")
+    return plan.plan("faces")
 
 
 def plan_of(pipeline, contract, faces=EDGE, identity=None, weights=(), **choices):
@@ -159,7 +159,7 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
     ("arguments", "says"),
     [
         (("detectorv3", "pyfeat-2.0"), "no pipeline"),
-        (("detectorv2", "pyfeat-3"), "it follows pyfeat-2.0, pyfeat-2.1"),
+        (("detectorv2", "pyfeat-3"), "it follows pyfeat-2.1, pyfeat-2.0"),
         (("detectorv2", "pyfeat-2.0", {"faces": "mtcnn"}), "no faces 'mtcnn' in detectorv2: use retinaface-r34"),
         (("detectorv2", "pyfeat-2.0", {"faces": "none"}), "no faces 'none'"),
         (("detectorv2", "pyfeat-2.0", {"identity": "sface"}), "no identity 'sface'"),

@@ -164,7 +164,7 @@ def test_weights_from_the_hub_are_recorded_with_their_commit(tmp_path, monkeypat
     torch.save(tensors, snapshot / "facenet_20180402_114759_vggface2.pth")
     asked = []
 
-    def download(repository, filename, revision=None):
+    def download(repository, filename, revision=None, **_):
         asked.append((repository, filename))
         if not (snapshot / filename).exists():
             raise EntryNotFoundError("no such file")
@@ -184,7 +184,7 @@ def test_a_download_that_is_not_the_published_file_names_both_digests(tmp_path, 
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     asked = []
 
-    def download(repository, filename, revision=None):
+    def download(repository, filename, revision=None, **_):
         asked.append((filename, revision))
         return str(tmp_path / filename)
 

@@ -99,14 +99,13 @@ def test_a_changed_byte_of_an_ncnn_artefact_is_found(targets_bundle, tmp_path, s
 @pytest.mark.parametrize(
     ("module", "backend"), [("ncnn", NCNN), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")]
 )
-def test_a_backend_that_is_not_installed_names_its_extra(targets_bundle, module, backend):
+def test_a_backend_that_is_not_installed_names_its_package(targets_bundle, module, backend):
     program = (
         f"import sys; sys.modules[{module!r}] = None\nfrom fexruntime import Detector, FexportError\n"
         f"try: Detector(sys.argv[1], backend={backend!r})\nexcept FexportError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, targets_bundle], capture_output=True, text=True, check=False)
-    extra = "cpu" if module == "onnxruntime" else module
-    assert f"pip install 'fexport[{extra}]'" in done.stdout, done.stderr
+    assert f"pip install '{module}>=" in done.stdout, done.stderr
 
 
 def test_verify_says_which_artefacts_it_could_not_check(targets_bundle):
@@ -181,7 +180,7 @@ def test_a_backend_that_is_not_here_does_not_compete(targets_bundle, tmp_path, m
         say=said.append,
     )
     assert "openvino" not in {m.backend for m in found}
-    assert any("pip install 'fexport[openvino]'" in text for text in said)
+    assert any("pip install 'openvino>=" in text for text in said)
 
 
 def test_without_a_store_tuning_says_so(targets_bundle):

@@ -8,7 +8,7 @@ from conftest import FACE
 
 from fexruntime import Detector
 from fexruntime.bundle import edge_bundle_path
-from fexruntime.errors import BundleError, EnvironmentMissingError, InputError, StandInWarning
+from fexruntime.errors import BundleError, ClosedError, EnvironmentMissingError, InputError, StandInWarning
 from fexruntime.files import file_sha256
 
 
@@ -197,7 +197,7 @@ def test_results_do_not_change_when_the_next_frame_is_read(v28_bundle, frame):
 def test_a_closed_detector_says_so(frame):
     with Detector() as detector:
         detector.warmup(64, 64)
-    with pytest.raises(InputError, match="was closed"):
+    with pytest.raises(ClosedError, match="was closed"):
         detector.detect(frame)
 
 

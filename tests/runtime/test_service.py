@@ -15,7 +15,7 @@ import pytest
 from conftest import FACE
 
 from fexruntime import Detector, Frame, Options
-from fexruntime.errors import InferenceError, InputError
+from fexruntime.errors import ClosedError, InferenceError, InputError
 from fexruntime.sources.frame import frame_of
 from fexruntime.workspace import Workspace
 
@@ -82,11 +82,11 @@ def test_closing_waits_for_the_calls_under_way_and_lets_nobody_else_in(frame, mo
         thread.join(60)
         assert not thread.is_alive()
     assert results == [1]
-    with pytest.raises(InputError, match="was closed"):
+    with pytest.raises(ClosedError, match="was closed"):
         pickle.dumps(detector)
-    with pytest.raises(InputError, match="was closed"):
+    with pytest.raises(ClosedError, match="was closed"):
         detector.detect(frame)
-    with pytest.raises(InputError, match="was closed"):
+    with pytest.raises(ClosedError, match="was closed"):
         detector.stream(frame)
 
 

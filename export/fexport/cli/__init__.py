@@ -13,6 +13,8 @@ from fexruntime.errors import FexportError
 
 COMMANDS = {
     "build": "Build a verified bundle from weights (needs torch).",
+    "fetch": "Fetch a pipeline's weights into a folder.",
+    "stand-ins": "Write made-up weights that py-feat loads too.",
     "run": "Find and read faces in images, videos, cameras.",
     "view": "Write a page to look at rows over their pictures and videos.",
     "verify": "Check that a bundle is whole and still right.",
@@ -26,6 +28,27 @@ COMMANDS = {
     "doctor": "Show what this environment can do, and what mends the rest.",
 }
 
+EXAMPLES = {
+    "build": ("fexport build bundle --weights DIR", "fexport build v1 --pipeline detectorv1 --au svm"),
+    "fetch": ("fexport fetch --to weights", "fexport fetch --pipeline detectorv1 --au svm --to weights"),
+    "stand-ins": ("fexport stand-ins weights",),
+    "run": (
+        "fexport run photo.jpg --out faces.csv --overlay drawn",
+        "fexport run bundle photos/ --columns au,pose --out au.parquet",
+        "fexport run bundle photo.jpg --json",
+    ),
+    "view": ("fexport view faces.csv",),
+    "verify": ("fexport verify bundle --weights DIR",),
+    "inspect": ("fexport inspect bundle --json",),
+    "tune": ("fexport tune bundle",),
+    "cache": ("fexport cache", "fexport cache --clear"),
+    "bench": ("fexport bench bundle --faces 1 --size 640x480",),
+    "evaluate": ("fexport evaluate bundle --dataset aflw2000 AFLW2000",),
+    "models": ("fexport models --json",),
+    "doctor": ("fexport doctor",),
+}
+"""By command: what its help ends with."""
+
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -34,7 +57,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"fexport.cli.{name}").command
+        command: click.Command = import_module(f"fexport.cli.{name.replace('-', '_')}").command
+        lines = EXAMPLES.get(name, ())
+        command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else command.epilog
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -52,13 +77,18 @@ def group(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
+def _colourless() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
     verbose = "--verbose" in sys.argv or "-v" in sys.argv[1:2]
     # OpenCV says on stderr what fexport says in one sentence; this has to be set before it is imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        group(standalone_mode=False)
+        # None lets click decide by the stream
+        group(standalone_mode=False, color=False if _colourless() else None)
     except FexportError as error:
         if verbose:
             raise

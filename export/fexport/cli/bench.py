@@ -9,7 +9,7 @@ import click
 
 from fexport.cli.extras import need, size_option
 from fexruntime.backends.base import AUTO
-from fexruntime.errors import InputError, StandInWarning
+from fexruntime.errors import InputError, OutputError, StandInWarning
 
 
 @click.command("bench")
@@ -31,6 +31,7 @@ from fexruntime.errors import InputError, StandInWarning
 @click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fexport-bench"), show_default=True, metavar="DIR")
+@click.option("--force", is_flag=True, help="Write into --out although there is something in it.")
 def command(
     bundle: str,
     picture: Path | None,
@@ -46,6 +47,7 @@ def command(
     pyfeat_python: Path | None,
     weights: Path | None,
     out: Path,
+    force: bool,
 ) -> None:
     """Measure BUNDLE on INPUT (a picture; default: the packaged photograph).
 
@@ -65,6 +67,10 @@ def command(
     if picture is None and size is None:
         size = (640, 480)
     check_folder(out)
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise OutputError(
+            f"--out {str(out)!r} has something in it: give a new folder, or --force to write into this one"
+        )
     options = runner.Options(
         bundle=bundle,
         picture=picture,

@@ -2,122 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fexcalibration import METHODS
+from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import need
-from fexport.plan import NONE, TARGETS
-from fexruntime.bundle import stage_option
-from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
-from fexruntime.contracts.precision import FULL, PRECISIONS
+from fexport.cli.lowering import REDUCED, precision_options, precisions_of
+from fexport.plan import TARGETS
 from fexruntime.errors import InputError
-
-_PRECISION_HELP = {
-    "fp16": "Half the bytes: networks in float16, what would lose by it in fp32.",
-    "bf16": "Half the bytes, in bfloat16: faster in OpenVINO on CPUs that have it.",
-    "int8": "Fastest on CPUs with VNNI; needs --calibration or --ranges.",
-}
-REDUCED = tuple(_PRECISION_HELP)
-
-
-def _stage_options() -> dict[str, tuple[str, list[str], str, bool]]:
-    """By role: its option, the networks that may fill it in any pipeline, what it is for, whether it has to be asked for."""
-    found: dict[str, tuple[str, list[str], str, bool]] = {}
-    for row in PIPELINES:
-        for stage in (row.finder, *(s for s in row.stages if not is_inner(s))):
-            names = list(stage.names) + [NONE] * (stage is not row.finder)
-            option, known, title, flag = found.get(
-                stage.role, (stage_option(row, stage), [], stage.title, stage.optional)
-            )
-            found[stage.role] = option, [*known, *(n for n in names if n not in known)], title, flag
-    return {role: (o, sorted(n, key=lambda name: name == NONE), t, f) for role, (o, n, t, f) in found.items()}
-
-
-def _with_stages(command: Callable[..., None]) -> Callable[..., None]:
-    for role, (option, names, title, flag) in reversed(_stage_options().items()):
-        if flag:
-            text = f"{names[0]}: {title}. Left out unless asked for."
-            command = click.option(option, f"stage_{role}", flag_value=names[0], default=None, help=text)(command)
-            continue
-        text = f"{title[:1].upper()}{title[1:]}. Default: the pipeline's first."
-        command = click.option(option, f"stage_{role}", type=click.Choice(names), help=text)(command)
-    return command
-
-
-def _with_precisions(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(
-        (
-            *(click.option(f"--{name}", is_flag=True, help=text) for name, text in _PRECISION_HELP.items()),
-            click.option(
-                "--precision",
-                metavar="P|ROLE=P,…",
-                help=f"One of {', '.join(PRECISIONS)} for all, or by role: faces=int8,multitask=bf16.",
-            ),
-            click.option(
-                "--calibration",
-                type=click.Path(path_type=Path),
-                multiple=True,
-                metavar="FOLDER|VIDEO|IMAGE",
-                help="Pictures of faces like those that will be read, for int8 and for fp16's range. May be given several times.",
-            ),
-            click.option(
-                "--ranges",
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="What `fexport calibrate` measured, instead.",
-            ),
-            click.option(
-                "--range-method",
-                "method",
-                type=click.Choice(METHODS),
-                default=METHODS[0],
-                show_default=True,
-                help="How a calibrated range is cut.",
-            ),
-            click.option(
-                "--allow-loss",
-                is_flag=True,
-                help="Publish what is beyond its precision's budget, with the loss written in the bundle.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _precisions(precision: str | None, flags: list[str]) -> str | dict[str, str]:
-    """What is asked for: one of all, or one by role."""
-    if len(flags) + (precision is not None) > 1:
-        raise InputError("give one of --fp16, --bf16, --int8 and --precision: --precision ROLE=P,… mixes them")
-    if flags:
-        return flags[0]
-    if precision is None or "=" not in precision:
-        return precision or FULL
-    pairs = [pair.partition("=") for pair in precision.split(",") if pair.strip()]
-    return {role.strip(): name.strip() for role, _, name in pairs}
 
 
 @click.command("build")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--pipeline",
-    type=click.Choice(list(dict.fromkeys(row.name for row in PIPELINES))),
-    default=PIPELINES[0].name,
-    show_default=True,
-)
-@click.option(
-    "--contract", type=click.Choice(CONTRACTS), help=f"Default: the first that the pipeline follows ({CONTRACTS[0]})."
-)
-@_with_stages
-@click.option(
-    "--pyfeat-bugs",
-    is_flag=True,
-    help=f"What py-feat does with MobileNet's landmarks, faults included (contract {WITH_BUGS}); for comparing.",
-)
+@pipeline_options
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -128,8 +27,13 @@ def _precisions(precision: str | None, flags: list[str]) -> str | dict[str, str]
 @click.option(
     "--stand-in",
     is_flag=True,
-    help="Make up the weights that are not at hand (labelled everywhere; their numbers mean nothing).",
+    help="Make up the weights that are neither in the package, nor in --weights, nor (without --weights) on the hub or in its "
+    "cache; labelled everywhere: their numbers mean nothing.",
 )
+@click.option(
+    "--stand-in-all", is_flag=True, help="Make up all weights that do not come with fexport, and ask nobody for them."
+)
+@click.option("--force", is_flag=True, help="Replace the bundle at OUT, if there is one.")
 @click.option(
     "--target",
     default=TARGETS[0],
@@ -137,7 +41,7 @@ def _precisions(precision: str | None, flags: list[str]) -> str | dict[str, str]
     metavar="NAMES",
     help=f"Engines to make artefacts for and to verify on, of {', '.join(TARGETS)}, with commas. The ONNX graphs are always there.",
 )
-@_with_precisions
+@precision_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the stand-in weights.")
 def command(
     out: Path,
@@ -146,6 +50,8 @@ def command(
     pyfeat_bugs: bool,
     weights: tuple[Path, ...],
     stand_in: bool,
+    stand_in_all: bool,
+    force: bool,
     target: str,
     seed: int,
     precision: str | None,
@@ -168,28 +74,29 @@ def command(
     from fexport.cli import tables
     from fexport.publish import check_target
     from fexport.steps import notices
+    from fexruntime.bundle import open_bundle
 
-    lowered = _precisions(precision, [name for name in REDUCED if stages.pop(name)])
-    choices = {name.removeprefix("stage_"): chosen for name, chosen in stages.items()}
+    if stand_in_all and (stand_in or weights):
+        raise InputError("--stand-in-all asks nobody for weights: leave --stand-in and --weights out")
+    lowered = precisions_of(precision, [name for name in REDUCED if stages.pop(name)])
     targets = [name.strip() for name in target.split(",") if name.strip()]
-    if pyfeat_bugs and contract not in (None, WITH_BUGS):
-        raise InputError(f"--pyfeat-bugs is the contract {WITH_BUGS}: leave --contract {contract} out")
     plan = planning.plan(
         pipeline,
-        WITH_BUGS if pyfeat_bugs else contract,
-        choices,
+        contract_of(contract, pyfeat_bugs),
+        choices_of(stages),
         weights,
-        seed if stand_in else None,
+        seed if stand_in or stand_in_all else None,
         targets,
         lowered,
         calibration,
         ranges,
         method,
         allow_loss,
+        ask_hub=stand_in,
     )
     for name in plan.targets[1:]:
         need(name, f"--target {name}")
-    check_target(out)
+    real = check_target(out, replace=force)
     screen = tables.console(stderr=True)
     screen.print(notices(list(plan.networks.values())), markup=False)
     with screen.status("building") as status:
@@ -200,26 +107,27 @@ def command(
 
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
-    _warn_of_stand_ins(out)
-    _warn_of_losses(out)
+    _warn_of_stand_ins(out, real)
+    for sentence in tables.loss_sentences(open_bundle(out)):
+        click.secho(sentence, fg="yellow", err=True)
     count = len(plan.networks)
     click.echo(
         f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
     )
 
 
-def _warn_of_losses(out: Path) -> None:
-    from fexport.cli.tables import loss_sentences
-    from fexruntime.bundle import open_bundle
-
-    for sentence in loss_sentences(open_bundle(out)):
-        click.secho(sentence, fg="yellow", err=True)
-
-
-def _warn_of_stand_ins(out: Path) -> None:
+def _warn_of_stand_ins(out: Path, real: list[str]) -> None:
+    """Say what is made up, and which real weights of the bundle that was there before (`real`) it has replaced."""
     from fexport.cli.tables import stand_in_sentence
     from fexruntime.bundle import open_bundle
 
     made_up = open_bundle(out).stand_ins
+    lost = [name for name in real if name in made_up]
     if made_up:
-        click.secho(f"{stand_in_sentence(made_up)} Give real ones with --weights DIR.", fg="yellow", err=True)
+        click.secho(
+            f"{stand_in_sentence(made_up)} Real ones come from the hub without --stand-in, or from --weights DIR.",
+            fg="yellow",
+            err=True,
+        )
+    if lost:
+        click.secho(f"The bundle that was replaced had real weights in {', '.join(lost)}.", fg="red", err=True)

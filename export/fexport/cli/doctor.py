@@ -28,6 +28,7 @@ def command() -> None:
     from rich.table import Table
 
     from fexport.cli import tables
+    from fexruntime.versions import with_packages
 
     needed, optional = _needed(), _optional()
     table = Table()
@@ -35,7 +36,7 @@ def command() -> None:
         table.add_column(head)
     for findings, otherwise in ((needed, "[bold red]missing"), (optional, "not here")):
         for f in findings:  # escaped: an extra in brackets is no markup
-            table.add_row(f.what, escape(f.found), "ok" if f.good else otherwise, escape(f.fix))
+            table.add_row(f.what, escape(f.found), "ok" if f.good else otherwise, escape(with_packages(f.fix)))
     tables.console().print(table)
     if not all(finding.good for finding in needed):
         click.echo("`fexport run` cannot work here: see the lines marked missing.", err=True)

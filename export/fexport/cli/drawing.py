@@ -115,9 +115,14 @@ class Drawings:
             self._open, self._video = contextlib.ExitStack(), None
 
     def _target(self, path: Path, suffix: str) -> Path:
-        """A file in the folder named after an input; numbered where a name is taken, and never an input itself."""
+        """A file in the folder named after an input; numbered where a name is taken, by an input or by somebody's picture."""
         names = itertools.chain([path.stem], (f"{path.stem}_{k}" for k in itertools.count(2)))
         candidates = (self._folder / f"{name}{suffix}" for name in names)
-        target = next(c for c in candidates if c not in self._taken and c.resolve() not in self._kept)
+        target = next(c for c in candidates if c not in self._taken and c.resolve() not in self._kept and _ours(c))
         self._taken.add(target)
         return target
+
+
+def _ours(path: Path) -> bool:
+    """Whether a drawing may be written there: nothing is, or an earlier drawing."""
+    return path.suffix != ".png" or not path.is_file() or overlay.is_drawing(path)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from fexport.cli.tables import console, plain
+from fexport.cli.tables import table as new_table
 from fexruntime.arrays import F32
 from fexruntime.contracts import labels as L
 from fexruntime.fex import NO_FACE, Fex
@@ -58,7 +58,7 @@ def show(fex: Fex) -> None:
     has_box, named = set(box) <= set(fex.columns), L.IDENTITY in fex
     found = _faces(fex)
     whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
-    table = Table()
+    table = new_table()
     for head in ("image", "face", *((whole, "score") if has_box else ()), *(head for (head, _), _ in groups)):
         table.add_column(head)
     if named:

@@ -110,6 +110,9 @@ _log = logging.getLogger("fexport.run")
     "--camera", metavar="N|URL", help="Read a webcam or a stream (rtsp://…) instead of INPUTs, until stopped."
 )
 @click.option("--exif", is_flag=True, help="Turn pictures as their orientation tag says (py-feat does not).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Rows as JSON lines on stdout, instead of the table (without --out)."
+)
 @click.option("--skip-bad", is_flag=True, help="Pass over images that cannot be read; exit status 3 if there were any.")
 @click.option(
     "--backend",
@@ -131,6 +134,7 @@ def command(
     overlay: Path | None,
     columns: str | None,
     threads: int | None,
+    as_json: bool,
     skip_bad: bool,
     resume: bool,
     show: bool,
@@ -153,7 +157,11 @@ def command(
     bundle, inputs = _split(paths, camera, chosen)
     options["columns"] = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
     options_of(options)  # type: ignore[arg-type]  # said before anything is loaded
+    if as_json and (out is not None or camera is not None):
+        raise InputError("--json writes rows to stdout: leave --out and --camera out, or give --out rows.jsonl")
     if out is not None:
+        if str(out) == "-":
+            raise InputError("--out is a file: for rows on stdout give --json")
         sinks.check_target(out)
     elif resume:
         raise InputError("--resume goes on with a file of rows: give --out")
@@ -192,7 +200,7 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show)  # type: ignore[arg-type]
+        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, as_json)  # type: ignore[arg-type]
         status = job.live(camera) if camera is not None else job.files()
     if status:
         sys.exit(status)

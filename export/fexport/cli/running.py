@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import statistics
 import threading
@@ -19,7 +20,9 @@ from fexport.cli.progress import Bar
 from fexport.cli.tables import console
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
+from fexruntime.provenance import sentence, write_sidecar
 from fexruntime.results import FrameResult
+from fexruntime.sinks import printable
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import listed
 from fexruntime.sources.video import is_video
@@ -78,9 +81,11 @@ class Job:
         skip_bad: bool,
         resume: bool,
         show: bool,
+        as_json: bool = False,
     ) -> None:
         self._detector, self._inputs, self._options = detector, listed(inputs), options
         self._out, self._overlay, self._resume, self._show = out, overlay, resume, show
+        self._as_json = as_json
         self._skipped: list[FexportError] | None = [] if skip_bad else None
         self._results: list[FrameResult] = []
         self._rows_only = overlay is None and not show
@@ -105,12 +110,20 @@ class Job:
 
             done = self._record(on_batch, stop) if self._out is not None else self._collect(on_batch, stop)
         if self._out is None:
-            faces_table.show(self._detector.to_fex(self._results, **self._options))
+            fex = self._detector.to_fex(self._results, **self._options)
+            if self._as_json:
+                for row in fex:
+                    click.echo(json.dumps({c: printable(v) if isinstance(v, str) else v for c, v in row.items()}))
+            else:
+                faces_table.show(fex)
         else:
+            if not done.stopped and self._out.suffix.lower() != ".parquet":  # which says it itself
+                write_sidecar(self._out, self._detector.bundle, options_of(self._options))
             click.echo(self._said(done))
+        click.echo(sentence(self._detector.bundle), err=self._as_json)
         if drawings is not None:
             undrawn = drawings.failed
-            click.echo(f"{counts(len(drawings.written), drawings.what)} in {self._overlay}")
+            click.echo(f"{counts(len(drawings.written), drawings.what)} in {self._overlay}", err=self._as_json)
         for error in self._skipped or []:
             click.echo(f"Skipped: {error}", err=True)
         if undrawn:

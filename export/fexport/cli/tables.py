@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,33 +41,45 @@ def loss_sentences(bundle: Bundle) -> list[str]:
     ]
 
 
+NARROW = 110
+"""Below so many columns a table of verifications leaves out percentiles and means: a verdict and its exponent stay."""
+
+
+def table(*heads: str, title: str | None = None) -> Table:
+    """A table with these columns; without lines where nobody looks at a terminal."""
+    made = Table(title=title, box=box.HEAVY_HEAD if console().is_terminal else None, pad_edge=console().is_terminal)
+    for head in heads:
+        made.add_column(head, overflow="fold")
+    return made
+
+
 def report_table(reports: Iterable[dict[str, Any]]) -> Table:
     """Verification reports (their JSON form): for each output the difference from torch in its task's unit."""
-    table = Table(title="artefact against torch")
-    for name in ("network", "output", "inputs", "max", "p99", "mean", "limit", ""):
-        table.add_column(name, justify="right" if name in ("max", "p99", "mean", "limit") else "left", no_wrap=True)
+    narrow = console().width < NARROW
+    numbers = ("max",) if narrow else ("max", "p99", "mean")
+    made = table(*(() if narrow else ("network",)), "output", "inputs", title="artefact against torch")
+    for name in (*numbers, "limit", ""):
+        made.add_column(name, justify="right" if name else "left", no_wrap=True, min_width=7 if name else 6)
+    blank = [""] * (len(numbers) + 1)
     for report in reports:
-        shown = f"{report['network']} ({report['against']})"
+        named = f"{report['network']} ({report['against']})"
+        first = [] if narrow else [named]
+        if narrow:
+            made.add_row(f"[bold]{escape(named)}")
         for row in report["differences"]:
             unit = row["unit"] or row["task"]
-            table.add_row(
-                shown,
-                f"{row['output']} ({unit})",
-                row["kind"],
-                *(f"{row[k]:.1e}" if row["values"] else "–" for k in ("max", "p99", "mean")),
-                f"{row['limit']:.1e}",
-                _verdict(row),
-            )
-            shown = ""
+            shown = (f"{row[k]:.1e}" if row["values"] else "–" for k in numbers)
+            made.add_row(*first, f"{row['output']} ({unit})", row["kind"], *shown, f"{row['limit']:.1e}", _verdict(row))
+            first = [""] * len(first)
         if report["near_ties_left_out"]:
-            table.add_row(
-                "", f"{report['near_ties_left_out']} of {report['inputs']} inputs at a tie of AU neighbours", ""
+            made.add_row(
+                *first, f"{report['near_ties_left_out']} of {report['inputs']} inputs at a tie of AU neighbours", ""
             )
         for name, count in report["not_finite"].items():
-            table.add_row("", f"{name}: {count} values not finite", "", "", "", "", "", "[bold red]BEYOND")
+            made.add_row(*first, f"{name}: {count} values not finite", "", *blank, "[bold red]BEYOND")
         for name in report["not_compared"]:
-            table.add_row("", f"{name}: nothing compared", "", "", "", "", "", "[bold red]BEYOND")
-    return table
+            made.add_row(*first, f"{name}: nothing compared", "", *blank, "[bold red]BEYOND")
+    return made
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -182,6 +182,9 @@ def import_onnxruntime() -> Any:
         raise EnvironmentMissingError(
             f"the backend 'onnxruntime' needs ONNX Runtime ({error}): pip install 'fexport[cpu]'"
         ) from None
+    disable = getattr(onnxruntime, "disable_telemetry_events", None)  # where the user's variable left it on
+    if disable is not None:
+        disable()
     return onnxruntime
 
 

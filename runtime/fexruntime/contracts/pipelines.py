@@ -13,7 +13,7 @@ from fexruntime.contracts.schema import AxisMap, Choice, Crop, Group, Network, P
 from fexruntime.errors import InputError
 
 WITH_BUGS = "pyfeat-2.1-bugs"
-_PYFEAT = {"pyfeat-2.0": "py-feat 2.0.3", "pyfeat-2.1": "py-feat 2.1.5"}
+_PYFEAT = {"pyfeat-2.1": "py-feat 2.1.5", "pyfeat-2.0": "py-feat 2.0.3"}
 REFERENCES = {
     **_PYFEAT,
     WITH_BUGS: "py-feat 2.1.5 with MobileNet's faults,",
@@ -22,8 +22,8 @@ REFERENCES = {
     "nlml-1": "MahdiGhafoorian/NLML_HPE",
 }
 CONTRACTS = tuple(REFERENCES)
-"""The first is the default: it is what the published Detectorv2 source and model card describe. The third is for comparing:
-what py-feat does with MobileNet's landmarks, where it should not."""
+"""The first is the default: what `pip install py-feat` gives. The third is for comparing: what py-feat does with MobileNet's
+landmarks, where it should not."""
 
 MULTITASK_CHIP = Crop("square-pad", size=256, expand=1.2)
 LANDMARK_CROP = Crop("anisotropic", size=112, expand=1.2)
@@ -200,8 +200,8 @@ _FACES = Pipeline(
 )
 
 PIPELINES: list[Pipeline] = [
-    _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _detectorv2("pyfeat-2.1", N.MULTITASK_V28, pitch=-1.0, gaze_pitch=-1.0),
+    _detectorv2("pyfeat-2.0", N.MULTITASK_V2, pitch=1.0, gaze_pitch=1.0),
     _DETECTORV1,
     _DETECTORV1_BUGS,
     _FACES,

@@ -6,6 +6,8 @@ is kinder: 16-bit images are brought to 8 bits.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+MOST_PIXELS, PIXELS_VARIABLE = 64_000_000, "FEXPORT_MAX_PIXELS"
 
 
 def read_image(path: Path, exif: bool = False) -> U8:
@@ -43,6 +47,7 @@ def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
         raise InputError(f"{called} is empty")
     if _is_truncated(data):
         raise InputError(f"{called} is cut off: its end marker is missing; copy the file again")
+    check_pixels(_encoded_size(data), called)
     flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
     try:
         image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -50,7 +55,48 @@ def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
         image = None
     if image is None:
         raise InputError(f"{called} is not an image that OpenCV can decode")
+    check_pixels(image.shape[1::-1], called)
     return checked(_as_rgb_u8(image, called), called)
+
+
+def most_pixels() -> int:
+    """The bound of an image: FEXPORT_MAX_PIXELS, else `MOST_PIXELS`. InputError for a value that is no number."""
+    given = os.environ.get(PIXELS_VARIABLE, "")
+    if given and not (given.isdecimal() and int(given)):
+        raise InputError(f"{PIXELS_VARIABLE}={given!r} must be a whole number of 1 or more")
+    return int(given) if given else MOST_PIXELS
+
+
+def check_pixels(size_wh: Sequence[int] | None, called: str) -> None:
+    """InputError for an image of more pixels than the bound: a few kilobytes may stand for gigabytes."""
+    if size_wh is not None and size_wh[0] * size_wh[1] > most_pixels():
+        width, height = size_wh
+        raise InputError(
+            f"{called} has {width} x {height} pixels, more than the {most_pixels() / 1e6:g} million that are read: make it "
+            f"smaller, or set {PIXELS_VARIABLE}={width * height} where there is the memory for it"
+        )
+
+
+def _encoded_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) as the head of a PNG, JPEG, GIF or BMP says, before anything is decoded; None where it is not known."""
+    if data.startswith(b"\x89PNG") and len(data) >= 24:
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data.startswith(b"GIF8") and len(data) >= 10:
+        return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
+    if data.startswith(b"BM") and len(data) >= 26:
+        width, height = (int.from_bytes(data[k : k + 4], "little", signed=True) for k in (18, 22))
+        return abs(width), abs(height)
+    return _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
 
 
 def _as_rgb_u8(image: NDArray[Any], called: str) -> U8:

@@ -1,0 +1,59 @@
+"""Where numbers come from: contract, bundle, weights with their digests, stand-ins, versions, options."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fexruntime.files import replacing
+from fexruntime.versions import installed
+
+if TYPE_CHECKING:
+    from fexruntime.bundle import Bundle
+    from fexruntime.options import Options
+
+PACKAGES = ("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow")
+"""Those whose versions can change a number, or a file."""
+
+
+def provenance(bundle: Bundle, options: Options | None = None) -> dict[str, Any]:
+    """What is said of results of a bundle, as plain values that JSON can hold."""
+    said = {
+        "pipeline": bundle.pipeline.name,
+        "contract": bundle.contract,
+        "reference": bundle.manifest.reference,
+        "bundle": str(bundle.path),
+        "bundle_sha256": hashlib.sha256(bundle.manifest.as_json()).hexdigest(),
+        "stand_ins": list(bundle.stand_ins),
+        "weights": {
+            role: [{"file": w.filename, "source": w.source, "sha256": w.sha256} for w in network.record.weights]
+            for role, network in bundle.networks.items()
+        },
+        "versions": installed(PACKAGES),
+    }
+    if options is not None:
+        said["options"] = dataclasses.asdict(options)
+    return said
+
+
+def sentence(bundle: Bundle) -> str:
+    """The same in a line: whose conventions the numbers follow, and which of them mean nothing."""
+    made_up = f"; STAND-IN WEIGHTS in {', '.join(bundle.stand_ins)}" if bundle.stand_ins else ""
+    return f"contract {bundle.contract} ({bundle.manifest.reference}){made_up}"
+
+
+def sidecar_of(path: Path) -> Path:
+    """The file beside a table that says where it comes from."""
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def write_sidecar(path: Path, bundle: Bundle, options: Options) -> Path:
+    """Write it; answers where."""
+    target = sidecar_of(path)
+    text = json.dumps(provenance(bundle, options), indent=1, ensure_ascii=False, default=str) + "\n"
+    with replacing(target) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+    return target

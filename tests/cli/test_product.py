@@ -1,0 +1,95 @@
+"""What a stranger meets: nothing overwritten by surprise, results that say where they come from, rows for a pipe."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command import fexport, refused
+
+from fexruntime import open_bundle, overlay
+from fexruntime.contracts import CONTRACTS
+
+
+def test_a_bundle_is_replaced_with_force_alone(tmp_path):
+    out = tmp_path / "b"
+    assert fexport("build", out, "--pipeline", "faces").returncode == 0
+    before = (out / "manifest.json").read_bytes()
+    done = fexport("build", out, "--pipeline", "faces", "--face-detector", "retinaface-r34", "--stand-in-all")
+    refused(done, "is a bundle of faces (pyfeat-2.1) already", "--force")
+    assert (out / "manifest.json").read_bytes() == before
+    done = fexport("build", out, "--pipeline", "faces", "--force")
+    assert done.returncode == 0, done.stderr
+
+
+def test_made_up_weights_that_replace_real_ones_are_said(tmp_path):
+    from fexport import build, plan, publish
+    from fexport.cli.build import _warn_of_stand_ins
+
+    build.build(plan.plan("faces"), tmp_path / "b")
+    assert publish.check_target(tmp_path / "b") == ["retinaface-mobilenet025"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(open_bundle()), "stand_ins", property(lambda bundle: ["retinaface-mobilenet025"]))
+        said = []
+        patch.setattr("fexport.cli.build.click.secho", lambda text, **_: said.append(text))
+        _warn_of_stand_ins(tmp_path / "b", ["retinaface-mobilenet025", "arcface"])
+    assert said[-1] == "The bundle that was replaced had real weights in retinaface-mobilenet025."
+
+
+def test_stand_in_all_excludes_what_asks_for_weights(tmp_path):
+    refused(fexport("build", tmp_path / "b", "--stand-in-all", "--weights", tmp_path), "asks nobody")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_table_has_its_origin_beside_it_and_in_the_last_line(photo, tmp_path):
+    done = fexport("run", photo, "--out", tmp_path / "x.csv", "--max-faces", "3")
+    assert done.stdout.splitlines()[-1] == "contract pyfeat-2.1 (py-feat 2.1.5 face detection)"
+    said = json.loads((tmp_path / "x.csv.meta.json").read_text())
+    assert said["contract"] == CONTRACTS[0] == "pyfeat-2.1"
+    assert said["stand_ins"] == []
+    assert said["options"]["max_faces"] == 3
+    assert said["weights"]["faces"][0]["source"] == "package"
+    assert len(said["weights"]["faces"][0]["sha256"]) == len(said["bundle_sha256"]) == 64
+
+
+def test_rows_for_a_pipe_are_json_and_nothing_else(photo, tmp_path):
+    done = fexport("run", "--bundle", "facemesh", photo, "--columns", "pose", "--json")
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert set(row) == {"Pitch", "Roll", "Yaw", "input", "frame"}
+    assert "contract mediapipe-0.10" in done.stderr
+    refused(fexport("run", photo, "--json", "--out", tmp_path / "x.csv"), "leave --out")
+    refused(fexport("run", photo, "--out", "-"), "--json")
+
+
+def test_the_verdict_is_read_in_a_narrow_terminal():
+    for width in ("60", "80", "109", "140"):
+        shown = fexport("inspect", "edge", COLUMNS=width).stdout
+        (row,) = {line for line in shown.splitlines() if "loc (of its range)" in line and "faces" in line}
+        assert row.split()[-1] == "ok", width
+        assert row.split().count("1.0e-04") == 1, width
+        assert "━" not in row
+
+
+def test_colours_are_left_out_where_asked_for(v28_bundle, photo):
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        done = fexport("run", v28_bundle, photo, "--columns", "FaceScore", **{name: value})
+        assert "STAND-IN" in done.stderr
+        assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_a_drawing_replaces_an_earlier_drawing_and_no_other_picture(photo, frame, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "astronaut.png"), frame)
+    before = (tmp_path / "astronaut.png").read_bytes()
+    for _ in range(2):
+        assert fexport("run", photo, "--overlay", tmp_path).returncode == 0
+    assert (tmp_path / "astronaut.png").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["astronaut.png", "astronaut_2.png"]
+    assert overlay.is_drawing(tmp_path / "astronaut_2.png")
+    assert cv2.imread(str(tmp_path / "astronaut_2.png")).shape == frame.shape
+
+
+def test_bench_writes_over_nothing(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    refused(fexport("bench", "edge", "--out", tmp_path), "has something in it", "--force")

@@ -1,0 +1,97 @@
+"""Blocks of the tutorial and of the other pages: those that can run here are run as they stand, the others are compiled."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page):
+    return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def test_the_tutorial_runs_as_it_stands(tmp_path, photo):
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    found = blocks(ROOT / "docs" / "tutorial.md")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for language, text in found:
+        if language == "sh":
+            subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    program = "\n".join(text for language, text in found if language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "200 (400," in done.stdout
+    for name in ("faces.csv", "faces.csv.meta.json", "drawn/photo.png", "again.parquet", "plot.png"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_programs_of_a_page_compile(page):
+    for language, text in blocks(page):
+        if language == "python":
+            compile(text, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_of_a_page_have_the_options_that_are_shown(page):
+    from importlib import import_module
+
+    from fexport.cli import COMMANDS
+
+    for language, text in blocks(page):
+        for line in text.replace("\\\n", " ").splitlines() if language in ("", "sh", "bash") else ():
+            if not re.match(r"fexport [a-z]", line):
+                continue
+            words = shlex.split(line, comments=True)
+            assert words[1] in COMMANDS, line
+            command = import_module(f"fexport.cli.{words[1].replace('-', '_')}").command
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
+            before_pipe = words[: words.index("|")] if "|" in words else words
+            shown = {w.partition("=")[0] for w in before_pipe[2:] if re.match(r"--?[a-z]", w)}
+            assert shown <= known, line
+
+
+def test_the_table_of_columns_is_the_contracts():
+    from fexruntime.contracts import pipeline_row
+
+    rows = [r for r in (ROOT / "docs" / "tutorial.md").read_text().splitlines() if r.startswith("| ")]
+    table = {
+        cells[0].strip(): cells[1] for cells in (r.strip("| ").split("|") for r in rows) if cells[0].strip() != "group"
+    }
+    groups = {g.name: g.columns for name in ("detectorv2", "detectorv1") for g in pipeline_row(name).groups}
+    columns = {c for name in ("detectorv2", "detectorv1") for c in pipeline_row(name).columns}
+    assert {word.strip() for name in table for word in name.split(",")} == set(groups)
+    for name, text in table.items():
+        if name in groups and name not in ("valence_arousal",):
+            shown = set(
+                re.findall(r"[A-Za-z_]+\w*", re.sub(r"\((Detectorv\d|ARKit's names|\w+, \w+, \w+)\)", "", text))
+            )
+            assert shown <= columns, name
+
+
+def test_every_command_shows_an_example_with_options_that_it_has():
+    from click import Context
+
+    from fexport.cli import COMMANDS, EXAMPLES, group
+
+    assert set(EXAMPLES) == set(COMMANDS)
+    for name, lines in EXAMPLES.items():
+        command = group.get_command(Context(group), name)
+        known = {o for p in command.params for o in p.opts}
+        assert all(line in command.get_help(Context(command)) for line in lines)
+        for line in lines:
+            assert line.split()[:2] == ["fexport", name]
+            assert {w for w in line.split() if w.startswith("--")} <= known, line
