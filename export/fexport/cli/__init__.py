@@ -20,6 +20,7 @@ COMMANDS = {
     "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
+    "compare": "Hold a bundle's rows to another's, to a saved table's, or to py-feat's.",
     "evaluate": "Score a head pose on AFLW2000 or BIWI, or establish its signs.",
     "models": "List the networks with their licences and sizes.",
     "doctor": "Show what this environment can do, and what mends the rest.",
