@@ -17,6 +17,7 @@ COMMANDS = {
     "view": "Write a page to look at rows over their pictures and videos.",
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
+    "bundle": "Pack a bundle into one archive, or unpack one safely.",
     "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
