@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "Check that a bundle is whole and still right.",
     "inspect": "Show what is in a bundle, where from, and how it was verified.",
     "bundle": "Pack a bundle into one archive, or unpack one safely.",
+    "serve": "Serve a bundle over HTTP: images in, JSON or Arrow out.",
     "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",

@@ -18,10 +18,22 @@ from fexruntime.errors import EnvironmentMissingError, StandInWarning
 @click.argument("bundle", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: every interface. There is no login.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Requests that run at a time.")
-@click.option("--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that wait or run; more: 429.")
-@click.option("--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of a body; more: 413.")
-@click.option("--max-megapixels", type=click.FloatRange(min=0.01), default=64.0, show_default=True, help="Of a picture; more: 400.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Requests that run at a time."
+)
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that wait or run; more: 429."
+)
+@click.option(
+    "--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of a body; more: 413."
+)
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0.01),
+    default=64.0,
+    show_default=True,
+    help="Of a picture; more: 400.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
 @click.option("--backend", default=AUTO, show_default=True, help="What runs the networks.")
 def command(
@@ -42,7 +54,9 @@ def command(
     """
     need("serve", "fexport serve")
     if "cv2" in sys.modules:
-        raise EnvironmentMissingError("OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself")
+        raise EnvironmentMissingError(
+            "OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself"
+        )
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(round(max_megapixels * 1e6))  # read when OpenCV is loaded
 
     import uvicorn

@@ -27,7 +27,6 @@ from fexruntime.errors import FexportError, InputError
 from fexruntime.fex import Fex
 from fexruntime.options import OptionFields
 from fexruntime.overlay import draw
-from fexruntime.sinks import arrow_table
 from fexruntime.sources.images import decode_image
 
 _log = logging.getLogger("fexport.serve")
@@ -64,7 +63,9 @@ class Counters:
         mine: dict[str, Any] = {"registry": self.registry}
         self.requests = prometheus.Counter("fexport_requests", "Requests answered", ["route", "status"], **mine)
         self.faces = prometheus.Counter("fexport_faces", "Faces read", **mine)
-        self.seconds = prometheus.Histogram("fexport_request_seconds", "Whole requests", ["route"], buckets=BUCKETS, **mine)
+        self.seconds = prometheus.Histogram(
+            "fexport_request_seconds", "Whole requests", ["route"], buckets=BUCKETS, **mine
+        )
         self.stage = prometheus.Counter("fexport_stage_seconds", "Time in each stage", ["stage"], **mine)
         self.waiting = prometheus.Gauge("fexport_queue", "Requests that wait or run", **mine)
 
@@ -132,9 +133,16 @@ def _plain(value: Any) -> Any:
 
 def as_arrow(fex: Fex) -> bytes:
     """Rows as an Arrow IPC stream."""
+    import pyarrow as pa
     from pyarrow import ipc
 
-    table, out = arrow_table(fex), io.BytesIO()
+    types = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64(), "text": pa.string()}
+    schema = pa.schema([(c, types[fex.dtypes[c]]) for c in fex.columns])
+    cells = [
+        pa.array(list(fex[c]) if fex.dtypes[c] == "text" else fex[c], types[fex.dtypes[c]], from_pandas=True)
+        for c in fex.columns
+    ]
+    table, out = pa.Table.from_arrays(cells, schema=schema), io.BytesIO()
     with ipc.new_stream(out, table.schema) as writer:
         writer.write_table(table)
     return out.getvalue()
@@ -162,7 +170,9 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
         response: Response = await following(request)
         seconds = time.perf_counter() - start
         found = request.scope.get("route")
-        route = getattr(found, "path", "other")  # not the address that was asked for: anybody may make up a million of them
+        route = getattr(
+            found, "path", "other"
+        )  # not the address that was asked for: anybody may make up a million of them
         counters.requests.labels(route, str(response.status_code)).inc()
         counters.seconds.labels(route).observe(seconds)
         _log.info(json.dumps({"route": route, "status": response.status_code, "ms": round(1e3 * seconds, 1)}))
