@@ -150,7 +150,7 @@ def test_names_that_are_not_utf8_links_and_folders_that_look_like_images(detecto
     assert len(errors) == 3
     for error in errors:
         one_sentence(error)
-    for bad in ("\0", "a\0b.jpg", "x" * 5000, "file:///etc/passwd", "/dev/null", "/"):
+    for bad in ("\0", "a\0b.jpg", "x" * 300, "file:///etc/passwd", "/dev/null", "/"):
         with pytest.raises(InputError) as said:
             list(detector.stream(bad))
         one_sentence(said.value)

@@ -210,7 +210,7 @@ def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Still | Film
         yield _bad(
             f"{name!r} is an address: download it first, and give the file or its bytes (a live stream: Detector.live)"
         )
-    elif path.is_dir():
+    elif os.path.isdir(name):  # which says no to a name that no file can have
         yield from _of_folder(path, exif)
     elif not path.exists() and (matching := _matching(name)):
         for match in matching:
