@@ -196,7 +196,9 @@ def _hold_to_row(role: str, record: NetworkRecord, row: Network) -> None:
     inputs, outputs = ([t.name for t in tensors] for tensors in (record.inputs, record.outputs))
     wanted = [t.name for t in row.outputs if t.name in outputs or t.name not in row.optional_outputs]
     if inputs != [t.name for t in row.inputs] or outputs != wanted:
-        raise BundleError(f"the inputs or outputs of {role} are not those of {row.name}: {f'{inputs} -> {outputs}':.300}")
+        raise BundleError(
+            f"the inputs or outputs of {role} are not those of {row.name}: {f'{inputs} -> {outputs}':.300}"
+        )
     if len(record.weights) != len(row.files):
         raise BundleError(f"{role} has {len(record.weights)} weights files, {row.name} has {len(row.files)}")
 
