@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from fexport.comparison.measuring import Comparison
     from fexport.comparison.sides import Side
     from fexruntime import Detector
+    from fexruntime.arrays import U8
     from fexruntime.options import OptionFields
+    from fexruntime.sources.frame import Frame
 
 _JUDGES = ("max", "p99", "p95", "median")
 
@@ -61,7 +63,7 @@ def command(
 ) -> None:
     """Hold A's rows of INPUTs to B's, face by face, in each column group's own unit.
 
-    A is a bundle. B is a bundle, or a CSV of rows (py-feat's `to_csv`, or `fexport run --out`), whose own inputs are read where no
+    A is a bundle, INPUT an image, a folder of them or a video. B is a bundle, or a CSV of rows (py-feat's `to_csv`, or `fexport run --out`), whose own inputs are read where no
     INPUT is given; or py-feat itself (--against pyfeat). Exit status 1 if a budget is exceeded or the faces differ.
     """
     from fexport.cli import tables
@@ -69,6 +71,7 @@ def command(
     from fexport.comparison import report as reporting
     from fexruntime import Detector
     from fexruntime.files import check_folder
+    from fexruntime.options import options_of
     from fexruntime.sources.inputs import Frames
 
     allowed = _budgets(budgets)
@@ -108,8 +111,8 @@ def command(
         what, lone = measuring.comparable(mine.columns, b.columns, a.pipeline.groups, allowed)
         found = measuring.Comparison(what, judge, keep=worst if report else 0)
         with tables.console(stderr=True).status("comparing") as status:
-            for frame in Frames(inputs, output_size):
-                found.add(frame.name, frame.index, mine.rows(frame), b.rows(frame), frame.rgb_u8)
+            for frame in Frames(inputs, options_of(options)):
+                found.add(frame.name, frame.index, mine.rows(frame), b.rows(frame), _pixels(frame))
                 status.update(f"{found.frames} frames compared")
         called = (mine.called, b.called)
     _show(found, called, lone if columns is None else [])
@@ -121,6 +124,11 @@ def command(
         click.echo(f"{len(written)} pictures of the worst frames in {report}")
     if not found.passed:
         raise VerificationError(_verdict(found))
+
+
+def _pixels(frame: Frame) -> U8:
+    """The original's, in which rows are."""
+    return frame.rgb_u8 if frame.original_rgb_u8 is None else frame.original_rgb_u8
 
 
 def _second(paths: Sequence[str]) -> str:
