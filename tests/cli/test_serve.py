@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -186,6 +185,31 @@ def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
     assert "Traceback" not in said, said
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a port that is taken says so in the system's words")
+def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser, photo, tmp_path):
+    def waited(script):
+        deadline = time.monotonic() + 60
+        while not (answer := browser.execute_script(f"return {script}")):
+            assert time.monotonic() < deadline, browser.execute_script("return document.body.innerText")
+            time.sleep(0.05)
+        return answer
+
+    (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:3000])
+    with served() as (client, _):
+        browser.get(str(client.base_url))
+        browser.find_element("id", "file").send_keys(str(photo))
+        assert waited("overlay.naturalWidth > 0 && said.textContent") == "1 face"
+        assert browser.execute_script("return overlay.naturalWidth") == 512
+        assert waited("rows.rows.length") == 2
+        assert "FaceScore" in browser.execute_script("return rows.rows[0].textContent")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "broken.jpg"))
+        assert "cut off" in waited("said.className == 'error' && said.textContent")
+        assert browser.execute_script("return overlay.hidden && rows.rows.length == 0")
+        assert [
+            e["message"]
+            for e in browser.get_log("browser")
+            if "400" not in e["message"] and "favicon" not in e["message"]
+        ] == []
+
+
 def test_what_cannot_be_served():
     refused(fexport("serve", "missing-bundle"), "no bundle at")
