@@ -157,7 +157,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"{str(folder)!r} is not a bundle: it has no {MANIFEST}; make one with `fexport build`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"cannot read {str(folder / MANIFEST)!r}: {error}; build the bundle again") from None
     if not isinstance(value, dict):
         raise BundleError(f"{str(folder / MANIFEST)!r} is not the manifest of a bundle: it holds no JSON object")
@@ -200,7 +200,9 @@ def _hold_to_row(role: str, record: NetworkRecord, row: Network) -> None:
     inputs, outputs = ([t.name for t in tensors] for tensors in (record.inputs, record.outputs))
     wanted = [t.name for t in row.outputs if t.name in outputs or t.name not in row.optional_outputs]
     if inputs != [t.name for t in row.inputs] or outputs != wanted:
-        raise BundleError(f"the inputs or outputs of {role} are not those of {row.name}: {inputs} -> {outputs}")
+        raise BundleError(
+            f"the inputs or outputs of {role} are not those of {row.name}: {f'{inputs} -> {outputs}':.300}"
+        )
     if len(record.weights) != len(row.files):
         raise BundleError(f"{role} has {len(record.weights)} weights files, {row.name} has {len(row.files)}")
 
@@ -234,7 +236,7 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
     weights = [
         w for n in networks.values() if isinstance(n, dict) for w in n.get("weights") or () if isinstance(w, dict)
     ]
-    sources = {w.get("source") for w in weights}
+    sources = {str(w.get("source")) for w in weights}
     words += ["--weights DIR"] * ("folder" in sources) + ["--stand-in"] * ("stand-in" in sources)
     seeds = {int(w["seed"]) for w in weights if isinstance(w.get("seed"), int)} - {0}
     words += [f"--seed {seed}" for seed in sorted(seeds)[:1]]

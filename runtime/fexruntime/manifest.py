@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 T = TypeVar("T")
 _ARTICLES = {int: "an"}
+MOST_NAME = 255
+"""Characters of a file's name in a bundle: what every file system takes."""
 SOURCES = ("package", "folder", "hub", "stand-in")
 
 
@@ -45,7 +47,9 @@ class FileRecord:
     def __post_init__(self) -> None:
         path = PurePosixPath(self.file)
         if path.is_absolute() or ".." in path.parts or "\0" in self.file or not path.parts:
-            raise ValueError(f"names a file outside the bundle: {self.file!r}")
+            raise ValueError(f"names a file outside the bundle: {self.file!r:.200}")
+        if len(self.file) > MOST_NAME:
+            raise ValueError(f"names a file by more than {MOST_NAME} characters: {self.file!r:.60}…")
 
     @classmethod
     def of(cls, name: str, data: bytes) -> FileRecord:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -96,12 +96,19 @@ class PyFeat:
         """One run of a network on random input."""
         return self._sample({"do": "network", "name": name, "warmup": warmup})
 
-    def _sample(self, request: dict[str, Any]) -> Sample:
+    def table(self, images: Sequence[Path], out: Path) -> None:
+        """Rows of image files, one `detect` for all, as py-feat's own `to_csv` writes them to `out`."""
+        self._ask({"do": "table", "inputs": [str(p.resolve()) for p in images], "out": str(out)})
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a worker that died says why in its log, below
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        said = self._answer()
+        return self._answer()
+
+    def _sample(self, request: dict[str, Any]) -> Sample:
+        said = self._ask(request)
         self.rss_mb = said["rss_mb"]
         return Sample(said["wall_ms"], said["cpu_ms"])
 

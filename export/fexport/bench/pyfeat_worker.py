@@ -1,7 +1,8 @@
 """Runs py-feat in py-feat's own environment, on request: standard library, torch and feat only; fexport is not there.
 
 Started as a script with a JSON object as its argument (pipeline, weights, identity, models, threads, boxes, frame file). Answers one JSON
-line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input.
+line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input;
+{"do": "table", "inputs": […], "out": FILE} writes the rows of image files.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def main() -> None:
     answer(channel, ready=True, load_s=loaded, versions=versions(), installed_mb=installed_mb())
     for line in sys.stdin:
         request = json.loads(line)
+        if request["do"] == "table":
+            fex = detector.detect(request["inputs"], data_type="image", batch_size=1, progress_bar=False)
+            fex.to_csv(request["out"], index=False)
+            answer(channel, rows=len(fex))
+            continue
         if request["do"] == "network":
             module, shape = network(detector, request["name"], frame.shape)
             value = torch.rand(shape)

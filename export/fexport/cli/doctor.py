@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line: what was looked at, what is there, whether it serves, and what mends it."""
-
-    what: str
-    found: str
-    good: bool
-    fix: str = ""
+from fexport import probes
+from fexport.probes import Finding
 
 
 @click.command("doctor")
@@ -70,6 +64,7 @@ def _optional() -> list[Finding]:
             "" if exact else "pip install 'opencv-python-headless>=5'",
         ),
         _cache(),
+        *_machine(),
         _package("ncnn", "backend ncnn", "pip install 'fexport[ncnn]'"),
         _package("openvino", "backend openvino", "pip install 'fexport[openvino]'"),
         _package("pandas", "tables (pandas)", "pip install 'fexport[tables]'"),
@@ -88,6 +83,8 @@ def _optional() -> list[Finding]:
 def _package(module: str, what: str, fix: str, distribution: str | None = None) -> Finding:
     if find_spec(module) is None:
         return Finding(what, "not installed", False, fix)
+    if (why := probes.importable(module)) is not None:
+        return Finding(what, f"installed, but cannot be imported: {why}", False, f"{fix} --force-reinstall")
     try:
         return Finding(what, version(distribution or module), True)
     except PackageNotFoundError:
@@ -96,6 +93,8 @@ def _package(module: str, what: str, fix: str, distribution: str | None = None) 
 
 def _opencv() -> Finding:
     """Imported, not looked for: a missing system library shows only then."""
+    if (both := probes.two_opencvs(probes.distributions())) is not None:
+        return both
     fix = "pip install opencv-python-headless"
     try:
         import cv2
@@ -119,14 +118,9 @@ def _first_run() -> Finding:
 
 
 def _onnxruntime() -> Finding:
+    if (both := probes.two_onnxruntimes(probes.distributions())) is not None:
+        return both
     present = [name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)]
-    if len(present) == 2:
-        return Finding(
-            "ONNX Runtime",
-            "onnxruntime and onnxruntime-gpu, which overwrite each other",
-            False,
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'fexport[cpu]'",
-        )
     if not present:
         return Finding("ONNX Runtime", "not installed", False, "pip install 'fexport[cpu]'")
     from fexruntime.backends.onnxruntime import import_onnxruntime
@@ -161,9 +155,34 @@ def _edge_bundle() -> Finding:
 def _cache() -> Finding:
     from fexruntime.store import VARIABLE, default_folder, open_store
 
+    what = "cache of optimised graphs"
+    found = probes.cache_folder(default_folder(), VARIABLE)
+    if found is not None:
+        return Finding(what, found.found, False, found.fix)
     store = open_store(None)
     if store is None:
-        where = default_folder()
-        said = "this user has no home" if where is None else f"{where} is not private to you, or cannot be written"
-        return Finding("cache of optimised graphs", said, False, f"set {VARIABLE} to a folder of your own")
-    return Finding("cache of optimised graphs", str(store.folder), True)
+        return Finding(what, f"{default_folder()} cannot be used", False, f"set {VARIABLE} to a folder of your own")
+    return Finding(what, str(store.folder), True)
+
+
+def _machine() -> list[Finding]:
+    """What is worth a line only where something is wrong, and the CPU's vector units."""
+    from fexruntime.cores import available_cores
+
+    installed = probes.distributions()
+    found = (
+        probes.vector_units(probes.cpu_flags(), platform.machine()),
+        probes.threads_over_quota(os.environ, available_cores()),
+        probes.cuda_provider(installed),
+        probes.two_tensorrts(installed),
+        probes.tensorrt_driver(_driver(), installed),
+    )
+    return [f for f in found if f is not None]
+
+
+def _driver() -> str | None:
+    """Version of NVIDIA's driver that is loaded; None without one."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="ascii").strip()
+    except OSError:
+        return None

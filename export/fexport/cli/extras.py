@@ -13,6 +13,7 @@ EXTRAS = {
     "ncnn": ("ncnn",),
     "openvino": ("openvino",),
     "evaluate": ("scipy", "matplotlib"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client", "pyarrow"),
     "bench": ("matplotlib", "psutil", "onnxruntime"),
 }
 

@@ -10,16 +10,26 @@ from rich.table import Table
 
 from fexport.cli import tables
 from fexruntime.bundle import EDGE, Bundle, open_bundle
-from fexruntime.errors import BundleError
+from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
 
 
 @click.command("inspect")
 @click.argument("bundle", default=EDGE)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(bundle: str, as_json: bool) -> None:
+@click.option(
+    "--sbom", is_flag=True, help="Print what it contains as a CycloneDX document: weights, digests, licences."
+)
+def command(bundle: str, as_json: bool, sbom: bool) -> None:
     """Show what is in BUNDLE, where its weights came from, and how it was verified (default: the packaged one)."""
     found = open_bundle(bundle)
+    if as_json and sbom:
+        raise InputError("--json and --sbom exclude each other: give one of them")
+    if sbom:
+        from fexport.sbom import as_text
+
+        click.echo(as_text(found), nl=False)
+        return
     if as_json:
         click.echo(found.manifest.as_json().decode(), nl=False)
         return

@@ -210,12 +210,12 @@ def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Still | Film
         yield _bad(
             f"{name!r} is an address: download it first, and give the file or its bytes (a live stream: Detector.live)"
         )
-    elif path.is_dir():
+    elif os.path.isdir(name):  # which says no to a name that no file can have
         yield from _of_folder(path, exif)
-    elif not path.exists() and (matching := _matching(name)):
+    elif not os.path.exists(name) and (matching := _matching(name)):
         for match in matching:
             yield _of_file_at(Path(match), match, exif)
-    elif not path.exists() and glob.has_magic(name):
+    elif not os.path.exists(name) and glob.has_magic(name):
         yield _bad(f"no file matches {name!r}")
     else:
         yield _of_file_at(path, name, exif)
@@ -227,7 +227,7 @@ def _of_file_at(path: Path, name: str, exif: bool) -> Still | Film:
 
 def _matching(name: str) -> list[str]:
     """Files that a pattern names, if it is one and no file is called so."""
-    if not glob.has_magic(name) or Path(name).exists():
+    if not glob.has_magic(name) or os.path.exists(name):
         return []
     return sorted(m for m in glob.glob(name) if Path(m).is_file())
 

@@ -1,0 +1,79 @@
+"""fexport serve: a bundle behind HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+import click
+
+from fexport.cli.extras import need
+from fexruntime.backends.base import AUTO
+from fexruntime.errors import EnvironmentMissingError, StandInWarning
+
+
+@click.command("serve")
+@click.argument("bundle", required=False)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: every interface. There is no login.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Requests that run at a time."
+)
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=16, show_default=True, help="Requests that wait or run; more: 429."
+)
+@click.option(
+    "--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of a body; more: 413."
+)
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0.01),
+    default=64.0,
+    show_default=True,
+    help="Of a picture; more: 400.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
+@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks.")
+def command(
+    bundle: str | None,
+    host: str,
+    port: int,
+    workers: int,
+    queue: int,
+    max_megabytes: float,
+    max_megapixels: float,
+    threads: int | None,
+    backend: str,
+) -> None:
+    """Serve BUNDLE (default: the packaged face detector): images in, JSON or Arrow out. One process, nothing kept.
+
+    POST an image's bytes to /v1/faces (?columns=au,pose; Accept: application/vnd.apache.arrow.stream for Arrow) or to /v1/overlay
+    (PNG); / is a page to drop pictures on; /healthz, /readyz, /metrics. Logs are JSON lines. Ends on SIGTERM, after the requests under way.
+    """
+    need("serve", "fexport serve")
+    if "cv2" in sys.modules:
+        raise EnvironmentMissingError(
+            "OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself"
+        )
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(round(max_megapixels * 1e6))  # read when OpenCV is loaded
+
+    import uvicorn
+
+    from fexport.cli.tables import stand_in_sentence
+    from fexport.serving.app import Counters, Limits, make_app
+    from fexruntime import Detector
+
+    warnings.simplefilter("ignore", StandInWarning)  # said below, in colour, and in every answer
+    counters, limits = Counters(), Limits(round(max_megabytes * 1e6), queue, workers)
+    detector = Detector(bundle, backend=backend, threads=threads, workspaces=workers, observe=counters.observe)
+    if detector.bundle.stand_ins:
+        click.secho(stand_in_sentence(detector.bundle.stand_ins), fg="yellow", err=True)
+    log = logging.getLogger("fexport.serve")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    uvicorn.run(make_app(detector, limits, counters), host=host, port=port, log_level="warning", access_log=False)

@@ -1,0 +1,1 @@
+"""Two answers about the same frames, held to each other in each column group's own unit."""

@@ -1,0 +1,191 @@
+"""What can be wrong with an environment, and the command that mends it: one function a probe, each on facts that it is given.
+
+A probe answers None where there is nothing to say. `installed` is versions by distribution, as `distributions` reads them.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Installed = Mapping[str, str]
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+CUDA_LIBRARIES = (
+    "libcuda.so.1",
+    "libcudart.so.12",
+    "libcublas.so.12",
+    "libcublasLt.so.12",
+    "libcufft.so.11",
+    "libcudnn.so.9",
+)
+"""What ONNX Runtime's CUDA provider loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, what is there, whether it serves, and what mends it."""
+
+    what: str
+    found: str
+    good: bool
+    fix: str = ""
+
+
+def distributions() -> dict[str, str]:
+    """Versions of what is installed here, by name in lower case with dashes."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found[re.sub(r"[-_.]+", "-", name).lower()] = distribution.version
+    return found
+
+
+def two_onnxruntimes(installed: Installed) -> Finding | None:
+    """Both write the same folder; the one that was installed last wins, half."""
+    there = [
+        n for n in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml") if n in installed
+    ]
+    if len(there) < 2:
+        return None
+    fix = (
+        f"pip uninstall -y {' '.join(there)} && pip install 'fexport[{'gpu' if 'onnxruntime-gpu' in there else 'cpu'}]'"
+    )
+    return Finding("ONNX Runtime", f"{' and '.join(there)}, which overwrite each other", False, fix)
+
+
+def two_opencvs(installed: Installed) -> Finding | None:
+    """The variants share the folder cv2."""
+    variants = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+    there = [name for name in variants if name in installed]
+    if len(there) < 2:
+        return None
+    fix = f"pip uninstall -y {' '.join(there)} && pip install opencv-python-headless"
+    return Finding("OpenCV", f"{' and '.join(there)}, which overwrite each other", False, fix)
+
+
+def two_tensorrts(installed: Installed) -> Finding | None:
+    """TensorRT's wheels for several CUDA versions, or several of its libraries, beside each other."""
+    there = sorted(n for n in installed if re.fullmatch(r"tensorrt(-cu\d+)?", n))
+    libraries = sorted(n for n in installed if re.fullmatch(r"tensorrt-cu\d+-libs", n))
+    versions = {installed[n] for n in (*there, *libraries)}
+    cudas = {n.split("-")[1] for n in (*there, *libraries) if "-cu" in n}
+    if len(versions) < 2 and len(cudas) < 2:
+        return None
+    said = ", ".join(f"{n} {installed[n]}" for n in (*there, *libraries))
+    fix = f"pip uninstall -y {' '.join((*there, *libraries))} && pip install tensorrt"
+    return Finding("TensorRT", f"{said}: engines are read by one version only", False, fix)
+
+
+def tensorrt_driver(driver: str | None, installed: Installed) -> Finding | None:
+    """The driver must be at least as new as the CUDA that TensorRT's libraries were built for."""
+    needed = {"cu12": 525, "cu13": 580}
+    cuda = next((n.split("-")[1] for n in installed if re.fullmatch(r"tensorrt-cu\d+(-libs)?", n)), None)
+    if driver is None or cuda not in needed:
+        return None
+    major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
+    if major >= needed[cuda]:
+        return None
+    said = f"driver {driver} is older than {needed[cuda]}, which TensorRT for CUDA {cuda[2:]} needs"
+    return Finding(
+        "NVIDIA driver", said, False, f"install a driver of {needed[cuda]} or newer, or pip install tensorrt-cu12"
+    )
+
+
+def cuda_provider(installed: Installed, loads: Callable[[str], bool] | None = None) -> Finding | None:
+    """Where onnxruntime-gpu is installed: the libraries that its CUDA provider would not find, by name."""
+    if "onnxruntime-gpu" not in installed:
+        return None
+    lacking = [name for name in CUDA_LIBRARIES if not (loads or _loads)(name)]
+    if not lacking:
+        return None
+    driver = "libcuda.so.1" in lacking
+    fix = "install NVIDIA's driver" if driver else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return Finding("CUDA provider", f"installed, but cannot be used: {', '.join(lacking)} missing", False, fix)
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def vector_units(flags: Iterable[str], machine: str) -> Finding | None:
+    """What an x86 CPU lacks of AVX2 (everything is slower) and VNNI (int8 is slower than fp32)."""
+    if machine.lower() not in ("x86_64", "amd64"):
+        return None
+    has = set(flags)
+    if "avx2" not in has:
+        return Finding(
+            "vector units", "no AVX2: every network is several times slower", False, "run on a CPU of 2013 or newer"
+        )
+    if not has & {"avx512_vnni", "avx_vnni"}:
+        return Finding(
+            "vector units", "AVX2, no VNNI: int8 artefacts are no faster than fp32", False, "use --precision fp32 here"
+        )
+    return Finding("vector units", "AVX2 and VNNI", True)
+
+
+def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The CPU's flags; empty where the system does not say."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    line = next((x for x in text.splitlines() if x.startswith(("flags", "Features"))), "")
+    return line.partition(":")[2].split()
+
+
+def threads_over_quota(environment: Mapping[str, str], cores: int) -> Finding | None:
+    """Thread counts in the environment that are above what affinity and the container's quota allow."""
+    over = [
+        f"{n}={environment[n]}"
+        for n in THREAD_VARIABLES
+        if environment.get(n, "").isdigit() and int(environment[n]) > cores
+    ]
+    if not over:
+        return None
+    names = " ".join(f"{text.partition('=')[0]}={cores}" for text in over)
+    return Finding("threads", f"{', '.join(over)}, but this process may use {cores} cores", False, f"export {names}")
+
+
+def cache_folder(folder: Path | None, variable: str) -> Finding | None:
+    """A cache that cannot be written, that others may write to, or that belongs to somebody else."""
+    if folder is None:
+        return Finding("cache", "this user has no home", False, f"set {variable} to a folder of your own")
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return Finding("cache", f"{nearest} is not a folder", False, f"set {variable} to a folder of your own")
+    if folder.is_dir():
+        found = folder.stat()
+        if hasattr(os, "getuid") and found.st_uid != os.getuid():
+            return Finding(
+                "cache", f"{folder} belongs to another user", False, f"set {variable} to a folder of your own"
+            )
+        if stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+            return Finding(
+                "cache", f"others may write into {folder}", False, f"chmod go-w {folder} && fexport cache --clear"
+            )
+    if not os.access(nearest, os.W_OK):
+        return Finding("cache", f"{folder} cannot be written", False, f"set {variable} to a folder of your own")
+    return None
+
+
+def importable(module: str, load: Callable[[str], object] = __import__) -> str | None:
+    """Why a module that is installed cannot be imported (a system library is missing, say); None if it can."""
+    try:
+        load(module)
+    except Exception as error:  # whatever a broken package raises while it is imported
+        said = str(error).strip().splitlines()
+        return said[0][:200] if said else type(error).__name__
+    return None

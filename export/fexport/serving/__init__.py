@@ -1,0 +1,1 @@
+"""An HTTP service around one detector: images in, rows out, no state."""

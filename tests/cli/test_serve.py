@@ -1,0 +1,215 @@
+"""fexport serve: the routes in one process, then the command over a socket with a full queue, load and SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from command import FEXPORT, fexport, refused
+from fastapi.testclient import TestClient
+
+from fexport.serving.app import ARROW, Counters, Limits, make_app
+from fexruntime import Detector
+
+
+@pytest.fixture
+def client():
+    counters = Counters()
+    detector = Detector("facemesh", observe=counters.observe)
+    with TestClient(make_app(detector, Limits(body_bytes=1_000_000), counters)) as client:
+        yield client
+
+
+def test_a_photograph_is_answered_with_the_numbers_of_detect(client, photo):
+    fex = Detector("facemesh").detect(photo.read_bytes())
+    said = client.post("/v1/faces", content=photo.read_bytes())
+    assert said.status_code == 200
+    (row,) = said.json()["rows"]
+    assert list(row) == list(fex.columns)
+    for column in fex.numeric_columns:
+        assert row[column] == fex[column][0] or (row[column] is None and np.isnan(fex[column][0])), column
+    assert "stand_in_weights" not in said.json()
+
+    arrow = client.post("/v1/faces", content=photo.read_bytes(), headers={"Accept": ARROW})
+    assert arrow.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(io.BytesIO(arrow.content)).read_all()
+    assert table.column_names == list(fex.columns)
+    assert table["Yaw"].to_pylist() == fex["Yaw"].tolist()
+
+
+def test_columns_are_chosen_and_a_picture_without_a_face_has_an_empty_row(client, photo):
+    rows = client.post("/v1/faces?columns=pose,facebox", content=photo.read_bytes()).json()["rows"]
+    assert set(rows[0]) == {
+        "Pitch", "Roll", "Yaw", "FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "FaceScore", "input", "frame",
+    }  # fmt: skip
+    empty = cv2.imencode(".png", np.full((64, 64, 3), 127, np.uint8))[1].tobytes()
+    (row,) = client.post("/v1/faces", content=empty).json()["rows"]
+    assert (row["FaceScore"], row["FaceRectX"]) == (0.0, None)
+
+
+def test_the_overlay_is_a_picture_of_the_same_size(client, photo):
+    said = client.post("/v1/overlay", content=photo.read_bytes())
+    assert said.headers["content-type"] == "image/png"
+    drawn = cv2.imdecode(np.frombuffer(said.content, np.uint8), cv2.IMREAD_COLOR)
+    before = cv2.imread(str(photo))
+    assert drawn.shape == before.shape
+    assert (drawn != before).any()
+
+
+@pytest.mark.parametrize(
+    ("route", "content", "status", "says"),
+    [
+        ("/v1/faces", b"", 400, "the body is empty"),
+        ("/v1/faces", b"not an image", 400, "is not an image"),
+        ("/v1/overlay", b"\xff\xd8\xff", 400, "cut off"),
+        ("/v1/faces?columns=nothing", b"x", 400, "no column or group 'nothing'"),
+        ("/v1/faces", b"x" * 1_000_001, 413, "larger than 1000000 bytes"),
+    ],
+)
+def test_requests_that_cannot_be_answered_say_why(client, photo, route, content, status, says):
+    said = client.post(route, content=content)
+    assert said.status_code == status
+    assert says in said.json()["error"]
+    assert client.post("/v1/faces", content=photo.read_bytes()).status_code == 200  # no state is left
+
+
+def test_a_body_without_a_length_is_cut_off_too(client):
+    said = client.post("/v1/faces", content=(b"x" * 100_000 for _ in range(20)))
+    assert said.status_code == 413
+
+
+def test_health_readiness_counters_and_the_page(client, photo):
+    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+    client.post("/v1/faces", content=photo.read_bytes())
+    client.post("/v1/faces", content=b"x")
+    client.get("/made/up/address")
+    said = client.get("/metrics").text
+    assert 'fexport_requests_total{route="/v1/faces",status="200"} 1.0' in said
+    assert 'fexport_requests_total{route="/v1/faces",status="400"} 1.0' in said
+    assert "made" not in said
+    assert "fexport_faces_total 1.0" in said
+    assert "fexport_queue 0.0" in said
+    assert 'fexport_stage_seconds_total{stage="faces network"}' in said
+    assert client.get("/v1/bundle").json()["pipeline"] == "facemesh"
+    assert "v1/faces" in client.get("/").text
+
+
+def test_a_full_queue_answers_at_once_and_empties(photo):
+    """The order of the answers says so, no clock: the refusals come while the first request is held."""
+    counters = Counters()
+    detector = Detector()
+    detect, entered, leave = detector.detect, threading.Event(), threading.Event()
+
+    def held(*arguments, **options):
+        entered.set()
+        assert leave.wait(60)
+        return detect(*arguments, **options)
+
+    detector.detect = held
+    data = photo.read_bytes()
+    with TestClient(make_app(detector, Limits(queue=2), counters)) as client, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, "/v1/faces", content=data)
+        assert entered.wait(60)
+        second = pool.submit(client.post, "/v1/faces", content=data)
+        while client.app.state.service._waiting < 2:
+            time.sleep(0.01)
+        for _ in range(5):
+            said = client.post("/v1/faces", content=data)
+            assert said.status_code == 429
+            assert said.headers["retry-after"] == "1"
+            assert not first.done()
+        assert client.get("/healthz").status_code == 200
+        leave.set()
+        assert first.result(60).status_code == second.result(60).status_code == 200
+        assert client.post("/v1/faces", content=data).status_code == 200
+
+
+def test_readiness_is_refused_before_the_start():
+    app = make_app(Detector(), Limits(), Counters())
+    assert TestClient(app).get("/readyz").status_code == 503
+    app.state.service.close()
+
+
+@contextlib.contextmanager
+def served(*arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [*FEXPORT, "serve", "edge", "--port", str(port), "--threads", "1", *arguments],
+        stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/readyz").status_code == 200:
+                    break
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        yield client, process
+    finally:
+        client.close()
+        process.kill()
+        process.communicate()
+
+
+def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
+    expected = Detector(threads=1).detect(photo.read_bytes())["FaceRectX"].tolist()
+    data = photo.read_bytes()
+    bomb = cv2.imencode(".png", np.zeros((3000, 3000), np.uint8))[1].tobytes()
+    with served("--queue", "8", "--max-megapixels", "1") as (client, process):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/faces", content=data), range(40)))
+        assert {a.status_code for a in answers} == {200}
+        assert all([r["FaceRectX"] for r in a.json()["rows"]] == expected for a in answers)
+        assert client.post("/v1/faces", content=bomb).status_code == 400
+        assert client.post("/v1/faces", content=data).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert {"route": "/v1/faces", "status": 400} in [{k: x[k] for k in ("route", "status")} for x in lines]
+    assert "Traceback" not in said, said
+
+
+def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser, photo, tmp_path):
+    def waited(script):
+        deadline = time.monotonic() + 60
+        while not (answer := browser.execute_script(f"return {script}")):
+            assert time.monotonic() < deadline, browser.execute_script("return document.body.innerText")
+            time.sleep(0.05)
+        return answer
+
+    (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:3000])
+    with served() as (client, _):
+        browser.get(str(client.base_url))
+        browser.find_element("id", "file").send_keys(str(photo))
+        assert waited("overlay.naturalWidth > 0 && said.textContent") == "1 face"
+        assert browser.execute_script("return overlay.naturalWidth") == 512
+        assert waited("rows.rows.length") == 2
+        assert "FaceScore" in browser.execute_script("return rows.rows[0].textContent")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "broken.jpg"))
+        assert "cut off" in waited("said.className == 'error' && said.textContent")
+        assert browser.execute_script("return overlay.hidden && rows.rows.length == 0")
+        assert [
+            e["message"]
+            for e in browser.get_log("browser")
+            if "400" not in e["message"] and "favicon" not in e["message"]
+        ] == []
+
+
+def test_what_cannot_be_served():
+    refused(fexport("serve", "missing-bundle"), "no bundle at")
