@@ -92,7 +92,8 @@ def plan(
             continue
         part = _part(pipeline, stage, name)
         says = [value for value in part.stage.gives if value != KEEP]
-        if says and given.issuperset(says):  # an earlier stage says it: nothing is computed twice
+        # an earlier stage says it: nothing is computed twice, but for a stage that is there to say it better
+        if says and given.issuperset(says) and not stage.optional:
             if name is None:
                 continue
             earlier = next(p for p in parts.values() if says[0] in p.stage.gives)
