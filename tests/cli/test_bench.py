@@ -114,3 +114,24 @@ def test_a_worker_that_dies_is_one_sentence(v1_edge_bundle, tmp_path):
     refused(
         fexport("bench", "edge", "--against", "pyfeat", "--pyfeat-python", sys.executable), "py-feat has no detector"
     )
+
+
+def test_two_bundles_in_turns(tmp_path):
+    """Speed and differences of a bundle in two precisions, in one table."""
+    low = tmp_path / "fp16"
+    done = fexport("build", low, "--pipeline", "faces", "--fp16")
+    assert done.returncode == 0, done.stderr
+    done = fexport("bench", "edge", "--against", low, "--rounds", "3", "--warmup", "1", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "bundles.json").read_text())
+    assert [len(side["samples"]) for side in result["sides"]] == [3, 3]
+    assert [side["describe"]["faces"]["precision"] for side in result["sides"]] == ["fp32", "fp16"]
+    assert result["differences"]["faces"] == 1
+    boxes = next(g for g in result["differences"]["groups"] if g["group"] == "facebox")
+    assert 0 < boxes["max"] < 2.0
+    assert "| edge |" in done.stdout or "bundles/edge" in done.stdout
+
+
+def test_bundles_of_two_pipelines_are_not_compared(tmp_path):
+    done = fexport("bench", "edge", "--against", "facemesh", "--rounds", "3", "--out", tmp_path / "out")
+    refused(done, "only bundles of one pipeline and contract can be compared")

@@ -59,7 +59,7 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
     result: dict[str, Any] = {
         "machine": measure.machine(),
         "workload": {
-            "bundle": _described(bundle),
+            "bundle": described(bundle),
             "frame": f"{width} x {height}",
             "faces": options.faces,
             "threads": options.threads,
@@ -194,7 +194,8 @@ def _paired(result: dict[str, Any]) -> float:
     return float(np.median(theirs / ours))
 
 
-def _described(bundle: Bundle) -> dict[str, Any]:
+def described(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle is, for a record."""
     return {
         "pipeline": bundle.pipeline.name,
         "contract": bundle.contract,

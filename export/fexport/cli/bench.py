@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fexport.cli.extras import need, size_option
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, OutputError, StandInWarning
+
+if TYPE_CHECKING:
+    from fexport.bench.runner import Options
+
+PYFEAT = "pyfeat"
 
 
 @click.command("bench")
@@ -27,7 +33,11 @@ from fexruntime.errors import InputError, OutputError, StandInWarning
 @click.option("--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees (not exact).")
 @click.option("--backend", default=AUTO, show_default=True, help="What runs the networks; auto: what was tuned here.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
-@click.option("--against", type=click.Choice(["pyfeat"]), help="Run py-feat on the same frames, in turns.")
+@click.option(
+    "--against",
+    metavar="pyfeat|BUNDLE",
+    help="Run py-feat, or another bundle of the same pipeline, on the same frames, in turns.",
+)
 @click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fexport-bench"), show_default=True, metavar="DIR")
@@ -60,7 +70,7 @@ def command(
     from fexruntime.cores import available_cores
     from fexruntime.files import check_folder
 
-    if against and pyfeat_python is None:
+    if against == PYFEAT and pyfeat_python is None:
         raise InputError(
             "--against pyfeat needs --pyfeat-python: the Python of an environment that has py-feat installed"
         )
@@ -82,14 +92,28 @@ def command(
         detector_size=detector_size,
         backend=backend,
         networks=networks,
-        against=pyfeat_python if against else None,
+        against=pyfeat_python if against == PYFEAT else None,
         weights=weights,
     )
     warnings.simplefilter("ignore", StandInWarning)  # the report says it
+    if against is not None and against != PYFEAT:
+        _two_bundles(options, against, out)
+        return
     with tables.console(stderr=True).status("measuring") as status:
         result = runner.run(options, status.update)
     written = report.write(result, out)
     click.echo(report.markdown(result))
     if result["fexport"]["noise"]:
         click.secho(f"NOISY: {result['fexport']['noise']}", fg="yellow", err=True)
+    click.echo("written: " + ", ".join(str(path) for path in written))
+
+
+def _two_bundles(options: Options, against: str, out: Path) -> None:
+    from fexport.bench import bundles
+    from fexport.cli import tables
+
+    with tables.console(stderr=True).status("measuring") as status:
+        result = bundles.run(options, against, status.update)
+    written = bundles.write(result, out)
+    click.echo(bundles.markdown(result))
     click.echo("written: " + ", ".join(str(path) for path in written))

@@ -1,0 +1,151 @@
+"""Two bundles on the same frames, in turns: how fast each is, and how far apart their rows are in the task's units."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fexport.bench import measure, workload
+from fexport.bench.measure import Meter, Sample
+from fexport.bench.runner import Options, Say, described
+from fexport.comparison.measuring import Comparison, Rows, comparable
+from fexruntime.bundle import Bundle, open_bundle
+from fexruntime.errors import InputError
+from fexruntime.fex import Fex
+from fexruntime.files import replacing
+
+SIDES = ("first", "second")
+
+
+def run(options: Options, against: str, say: Say = lambda text: None) -> dict[str, Any]:
+    """Measure `options.bundle` and `against` in turns; everything as plain values, raw samples included.
+
+    Raises InputError for bundles of different pipelines or contracts: their rows say different things.
+    """
+    bundles = [open_bundle(options.bundle), open_bundle(against)]
+    said = [(b.pipeline.name, b.contract) for b in bundles]
+    if said[0] != said[1]:
+        raise InputError(
+            f"{against!r} is {said[1][0]} under {said[1][1]}, {options.bundle!r} is {said[0][0]} under {said[0][1]}: "
+            "only bundles of one pipeline and contract can be compared"
+        )
+    frame = workload.frame_of(options.picture, options.size_wh)
+    height, width = frame.shape[:2]
+    boxes = None if options.faces is None else workload.boxes_for(options.faces, height, width)
+    samples: tuple[list[Sample], list[Sample]] = ([], [])
+    rows: list[Fex] = []
+    describe = []
+    works = [
+        workload.Workload(b, boxes, options.detector_size, backend=options.backend, threads=options.threads)
+        for b in bundles
+    ]
+    try:
+        for work in works:
+            describe.append(work.detector.describe())
+            for _ in range(options.warmup):
+                work.run(frame)
+        for k in range(options.rounds):
+            say(f"round {k + 1} of {options.rounds}")
+            for side in (0, 1) if k % 2 else (1, 0):
+                works[side].run(frame)  # caches that the other side filled
+                with (meter := Meter()):
+                    works[side].run(frame)
+                samples[side].append(meter.sample)
+        rows = [work.run(frame)[0] for work in works]
+    finally:
+        for work in works:
+            work.__exit__()
+    statistics = [measure.statistics(s) for s in samples]
+    return {
+        "machine": measure.machine(),
+        "workload": {
+            "frame": f"{width} x {height}",
+            "faces": options.faces,
+            "threads": options.threads,
+            "detector_size": options.detector_size,
+            "rounds": options.rounds,
+        },
+        "sides": [
+            {
+                "bundle": described(bundle),
+                "path": str(bundle.path),
+                "size_mb": _size(bundle) / 1e6,
+                "describe": describe[k],
+                "samples": measure.as_rows(samples[k]),
+                "statistics": statistics[k],
+                "noise": measure.noise(samples[k]),
+            }
+            for k, bundle in enumerate(bundles)
+        ],
+        "ratio_p50": statistics[1]["p50_ms"] / statistics[0]["p50_ms"],
+        "differences": _differences(bundles[0], rows),
+    }
+
+
+def _size(bundle: Bundle) -> int:
+    networks = (n.record for n in bundle.networks.values())
+    return sum(f.size_bytes for r in networks for v in r.variants for f in (v.model, *v.parts))
+
+
+def _differences(bundle: Bundle, fexes: list[Fex]) -> dict[str, Any]:
+    sides = [Rows.of(f.numeric_columns, f.values.astype(np.float64)) for f in fexes]
+    what, _ = comparable(sides[0].columns, sides[1].columns, bundle.pipeline.groups)
+    found = Comparison(what)
+    found.add("frame", 0, sides[0], sides[1])
+    return {
+        "faces": found.pairs,
+        "faces_of_one_side": found.only_first + found.only_second,
+        "groups": [{k: line[k] for k in ("group", "unit", "values", "max", "p99", "mean")} for line in found.table()],
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a page, every number from the samples."""
+    work, sides, apart = result["workload"], result["sides"], result["differences"]
+    faces = "those found" if work["faces"] is None else work["faces"]
+    lines = [
+        "# Two bundles in turns",
+        "",
+        f"{result['machine']['cpu']}, {work['threads']} threads, {work['frame']}, faces: {faces}, {work['rounds']} rounds.",
+        "",
+        "| bundle | precision | backend | MB | p50 ms | p95 ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for side in sides:
+        networks = side["describe"].values()
+        precisions, backends = (", ".join(dict.fromkeys(str(n[k]) for n in networks)) for k in ("precision", "backend"))
+        numbers = f"{side['size_mb']:.1f} | {side['statistics']['p50_ms']:.1f} | {side['statistics']['p95_ms']:.1f}"
+        lines.append(f"| {side['path']} | {precisions} | {backends} | {numbers} |")
+    lines += [
+        "",
+        f"The first takes 1/{result['ratio_p50']:.2f} of the second's time.",
+        "",
+        f"{apart['faces']} faces of both, {apart['faces_of_one_side']} of one alone.",
+        "",
+        "| group | unit | values | max | p99 | mean |",
+        "|---|---|---|---|---|---|",
+    ]
+    for g in apart["groups"]:
+        lines.append(
+            f"| {g['group']} | {g['unit']} | {g['values']} | {g['max']:.3g} | {g['p99']:.3g} | {g['mean']:.3g} |"
+        )
+    lines += ["", *(f"NOISY ({side['path']}): {side['noise']}" for side in sides if side["noise"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write(result: dict[str, Any], folder: Path) -> list[Path]:
+    """bundles.json and bundles.md in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, text in (
+        ("bundles.json", json.dumps(result, indent=1, default=dataclasses.asdict)),
+        ("bundles.md", markdown(result)),
+    ):
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+        made.append(folder / name)
+    return made
