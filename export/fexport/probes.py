@@ -10,11 +10,14 @@ import importlib.metadata
 import os
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 Installed = Mapping[str, str]
+IMPORT_S = 120
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 CUDA_LIBRARIES = (
     "libcuda.so.1",
@@ -189,3 +192,22 @@ def importable(module: str, load: Callable[[str], object] = __import__) -> str |
         said = str(error).strip().splitlines()
         return said[0][:200] if said else type(error).__name__
     return None
+
+
+def importable_elsewhere(module: str) -> str | None:
+    """The same of a large library, in a process of its own: this one stays as it is."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its import takes more than {IMPORT_S} s"
+    if not done.returncode:
+        return None
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return said[-1][:200] if said else f"its import ended with status {done.returncode}"

@@ -103,6 +103,9 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert "libGL.so.1" in probes.importable("broken_for_doctor")
     assert probes.importable("json") is None
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "libGL.so.1" in probes.importable_elsewhere("broken_for_doctor")
+    assert probes.importable_elsewhere("json") is None
 
 
 def test_the_command_shows_them(tmp_path):

@@ -14,6 +14,9 @@ import click
 from fexport import probes
 from fexport.probes import Finding
 
+_ELSEWHERE = ("torch", "onnx", "feat")
+"""Libraries that are imported in a process of their own."""
+
 
 @click.command("doctor")
 def command() -> None:
@@ -83,12 +86,23 @@ def _optional() -> list[Finding]:
 def _package(module: str, what: str, fix: str, distribution: str | None = None) -> Finding:
     if find_spec(module) is None:
         return Finding(what, "not installed", False, fix)
-    if (why := probes.importable(module)) is not None:
+    if (why := _why_not(module)) is not None:
         return Finding(what, f"installed, but cannot be imported: {why}", False, f"{fix} --force-reinstall")
     try:
         return Finding(what, version(distribution or module), True)
     except PackageNotFoundError:
         return Finding(what, "installed", True)
+
+
+def _why_not(module: str) -> str | None:
+    """Why an installed module cannot be imported; None if it can. Nothing that imports torch is imported here."""
+    if module in _ELSEWHERE:
+        return probes.importable_elsewhere(module)
+    if module == "openvino":
+        from fexruntime.backends.openvino import import_openvino
+
+        return probes.importable(module, lambda name: import_openvino())  # without its telemetry
+    return probes.importable(module)
 
 
 def _opencv() -> Finding:
