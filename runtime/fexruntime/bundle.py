@@ -209,7 +209,7 @@ def _hold_to_row(role: str, record: NetworkRecord, row: Network) -> None:
 
 def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
     """The command that makes a bundle like this one in its folder, from a manifest of any format."""
-    words = ["fexport build", shlex.quote(str(folder))]
+    words = ["fexport build", shlex.quote(str(folder)), "--force"]
     name, contract, networks = (manifest.get(k) for k in ("pipeline", "contract", "networks"))
     if isinstance(name, str):
         words += ["--pipeline", shlex.quote(name)]

@@ -140,7 +140,7 @@ def test_a_contract_that_is_not_the_networks_is_refused(v2_bundle, tmp_path, rol
 
 
 def test_the_contract_of_a_pipeline_that_follows_both_cannot_be_changed_either(bundle):
-    change_manifest(bundle, lambda m: m.update(contract="pyfeat-2.1"))
+    change_manifest(bundle, lambda m: m.update(contract="pyfeat-2.0"))
     with pytest.raises(BundleError, match="other contract rows"):
         open_bundle(bundle)
 
