@@ -22,6 +22,7 @@ COMMANDS = {
     "calibrate": "Measure ranges for int8 on your pictures, or what lowering each part of a network costs.",
     "bundle": "Pack a bundle into one archive, or unpack one safely.",
     "serve": "Serve a bundle over HTTP: images in, JSON or Arrow out.",
+    "lint": "Say what TensorRT would refuse, or get wrong, in an ONNX graph.",
     "tune": "Measure which backend runs each network of a bundle fastest here.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
