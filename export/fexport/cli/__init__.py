@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "Serve a bundle over HTTP: images in, JSON or Arrow out.",
     "lint": "Say what TensorRT would refuse, or get wrong, in an ONNX graph.",
     "tune": "Measure which backend runs each network of a bundle fastest here.",
+    "engines": "Build TensorRT engines of a bundle for this GPU.",
     "cache": "Show or empty what is kept between runs on this device.",
     "bench": "Measure how fast a bundle is here, against py-feat if asked for.",
     "compare": "Hold a bundle's rows to another's, to a saved table's, or to py-feat's.",
