@@ -30,6 +30,11 @@ class _Limited:
             raise AttributeError(f"this TensorRT's {type(self).__name__} has no {name}")
         return object.__getattribute__(self, name)
 
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return None  # a property that nobody has set
+
     def __setattr__(self, name, value):
         if not name.startswith("_") and name not in self._table and name not in _own(self):
             raise AttributeError(f"this TensorRT's {type(self).__name__} has no {name}")
