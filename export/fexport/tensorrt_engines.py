@@ -42,6 +42,9 @@ def make_with(
         if not any(v.kind == "onnx" for v in network.record.variants):
             done[role] = f"{network.row.name} has no graph: it runs on the CPU"
             continue
+        if "tensorrt" in network.record.not_held:
+            done[role] = f"{network.row.name} is not for TensorRT ({network.record.not_held['tensorrt']})"
+            continue
         typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
         if not typed and options.precision != "fp32" and not options.islands:
             raise InputError(

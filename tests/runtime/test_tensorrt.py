@@ -280,10 +280,32 @@ def test_without_a_gpu_nothing_is_imported_and_the_message_says_so(monkeypatch):
     monkeypatch.setattr("fexruntime.driver.LIBRARY", "libcuda-that-is-not-there.so")
     with pytest.raises(EnvironmentMissingError, match="no NVIDIA driver here"):
         Detector("edge", backend="tensorrt", device="cuda")
-    with pytest.raises(EnvironmentMissingError, match="runs on cuda"):
+    with pytest.raises(EnvironmentMissingError, match="which runs faces on cuda"):
         Detector("edge", backend="tensorrt")
 
 
-def test_the_commands_refuse_in_one_sentence(tmp_path):
-    done = fexport("engines", "edge", "--profile", "7x7")
-    refused(done, "--profile '7x7' is not HEIGHTxWIDTH")
+def test_the_command_refuses_in_one_sentence():
+    refused(fexport("engines", "edge", "--profile", "7x7"), "--profile '7x7' is not HEIGHTxWIDTH")
+
+
+def test_what_the_lint_refused_gets_no_engine(here):
+    bundle = open_bundle("edge")
+    network = bundle.networks["faces"]
+    held = replace(network, record=replace(network.record, not_held={"tensorrt": "opset: opset 18"}))
+    said = made(standin(VERSIONS[0])[0], bundle=replace(bundle, networks={"faces": held}))
+    assert "opset: opset 18" in said["faces"]
+    assert Place().store().items() == []
+
+
+def test_outputs_that_nobody_reads_are_not_copied(here, monkeypatch):
+    trt, _ = installed(monkeypatch, VERSIONS[0])
+    made(trt)
+    network = open_bundle("edge").networks["faces"]
+    runner = TensorRT(network, network.record.variants[0], Place(device="cuda"))
+    image = np.random.RandomState(0).rand(3, 3, 96, 128).astype(np.float32)
+    whole = runner.infer({runner.spec.inputs[0].name: image})
+    first = runner.spec.outputs[0].name
+    out = {first: np.full_like(whole[first], np.nan)}
+    assert list(runner.infer({runner.spec.inputs[0].name: image}, out)) == [first]
+    assert np.array_equal(out[first], whole[first])
+    runner.close()
