@@ -30,7 +30,8 @@ class EngineOptions:
     `islands` are names of ONNX nodes that stay fp32 where precision is a flag.
     """
 
-    precision: str = "fp32"
+    precision: str | None = None
+    """None: what a network was built in."""
     workspace_mb: int = 2048
     level: int = 3
     tf32: bool = False
@@ -45,8 +46,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.hardware not in _HARDWARE:
             raise InputError(f"no hardware compatibility {self.hardware!r}: use {', '.join(_HARDWARE)}")
-        if self.precision not in ("fp32", "fp16", "int8"):
-            raise InputError(f"no precision {self.precision!r} for an engine: use fp32, fp16, int8")
+        if self.precision not in (None, "fp32", "fp16", "bf16", "int8"):
+            raise InputError(f"no precision {self.precision!r} for an engine: use fp32, fp16, bf16, int8")
         if self.workspace_mb < 1 or not 0 <= self.level <= 5:
             raise InputError(f"workspace {self.workspace_mb} MB must be 1 or more, level {self.level} in 0..5")
 
@@ -128,7 +129,7 @@ def _configure(trt: Any, config: Any, options: EngineOptions) -> None:
 
 def _pin(trt: Any, config: Any, network: Any, options: EngineOptions) -> None:
     """Half precision where it is a flag: every layer that came from a node of `islands` stays fp32."""
-    if options.precision == "fp32":
+    if options.precision in (None, "fp32"):
         return
     config.set_flag(trt.BuilderFlag.FP16)
     if options.precision == "int8":

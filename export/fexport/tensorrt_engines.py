@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fexport.tensorrt_build import EngineOptions, Say, build_engine, timing_cache
@@ -46,26 +48,30 @@ def make_with(
             done[role] = f"{network.row.name} is not for TensorRT ({network.record.not_held['tensorrt']})"
             continue
         typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-        if not typed and options.precision != "fp32" and not options.islands:
+        precision = options.precision or network.record.precision
+        if not typed and precision != "fp32" and not options.islands:
             raise InputError(
                 f"TensorRT {trt.__version__} has precision as a flag, and without a plan of what stays fp32 it would overflow: "
                 "use --precision fp32, or TensorRT 10.3 or newer"
             )
-        variant = network.variant(options.precision if typed else "fp32", ("onnx",))
+        variant = network.variant(precision if typed else "fp32", ("onnx",))
         profiles = profiles_of(network.record.inputs, sizes_hw)
         key = key_of(network, variant, trt.__version__, here, shown(profiles), options.shown())
-        key["precision"] = options.precision
+        key["precision"] = precision
         if if_needed and store.find(key) is not None:
             done[role] = f"{network.row.name} is there already"
             continue
         say(f"{role}: {network.row.name}")
         cache = timing_cache(store.folder, trt.__version__, here)
-        plan = build_engine(
-            trt, network.read(variant.model), profiles, options, cache, lambda t, r=role: say(f"{r}: {t}")
-        )  # type: ignore[misc]
+        own = replace(options, precision=precision)
+        plan = build_engine(trt, network.read(variant.model), profiles, own, cache, partial(_said, say, role))
         with store.writing(key) as path:
             if path is None:
                 raise EnvironmentMissingError(f"engines cannot be kept in {store.folder}: is the disk full?")
             path.write_bytes(plan)
-        done[role] = f"{network.row.name}, {options.precision}, {len(plan) / 1e6:.1f} MB"
+        done[role] = f"{network.row.name}, {precision}, {len(plan) / 1e6:.1f} MB"
     return done
+
+
+def _said(say: Say, role: str, phase: str) -> None:
+    say(f"{role}: {phase}")

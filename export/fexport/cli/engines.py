@@ -9,7 +9,9 @@ from fexruntime.bundle import EDGE
 
 @click.command("engines")
 @click.argument("bundle", default=EDGE)
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Default: what BUNDLE was built in."
+)
 @click.option(
     "--profile",
     multiple=True,
@@ -30,7 +32,7 @@ from fexruntime.bundle import EDGE
 @click.option("--if-needed", is_flag=True, help="Keep the engines that can be loaded here.")
 def command(
     bundle: str,
-    precision: str,
+    precision: str | None,
     profile: tuple[str, ...],
     workspace: int,
     level: int,

@@ -196,12 +196,12 @@ class _Runner:
         if not done:
             raise InferenceError(f"TensorRT could not run {name} on {bucket.shapes}")
         answer = {}
-        for tensor in self._owner.spec.outputs:
-            if out is not None and tensor.name not in out:  # computed all the same, but not copied back
+        for output in self._owner.spec.outputs:
+            if out is not None and output.name not in out:  # computed all the same, but not copied back
                 continue
-            shape = tuple(bucket.context.get_tensor_shape(tensor.name))
-            answer[tensor.name] = np.empty(shape, np.float32) if out is None else out[tensor.name]
-            memory.read(bucket.buffers[tensor.name], answer[tensor.name])
+            shape = tuple(bucket.context.get_tensor_shape(output.name))
+            answer[output.name] = np.empty(shape, np.float32) if out is None else out[output.name]
+            memory.read(bucket.buffers[output.name], answer[output.name])
         return answer
 
     def close(self) -> None:
