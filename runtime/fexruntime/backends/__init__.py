@@ -14,6 +14,7 @@ BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
     "ncnn": ("fexruntime.backends.ncnn", "Ncnn"),
     "openvino": ("fexruntime.backends.openvino", "OpenVino"),
+    "onnxruntime-cuda": ("fexruntime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
     "tensorrt": ("fexruntime.backends.tensorrt", "TensorRT"),
     "arrays": ("fexruntime.backends.arrays", "Arrays"),
 }
