@@ -8,16 +8,9 @@ from typing import Any
 import click
 
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
-from fexport.cli.extras import need
+from fexport.cli.extras import EXTRAS, need
 from fexport.cli.lowering import REDUCED, precision_options, precisions_of
 from fexport.plan import TARGETS
-from fexruntime.errors import InputError
-from fexcalibration import METHODS
-from fexport.cli.extras import EXTRAS, need
-from fexport.plan import NONE, TARGETS
-from fexruntime.bundle import stage_option
-from fexruntime.contracts import CONTRACTS, PIPELINES, WITH_BUGS, is_inner
-from fexruntime.contracts.precision import FULL, PRECISIONS
 from fexruntime.errors import EnvironmentMissingError, InputError
 
 
@@ -102,11 +95,9 @@ def command(
         ask_hub=stand_in,
     )
     for name in plan.targets[1:]:
-        need(name, f"--target {name}")
-    real = check_target(out, replace=force)
         if name in EXTRAS:
             need(name, f"--target {name}")
-    check_target(out)
+    real = check_target(out, replace=force)
     screen = tables.console(stderr=True)
     screen.print(notices(list(plan.networks.values())), markup=False)
     with screen.status("building") as status:
