@@ -15,7 +15,7 @@ from fexruntime.faces import KEEP
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
-TARGETS = ("onnxruntime", "ncnn", "openvino")
+TARGETS = ("onnxruntime", "ncnn", "openvino", "tensorrt")
 """Engines that artefacts are made for and verified on. The first is always one: its graphs are everybody's."""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fexport import ncnn_export, onnx_export, onnx_passes, samples, session, verify
+from fexport import ncnn_export, onnx_export, onnx_passes, samples, session, tensorrt_lint, verify
 from fexport.modules import Loaded
 from fexport.plan import TARGETS, Part
 from fexruntime.arrays import F32
@@ -101,12 +101,15 @@ def _graphs(
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
-    backends = tuple(t for t in targets if t != "ncnn")
+    backends = tuple(t for t in targets if t not in ("ncnn", "tensorrt"))
     variants = [Variant(FULL, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
         variants.append(Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",)))
     not_held = {}
+    if "tensorrt" in targets and (found := tensorrt_lint.lint(model)):
+        not_held["tensorrt"] = str(found[0])
+        progress(role, f"not for TensorRT: {found[0]}")
     if "ncnn" in targets:
         try:
             text, weights = ncnn_export.convert(plain)

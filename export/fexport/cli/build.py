@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
-from fexport.cli.extras import need
+from fexport.cli.extras import EXTRAS, need
 from fexport.cli.lowering import REDUCED, precision_options, precisions_of
 from fexport.plan import TARGETS
-from fexruntime.errors import InputError
+from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 @click.command("build")
@@ -95,7 +95,8 @@ def command(
         ask_hub=stand_in,
     )
     for name in plan.targets[1:]:
-        need(name, f"--target {name}")
+        if name in EXTRAS:
+            need(name, f"--target {name}")
     real = check_target(out, replace=force)
     screen = tables.console(stderr=True)
     screen.print(notices(list(plan.networks.values())), markup=False)
@@ -114,6 +115,29 @@ def command(
     click.echo(
         f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
     )
+    if "tensorrt" in plan.targets:
+        _make_engines(out)
+
+
+def _make_engines(out: Path) -> None:
+    """TensorRT engines where there is a GPU; else the command that makes them where there is one."""
+    from fexport.tensorrt_build import EngineOptions
+    from fexport.tensorrt_engines import make
+    from fexruntime.bundle import open_bundle
+    from fexruntime.driver import gpu
+    from fexruntime.engines import SIZES_HW
+
+    try:
+        gpu()
+    except EnvironmentMissingError:
+        click.echo(
+            f"TensorRT engines are made where they run: copy {out} to the GPU's machine and call `fexport engines {out}` there."
+        )
+        return
+    for role, said in make(
+        open_bundle(out), EngineOptions(), SIZES_HW, True, lambda text: click.echo(text, err=True)
+    ).items():
+        click.echo(f"{role}: {said}")
 
 
 def _warn_of_stand_ins(out: Path, real: list[str]) -> None:

@@ -69,6 +69,7 @@ def _optional() -> list[Finding]:
         _cache(),
         *_machine(),
         _package("ncnn", "backend ncnn", "pip install 'fexport[ncnn]'"),
+        _tensorrt(),
         _package("openvino", "backend openvino", "pip install 'fexport[openvino]'"),
         _package("pandas", "tables (pandas)", "pip install 'fexport[tables]'"),
         _package("pyarrow", "Parquet (pyarrow)", "pip install 'fexport[tables]'"),
@@ -145,6 +146,22 @@ def _onnxruntime() -> Finding:
     except EnvironmentMissingError as error:
         return Finding("ONNX Runtime", str(error), False, "pip install --force-reinstall 'fexport[cpu]'")
     return Finding("ONNX Runtime", f"{version(present[0])}: {', '.join(onnxruntime.get_available_providers())}", True)
+
+
+def _tensorrt() -> Finding:
+    """The driver is asked, not TensorRT: without a GPU its runtime ends the process."""
+    from fexruntime.driver import gpu
+    from fexruntime.errors import EnvironmentMissingError
+
+    try:
+        found = gpu()
+    except EnvironmentMissingError as error:
+        return Finding("backend tensorrt", str(error), False, "an NVIDIA GPU and its driver")
+    if find_spec("tensorrt") is None:
+        return Finding(
+            "backend tensorrt", f"{found.name}, no TensorRT", False, "pip install tensorrt; on a Jetson JetPack's"
+        )
+    return Finding("backend tensorrt", f"{found.name} ({found.capability}), driver {found.driver}", True)
 
 
 def _has(distribution: str) -> bool:

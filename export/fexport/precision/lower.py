@@ -13,7 +13,7 @@ import onnx
 
 from fexcalibration import ranges as calibrated
 from fexcalibration.chips import Inputs
-from fexport import onnx_export, onnx_passes, samples, session, steps, verify
+from fexport import onnx_export, onnx_passes, samples, session, steps, tensorrt_lint, verify
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
 from fexport.plan import Part
@@ -124,10 +124,14 @@ def lower(
         "any",
         steps.write(staging, f"{role}.{precision}.onnx", data),
         canonical,
-        tuple(t for t in targets if t != "ncnn"),
+        tuple(t for t in targets if t not in ("ncnn", "tensorrt")),
         plan=steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json()),
     )
     not_held = {"ncnn": f"its {precision} artefact is an ONNX graph"} if "ncnn" in targets else {}
+    # a strongly typed TensorRT takes the types of this graph; 8.6 would take precision as a flag, and no such graph
+    if "tensorrt" in targets and (found := tensorrt_lint.lint(lowered, "10.3")):
+        not_held["tensorrt"] = str(found[0])
+        progress(role, f"not for TensorRT: {found[0]}")
     made = dataclasses.replace(record, variants=(variant,), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)

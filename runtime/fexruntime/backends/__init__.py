@@ -14,6 +14,8 @@ BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
     "ncnn": ("fexruntime.backends.ncnn", "Ncnn"),
     "openvino": ("fexruntime.backends.openvino", "OpenVino"),
+    "onnxruntime-cuda": ("fexruntime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
+    "tensorrt": ("fexruntime.backends.tensorrt", "TensorRT"),
     "arrays": ("fexruntime.backends.arrays", "Arrays"),
 }
 """Module and class of each. A class says which kinds of artefact it `reads` and on which `devices` it runs."""

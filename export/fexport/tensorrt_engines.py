@@ -1,0 +1,77 @@
+"""The engines of a bundle: each graph built for this GPU, and kept in the device's store with what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from fexport.tensorrt_build import EngineOptions, Say, build_engine, timing_cache
+from fexruntime.backends.base import Place
+from fexruntime.bundle import Bundle
+from fexruntime.driver import Gpu, gpu
+from fexruntime.engines import import_tensorrt, key_of, profiles_of, shown
+from fexruntime.errors import EnvironmentMissingError, InputError
+
+
+def make(
+    bundle: Bundle, options: EngineOptions, sizes_hw: Sequence[tuple[int, int]], if_needed: bool, say: Say
+) -> Mapping[str, str]:
+    """Build what is not there (or everything), and answer for each role what was done.
+
+    Raises EnvironmentMissingError without a GPU, TensorRT or a store; BundleError for a precision that the bundle lacks.
+    """
+    here = gpu()  # before TensorRT is imported: without a GPU its runtime ends the process
+    return make_with(import_tensorrt(), here, bundle, options, sizes_hw, if_needed, say)
+
+
+def make_with(
+    trt: Any,
+    here: Gpu,
+    bundle: Bundle,
+    options: EngineOptions,
+    sizes_hw: Sequence[tuple[int, int]],
+    if_needed: bool,
+    say: Say,
+) -> Mapping[str, str]:
+    """`make` with this TensorRT on this GPU."""
+    store = Place().store()
+    if store is None:
+        raise EnvironmentMissingError("there is no store to keep engines in: set FEXPORT_CACHE to a folder of your own")
+    done = {}
+    for role, network in bundle.networks.items():
+        if not any(v.kind == "onnx" for v in network.record.variants):
+            done[role] = f"{network.row.name} has no graph: it runs on the CPU"
+            continue
+        if "tensorrt" in network.record.not_held:
+            done[role] = f"{network.row.name} is not for TensorRT ({network.record.not_held['tensorrt']})"
+            continue
+        typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+        precision = options.precision or network.record.precision
+        if not typed and precision != "fp32" and not options.islands:
+            raise InputError(
+                f"TensorRT {trt.__version__} has precision as a flag, and without a plan of what stays fp32 it would overflow: "
+                "use --precision fp32, or TensorRT 10.3 or newer"
+            )
+        variant = network.variant(precision if typed else "fp32", ("onnx",))
+        profiles = profiles_of(network.record.inputs, sizes_hw)
+        key = key_of(network, variant, trt.__version__, here, shown(profiles), options.shown())
+        key["precision"] = precision
+        if if_needed and store.find(key) is not None:
+            done[role] = f"{network.row.name} is there already"
+            continue
+        say(f"{role}: {network.row.name}")
+        cache = timing_cache(store.folder, trt.__version__, here)
+        own = replace(options, precision=precision)
+        plan = build_engine(trt, network.read(variant.model), profiles, own, cache, partial(_said, say, role))
+        with store.writing(key) as path:
+            if path is None:
+                raise EnvironmentMissingError(f"engines cannot be kept in {store.folder}: is the disk full?")
+            path.write_bytes(plan)
+        done[role] = f"{network.row.name}, {precision}, {len(plan) / 1e6:.1f} MB"
+    return done
+
+
+def _said(say: Say, role: str, phase: str) -> None:
+    say(f"{role}: {phase}")

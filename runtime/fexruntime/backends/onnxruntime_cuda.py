@@ -1,0 +1,113 @@
+"""ONNX Runtime's CUDA provider: the bundle's graphs on an NVIDIA GPU, without engines to build first.
+
+TF32 is off and cuDNN's algorithms are chosen by heuristic, so that a new frame size costs no search. Inputs and outputs are
+bound, so each is copied once. ONNX Runtime itself goes on without a provider that does not load: here that is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fexruntime.arrays import F32, Values
+from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.onnx_bytes import precision_of
+from fexruntime.backends.onnxruntime import import_onnxruntime
+from fexruntime.bundle import BundleNetwork
+from fexruntime.driver import Gpu, gpu
+from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
+from fexruntime.manifest import Variant
+
+PROVIDER = "CUDAExecutionProvider"
+_INSTALL = "pip uninstall -y onnxruntime && pip install 'fexport[gpu]'"
+
+
+class OnnxRuntimeCuda:
+    """One network of a bundle in an ONNX Runtime session on the GPU.
+
+    Raises EnvironmentMissingError without a GPU, the provider, or a library that it needs (CUDA's, cuDNN), naming it.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("onnx",)
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
+        self._gpu: Gpu = gpu()
+        self._ort = import_onnxruntime()
+        if PROVIDER not in self._ort.get_available_providers():
+            raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {_INSTALL}")
+        index = place.device_of(network.role).index or 0
+        self._name, self.spec = network.row.name, Spec(network.record.inputs, network.record.outputs)
+        self._device = f"cuda:{index}"
+        model = network.read(variant.model)
+        self._precision = precision_of(model)
+        self._session = self._session_of(model, index)
+        self._only_what_is_read = self._ort.RunOptions()
+        self._only_what_is_read.only_execute_path_to_fetches = True
+
+    def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
+        """Run the network; see `Backend.infer`."""
+        try:
+            binding = self._session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_cpu_input(name, value)
+            names = [t.name for t in self.spec.outputs] if out is None else list(out)
+            for name in names:
+                if out is None:
+                    binding.bind_output(name, "cpu")
+                else:
+                    array = out[name]
+                    binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding, self._only_what_is_read)
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
+            raise InferenceError(f"ONNX Runtime could not run {self._name} on {shapes}: {one_line(error)}") from error
+        if out is not None:
+            return dict(out)
+        return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
+
+    def share(self) -> OnnxRuntimeCuda:
+        """Itself: a session may be run from several threads at once."""
+        return self
+
+    def close(self) -> None:
+        """Drop the session and its memory."""
+        self._session = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is in use: provider as the session says, GPU, precision, version."""
+        return {
+            "backend": "onnxruntime-cuda",
+            "version": self._ort.__version__,
+            "provider": self._session.get_providers()[0],
+            "device": f"{self._device} ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
+            "precision": self._precision,
+            "threads": None,
+        }
+
+    def _session_of(self, model: bytes, index: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 4  # a provider that does not load is said below, once
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        if hasattr(self._ort, "preload_dlls"):  # CUDA's and cuDNN's wheels, where those are how they were installed
+            self._ort.preload_dlls()
+        try:
+            session = self._ort.InferenceSession(model, options, providers=[(PROVIDER, settings)])
+        except Exception as error:  # no common base, as above
+            if "lib" in str(error) and ".so" in str(error):
+                raise EnvironmentMissingError(_missing(str(error))) from error
+            raise BundleError(f"ONNX Runtime cannot load {self._name}: {one_line(error)}") from error
+        if session.get_providers()[0] != PROVIDER:
+            raise EnvironmentMissingError(_missing(""))
+        return session
+
+
+def _missing(said: str) -> str:
+    """The sentence for a provider that is there and does not load, with the library if the loader named one."""
+    libraries = [w.strip("':,()") for w in said.split() if w.startswith("lib") and ".so" in w]
+    named = (
+        libraries[-1] if libraries else "CUDA's or cuDNN's libraries"
+    )  # the provider is named first, then what it lacks
+    return f"ONNX Runtime's {PROVIDER} does not load ({named} missing): pip install 'onnxruntime-gpu[cuda,cudnn]'"
