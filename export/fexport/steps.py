@@ -31,7 +31,7 @@ from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Choice, Network, Tensor
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
-from fexruntime.manifest import FileRecord, NetworkRecord, Variant, read_as
+from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant, read_as
 from fexruntime.versions import installed
 
 Progress = Callable[[str, str], None]
@@ -157,9 +157,10 @@ def compare_artefacts(
             def run(case: session.Case, backend: Backend = backend, inputs: list[str] = inputs) -> dict[str, F32]:
                 return backend.infer(dict(zip(inputs, case, strict=True)))
 
-            against = f"{name} {variant.precision}"
+            against = f"{name} {variant.precision}" + ("" if variant.target == ANY else f" for {variant.target}")
             alone = len(network.record.variants) == len(variant.verified_on) == 1
             called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
+            called += "" if variant.target == ANY else f" {variant.target}"
             reports[called] = verify.compare(
                 loaded, run, cases, network.choice.crop_size, variant.precision, against, variant.limit
             )

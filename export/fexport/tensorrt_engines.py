@@ -54,7 +54,7 @@ def make_with(
                 f"TensorRT {trt.__version__} has precision as a flag, and without a plan of what stays fp32 it would overflow: "
                 "use --precision fp32, or TensorRT 10.3 or newer"
             )
-        variant = network.variant(precision if typed else "fp32", ("onnx",))
+        variant = network.variant(precision if typed else "fp32", ("onnx",), "tensorrt")
         profiles = profiles_of(network.record.inputs, sizes_hw)
         key = key_of(network, variant, trt.__version__, here, shown(profiles), options.shown())
         key["precision"] = precision

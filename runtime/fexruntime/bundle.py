@@ -25,7 +25,7 @@ from fexruntime.contracts import (
     pipeline_row,
 )
 from fexruntime.errors import BundleError, InputError
-from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
+from fexruntime.manifest import ANY, FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
 
 EDGE = "edge"
 PACKAGED = {
@@ -47,16 +47,18 @@ class BundleNetwork:
     record: NetworkRecord
     folder: Path
 
-    def variant(self, precision: str | None, kinds: tuple[str, ...]) -> Variant:
-        """The artefact in a precision (None: what the network was built in), of the first of these kinds that is there.
+    def variant(self, precision: str | None, kinds: tuple[str, ...], target: str = ANY) -> Variant:
+        """The artefact in a precision (None: what the network was built in), of the first of these kinds that is there; one
+        that was made for `target`, if there is one, else one for any.
 
         BundleError says which there are.
         """
         precision = precision or self.record.precision
         for kind in kinds:
-            for variant in self.record.variants:
-                if (variant.precision, variant.kind) == (precision, kind):
-                    return variant
+            for made_for in dict.fromkeys((target, ANY)):
+                for variant in self.record.variants:
+                    if (variant.precision, variant.kind, variant.target) == (precision, kind, made_for):
+                        return variant
         there = ", ".join(f"{v.precision} {v.kind}" for v in self.record.variants)
         raise BundleError(
             f"{self.row.name} ({self.role}) has no {precision} artefact of kind {' or '.join(kinds)} in this bundle: "

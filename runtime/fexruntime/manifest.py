@@ -23,6 +23,8 @@ from fexruntime.files import file_sha256, stream_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 2
+ANY = "any"
+"""The target of an artefact that every engine takes which reads its kind."""
 T = TypeVar("T")
 _ARTICLES = {int: "an"}
 MOST_NAME = 255
@@ -115,7 +117,7 @@ class Variant:
     kind: str
     """"onnx" (a graph), "ncnn" (a text of layers, its weights in `parts`), "arrays" (.npz that NumPy code reads)."""
     target: str
-    """"any", or the kind of machine that it was made for."""
+    """`ANY`, or the engine that it was made for ("tensorrt"), which takes it before one for any."""
     model: FileRecord
     canonical: FileRecord
     """A recorded input, and what the verified artefact answered (.npz)."""

@@ -420,3 +420,19 @@ def test_openvino_keeps_the_plans_nodes_in_fp32(tmp_path):
     assert kept
     assert set(kept) == {"f32"}
     assert "bf16" in ran.values()
+
+
+def test_int8_for_tensorrt_is_a_graph_of_its_own(pictures, tmp_path):
+    """From the same ranges: signed and symmetric, biases left alone, which passes the lint; the CPU's does not."""
+    from fexport import tensorrt_lint
+
+    out = tmp_path / "bundle"
+    building.build(plan("faces", precision="int8", calibration=[pictures], targets=["tensorrt"]), out)
+    network = open_bundle(out).networks["faces"]
+    assert not network.record.not_held
+    ours, theirs = network.variant("int8", ("onnx",)), network.variant("int8", ("onnx",), "tensorrt")
+    assert (ours.target, theirs.target) == ("any", "tensorrt")
+    assert tensorrt_lint.lint(onnx.load(out / ours.model.file), "10.3")
+    for version in ("8.6", "10.3"):
+        assert tensorrt_lint.lint(onnx.load(out / theirs.model.file), version) == []
+    assert all(c.passed for c in check_canonical(open_bundle(out)))

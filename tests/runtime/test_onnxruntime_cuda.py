@@ -97,7 +97,9 @@ def test_a_provider_that_gave_way_is_an_error(gpu, monkeypatch):
 
 
 def test_an_onnxruntime_without_the_provider(gpu):
-    with pytest.raises(EnvironmentMissingError, match=r"has no CUDAExecutionProvider: .*pip install '(fexport\[gpu\]|onnxruntime-gpu)"):
+    with pytest.raises(
+        EnvironmentMissingError, match=r"has no CUDAExecutionProvider: .*pip install '(fexport\[gpu\]|onnxruntime-gpu)"
+    ):
         Detector("edge", backend="onnxruntime-cuda", device="cuda")
 
 

@@ -22,8 +22,9 @@ from fexport.precision.plan import PrecisionPlan, plan_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts.precision import ISLANDS
 from fexruntime.errors import InputError
-from fexruntime.manifest import NetworkRecord, Variant
+from fexruntime.manifest import ANY, NetworkRecord, Variant
 
+TENSORRT = "tensorrt"
 Say = Callable[[str], None]
 HELD_OUT = "held-out"
 """Kind of the inputs that came from the caller's own pictures, and that nothing was measured on."""
@@ -94,7 +95,7 @@ def lower(
     loaded: Loaded,
     record: NetworkRecord,
     precision: str,
-    targets: Sequence[str],
+    targets: tuple[str, ...],
     faces: Faces,
     ranges: calibrated.Ranges | None,
     method: str,
@@ -104,6 +105,7 @@ def lower(
     progress(role, f"lowering {loaded.network.name} to {precision}")
     model, passes = prepared(exported(part, loaded), precision)
     plan = _plan(model, part, loaded, precision, faces)
+    known = None
     if precision == "int8":
         known = _ranges_for(loaded, ranges)
         evened = smooth.smooth(model, plan, known.channels)
@@ -111,28 +113,29 @@ def lower(
         lowered = quantise.quantised(model, plan, known.by(method))
     else:
         lowered = cast.lowered(model, plan)
-    data = onnx_export.serialise(lowered)
-    inputs = record.inputs
-    canonical = steps.write(
-        staging,
-        f"{role}.{precision}.canonical.npz",
-        steps.npz(steps.recorded(loaded, part, inputs, session.onnx_runner(data))),
-    )
-    variant = Variant(
-        precision,
-        "onnx",
-        "any",
-        steps.write(staging, f"{role}.{precision}.onnx", data),
-        canonical,
-        tuple(t for t in targets if t not in ("ncnn", "tensorrt")),
-        plan=steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json()),
-    )
+    plan_file = steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json())
+
+    def artefact(graph: onnx.ModelProto, target: str, verified_on: tuple[str, ...]) -> Variant:
+        name = f"{role}.{precision}" if target == ANY else f"{role}.{precision}.{target}"
+        data = onnx_export.serialise(graph)
+        answer = steps.recorded(loaded, part, record.inputs, session.onnx_runner(data))
+        canonical = steps.write(staging, f"{name}.canonical.npz", steps.npz(answer))
+        model_file = steps.write(staging, f"{name}.onnx", data)
+        return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=plan_file)
+
+    variants = [artefact(lowered, ANY, tuple(t for t in targets if t not in ("ncnn", TENSORRT)))]
     not_held = {"ncnn": f"its {precision} artefact is an ONNX graph"} if "ncnn" in targets else {}
-    # a strongly typed TensorRT takes the types of this graph; 8.6 would take precision as a flag, and no such graph
-    if "tensorrt" in targets and (found := tensorrt_lint.lint(lowered, "10.3")):
-        not_held["tensorrt"] = str(found[0])
-        progress(role, f"not for TensorRT: {found[0]}")
-    made = dataclasses.replace(record, variants=(variant,), passes=passes, not_held=not_held)
+    # a strongly typed TensorRT takes the types of its graph; 8.6 would take precision as a flag, and no such graph
+    if TENSORRT in targets:
+        graph = lowered
+        if known is not None:
+            graph = quantise.quantised(model, plan, known.by(method), symmetric=True)
+        if found := tensorrt_lint.lint(graph, "10.3"):
+            not_held[TENSORRT] = str(found[0])
+            progress(role, f"not for TensorRT: {found[0]}")
+        elif graph is not lowered:
+            variants.append(artefact(graph, TENSORRT, targets[:1]))
+    made = dataclasses.replace(record, variants=tuple(variants), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)
     reports = steps.compare_artefacts(network, loaded, more={HELD_OUT: batches(faces.held_out)})
@@ -141,7 +144,6 @@ def lower(
 
 def with_losses(made: steps.Made) -> steps.Made:
     """The same, with what is beyond its budget written down; what is not finite, or not compared, stays a failure."""
-    (variant,) = made.record.variants
     losses: dict[str, float] = {}
     for d in (d for report in made.reports.values() for d in report.differences):
         if not d.passed and np.isfinite(d.judged):
@@ -151,8 +153,8 @@ def with_losses(made: steps.Made) -> steps.Made:
         report.differences = [
             dataclasses.replace(d, limit=max(d.limit, losses.get(d.gate, 0.0))) for d in report.differences
         ]
-    lossy = dataclasses.replace(variant, loss=losses)
-    return steps.Made(dataclasses.replace(made.record, variants=(lossy,)), made.reports)
+    lossy = tuple(dataclasses.replace(v, loss=losses) for v in made.record.variants)
+    return steps.Made(dataclasses.replace(made.record, variants=lossy), made.reports)
 
 
 def batches(inputs: Sequence[Inputs]) -> list[session.Case]:

@@ -39,7 +39,8 @@ def tensors_to_calibrate(model: onnx.ModelProto, plan: PrecisionPlan) -> list[st
 def quantised(
     model: onnx.ModelProto, plan: PrecisionPlan, ranges: Mapping[str, Range], symmetric: bool = False
 ) -> onnx.ModelProto:
-    """A copy of `model` whose planned nodes are done in int8. `symmetric`: activations too, as TensorRT wants them.
+    """A copy of `model` whose planned nodes are done in int8. `symmetric`: activations too, and biases not at all, as TensorRT
+    wants them.
 
     Raises VerificationError if a planned tensor has no range.
     """
@@ -57,7 +58,7 @@ def quantised(
         CalibrationMethod.MinMax, {n: (np.float32(low), np.float32(high)) for n, (low, high) in ranges.items()}
     )
     activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
-    options = {"WeightSymmetric": True, "ActivationSymmetric": symmetric, "DedicatedQDQPair": False}
+    options = {"WeightSymmetric": True, "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric}
     with _quietly():
         quantiser = QDQQuantizer(
             model, True, False, QuantType.QInt8, activations, data, [], excluded, operators, options

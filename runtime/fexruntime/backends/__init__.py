@@ -8,7 +8,7 @@ from typing import Any
 from fexruntime.backends.base import AUTO, Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
-from fexruntime.manifest import Variant
+from fexruntime.manifest import ANY, Variant
 
 BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
@@ -33,7 +33,8 @@ def open_backend(network: BundleNetwork, place: Place) -> Backend:
         name = "arrays"
     kind = _backend(name)
     _check_device(kind, name, network, place)
-    return kind(network, network.variant(place.precision_of(network.role), kind.reads), place)  # type: ignore[no-any-return]
+    variant = network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
+    return kind(network, variant, place)  # type: ignore[no-any-return]
 
 
 def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Backend:

@@ -57,6 +57,7 @@ class TensorRT:
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    target: ClassVar[str] = "tensorrt"
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         here = gpu()  # asked first: without a GPU TensorRT's Runtime ends the process
