@@ -53,7 +53,7 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
                 for threads in ("1", "2"):
                     tune = [sys.executable, "-m", "fexport", "tune", str(bundles[pipeline]), "--threads", threads]
                     subprocess.run(tune, check=True)
-            options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", *chosen]
+            options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", "--force", *chosen]
             options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
             print(name, flush=True)
             # a process of its own: torch, which built the bundle, is not in its memory
