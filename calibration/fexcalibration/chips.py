@@ -31,6 +31,8 @@ CHIPS = 200
 """Faces that are kept unless another number is asked for."""
 FRAMES = 40
 """Frames that are kept for a network that reads frames."""
+FACES_A_PICTURE = 8
+"""A crowd gives no more."""
 LONGER_SIDE_PX = 640
 """Side of the frames that a finder reads here: larger ones are shrunk, for time and memory."""
 HELD_OUT = 5
@@ -55,6 +57,16 @@ class Sample:
     """What could not be read, and why."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Where each of `calibration` is from: the picture, and which face of it."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of it."""
+        said = [f"{self.faces} faces of {self.pictures} pictures"]
+        if self.passed_over:
+            said.append(f"{len(self.passed_over)} could not be read, the first: {self.passed_over[0]}")
+        if self.pictures < HELD_OUT:
+            said.append(f"fewer than {HELD_OUT} pictures with a face: none is held out to judge on")
+        return said
 
 
 @dataclass(slots=True)
@@ -90,7 +102,7 @@ def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Sa
             if digest in seen:
                 continue
             seen.add(digest)
-            picture = reader.read(frame, digest, most=chips)
+            picture = reader.read(frame, digest, min(chips, FACES_A_PICTURE))
             if picture.faces:
                 kept.append(picture)
             say(f"{len(seen)} pictures read, {sum(len(p.faces) for p in kept)} faces")

@@ -23,6 +23,7 @@ from fexport.publish import check_target, discard, publish, report_path, staging
 from fexport.steps import Made, Progress, json_bytes, make, notices, tools, write
 from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
+from fexruntime.contracts.precision import FULL
 from fexruntime.errors import FexportError, VerificationError
 from fexruntime.manifest import FORMAT, MANIFEST, Manifest
 from fexruntime.versions import installed
@@ -48,6 +49,10 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 loaded[role] = modules.load(part.network, part.choice.crop, plan.weights, seeds[role])
                 for note in loaded[role].notes:
                     progress(role, note)
+        measured = {} if plan.ranges is None else ranges.load(plan.ranges)
+        for role, precision in plan.precision.items():
+            if precision == "int8" and not plan.calibration:
+                lower.check_ranges(loaded[role], measured.get(plan.networks[role].name))
         try:
             made = {
                 role: make(staging, role, plan.parts[role], loaded.pop(role), plan.targets, progress)
@@ -55,8 +60,8 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             }
             _gate(out, made)
             if plan.precision:
-                made |= _lowered(plan, made, seeds, staging, progress)
-                _gate(out, made, "; --allow-loss publishes it all the same, with the loss written in it")
+                made |= _lowered(plan, made, measured, seeds, staging, progress)
+                _gate(out, made, plan.allow_loss)
             manifest = _manifest(plan, made, staging)
             (staging / MANIFEST).write_bytes(manifest.as_json())
             open_bundle(staging).verify_files()
@@ -84,16 +89,22 @@ def _reports(made: dict[str, Made]) -> dict[str, verify.Report]:
 
 
 def _lowered(
-    plan: Plan, made: dict[str, Made], seeds: Mapping[str, int | None], staging: Path, progress: Progress
+    plan: Plan,
+    made: dict[str, Made],
+    measured: Mapping[str, ranges.Ranges],
+    seeds: Mapping[str, int | None],
+    staging: Path,
+    progress: Progress,
 ) -> dict[str, Made]:
     """The networks whose precision is lowered, by role. The finished fp32 pipeline reads the calibration pictures."""
     faces: Mapping[str, lower.Faces] = {}
-    measured: Mapping[str, ranges.Ranges] = {} if plan.ranges is None else ranges.load(plan.ranges)
     sha256 = ""
     if plan.calibration:
         (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
         seen = chips.sample(open_bundle(staging), plan.calibration, say=lambda text: progress("calibration", text))
         (staging / MANIFEST).unlink()
+        for note in seen.notes:
+            progress("calibration", note)
         faces = {r: lower.Faces(seen.calibration.get(r, ()), seen.held_out.get(r, ())) for r in plan.precision}
         sha256 = seen.sha256
     done = {}
@@ -123,14 +134,18 @@ def _lowered(
     return done
 
 
-def _gate(out: Path, made: dict[str, Made], otherwise: str = "") -> None:
+def _gate(out: Path, made: dict[str, Made], allow_loss: bool = False) -> None:
+    """VerificationError for what is beyond its gates; a lower precision's loss may be allowed, an answer that is none never."""
     reports = _reports(made)
-    failed = [f"{r.network} ({r.against})" for r in reports.values() if not r.passed]
+    failed = [r for r in reports.values() if not r.passed and not (allow_loss and r.precision != FULL and r.measured)]
     if failed:
         path = report_path(out, REPORT)
         path.write_bytes(json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
+        names = ", ".join(f"{r.network} ({r.against})" for r in failed)
+        cure = "; --allow-loss publishes it all the same, with the loss written in it"
+        lossy = all(r.measured and r.precision != FULL for r in failed)
         raise VerificationError(
-            f"{', '.join(failed)} differs from torch beyond its tolerance: no bundle was made; see {path}{otherwise}"
+            f"{names} differs from torch beyond its tolerance: no bundle was made; see {path}{cure if lossy else ''}"
         )
 
 

@@ -125,6 +125,12 @@ def plan(
             raise InputError(f"no target {target!r}: use {', '.join(TARGETS)}")
     chosen = tuple(t for t in TARGETS if t in targets or t == TARGETS[0])
     lowered = _lowered(parts, precision)
+    if not lowered and (calibration or ranges is not None or allow_loss):
+        raise InputError(
+            "--calibration, --ranges and --allow-loss are of lower precisions: add --fp16, --bf16, --int8 or --precision"
+        )
+    if ranges is not None and "int8" not in lowered.values():
+        raise InputError("--ranges are for int8, and nothing is to be lowered to it")
     if "int8" in lowered.values() and not calibration and ranges is None:
         raise InputError(
             "int8 needs faces like those that will be read: give pictures with --calibration FOLDER|VIDEO|IMAGE, or what "

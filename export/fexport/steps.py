@@ -161,9 +161,11 @@ def compare_artefacts(
             alone = len(network.record.variants) == len(variant.verified_on) == 1
             called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
             called += "" if variant.target == ANY else f" {variant.target}"
-            reports[called] = verify.compare(
+            report = verify.compare(
                 loaded, run, cases, network.choice.crop_size, variant.precision, against, variant.limit
             )
+            report.target = variant.target
+            reports[called] = report
             backend.close()
     return reports
 

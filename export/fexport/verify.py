@@ -24,7 +24,7 @@ from fexruntime.contracts import Gate, gates_of
 from fexruntime.contracts.precision import FULL
 from fexruntime.differences import UNITS, gate_difference
 from fexruntime.errors import VerificationError
-from fexruntime.manifest import gate_name
+from fexruntime.manifest import ANY, gate_name
 
 TIE_MARGIN = 1e-5
 """Candidates whose likeness differs by less may swap places between runtimes in fp32."""
@@ -80,11 +80,19 @@ class Report:
     not_finite: dict[str, int] = field(default_factory=dict)
     near_ties: int = 0
     inputs: int = 0
+    target: str = ANY
+    """What the artefact was made for."""
 
     @property
     def passed(self) -> bool:
         """Every difference within its limit, every value finite, and something compared for every output."""
         return not self.not_finite and not self.not_compared and all(d.passed for d in self.differences)
+
+    @property
+    def measured(self) -> bool:
+        """Whether all that can be wrong is how far numbers are: every value finite, every output compared."""
+        finite = all(np.isfinite(d.judged) for d in self.differences if d.values)
+        return finite and not self.not_finite and not self.not_compared
 
     @property
     def not_compared(self) -> list[str]:

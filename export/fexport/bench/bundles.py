@@ -133,6 +133,13 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {g['group']} | {g['unit']} | {g['values']} | {g['max']:.3g} | {g['p99']:.3g} | {g['mean']:.3g} |"
         )
+    for side in sides:
+        if side["bundle"]["stand_ins"]:
+            made_up = ", ".join(side["bundle"]["stand_ins"])
+            lines += ["", f"Stand-in weights in {side['path']} ({made_up}): differences say nothing of real ones."]
+        for role, said in side["describe"].items():
+            if said.get("loss"):
+                lines += ["", f"Loss allowed in {side['path']}, {role}: {', '.join(said['loss'])}."]
     lines += ["", *(f"NOISY ({side['path']}): {side['noise']}" for side in sides if side["noise"])]
     return "\n".join(lines).rstrip() + "\n"
 

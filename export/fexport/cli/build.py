@@ -109,12 +109,12 @@ def command(
         reports = building.build(plan, out, progress)
     screen.print(tables.report_table([r.as_json() for r in reports.values()]))
     _warn_of_stand_ins(out, real)
-    for sentence in tables.loss_sentences(open_bundle(out)):
+    losses = tables.loss_sentences(open_bundle(out))
+    for sentence in losses:
         click.secho(sentence, fg="yellow", err=True)
     count = len(plan.networks)
-    click.echo(
-        f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, all within tolerance."
-    )
+    verdict = "beyond tolerance where it says so" if losses else "all within tolerance"
+    click.echo(f"Built {out}: {pipeline}, contract {plan.contract}, {count} network{'s' * (count != 1)}, {verdict}.")
     if "tensorrt" in plan.targets:
         _make_engines(out)
 

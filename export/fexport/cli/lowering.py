@@ -70,4 +70,7 @@ def precisions_of(precision: str | None, flags: list[str]) -> str | dict[str, st
     if precision is None or "=" not in precision:
         return precision or FULL
     pairs = [pair.partition("=") for pair in precision.split(",") if pair.strip()]
-    return {role.strip(): name.strip() for role, _, name in pairs}
+    found = {role.strip(): name.strip() for role, _, name in pairs}
+    if len(found) < len(pairs):
+        raise InputError(f"--precision {precision!r} names a role twice")
+    return found

@@ -29,6 +29,8 @@ def write_ranges(
     check_folder(out.absolute().parent)
     opened = _full_precision(bundle)
     seen = chips.sample(opened, pictures, most, say)
+    for note in seen.notes:
+        say(note)
     found = []
     for role, part, loaded in _networks(opened, weights, None):
         faces = lower.Faces(seen.calibration.get(role, ()), seen.held_out.get(role, ()))
@@ -56,6 +58,10 @@ def sensitivity(
     seen = chips.sample(opened, pictures, most, say)
     found = []
     for name, part, loaded in _networks(opened, weights, role):
+        if not seen.calibration.get(name):
+            raise InputError(
+                f"no face reached {loaded.network.name} on these pictures: give some whose faces the whole pipeline reads"
+            )
         cases = list(seen.calibration.get(name, ()))[:MOST_FACES]
         faces = lower.Faces(seen.calibration.get(name, ()))
         model, _ = lower.prepared(lower.exported(part, loaded), precision)

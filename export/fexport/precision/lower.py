@@ -74,6 +74,10 @@ def can_be_lowered(network: str) -> bool:
 
 def measured_ranges(part: Part, loaded: Loaded, faces: Faces, sha256: str, say: Say) -> calibrated.Ranges:
     """Ranges of everything that int8 would need of this network."""
+    if not faces.calibration:
+        raise InputError(
+            f"no face reached {loaded.network.name} on these pictures: give some whose faces the whole pipeline reads"
+        )
     model, _ = prepared(exported(part, loaded), "int8")
     plan = plan_of(model, loaded.network.name, "int8")
     channels = {n: [float(f"{v:.6g}") for v in r] for n, r in smooth.uneven(model, plan, faces.calibration).items()}
@@ -107,7 +111,7 @@ def lower(
     plan = _plan(model, part, loaded, precision, faces)
     known = None
     if precision == "int8":
-        known = _ranges_for(loaded, ranges)
+        known = check_ranges(loaded, ranges)
         evened = smooth.smooth(model, plan, known.channels)
         passes |= {"even-channels": evened} if evened else {}
         lowered = quantise.quantised(model, plan, known.by(method))
@@ -143,18 +147,20 @@ def lower(
 
 
 def with_losses(made: steps.Made) -> steps.Made:
-    """The same, with what is beyond its budget written down; what is not finite, or not compared, stays a failure."""
-    losses: dict[str, float] = {}
-    for d in (d for report in made.reports.values() for d in report.differences):
-        if not d.passed and np.isfinite(d.judged):
-            # a little more, since another engine, or another CPU, rounds otherwise
-            losses[d.gate] = max(losses.get(d.gate, 0.0), 1.1 * d.judged)
-    for report in made.reports.values():
-        report.differences = [
-            dataclasses.replace(d, limit=max(d.limit, losses.get(d.gate, 0.0))) for d in report.differences
-        ]
-    lossy = tuple(dataclasses.replace(v, loss=losses) for v in made.record.variants)
-    return steps.Made(dataclasses.replace(made.record, variants=lossy), made.reports)
+    """The same, with what is beyond its budget written down, each artefact's own; what is not finite, or not compared, has no
+    place there, and stays a failure. Reports keep their budgets.
+    """
+    variants = []
+    for variant in made.record.variants:
+        losses: dict[str, float] = {}
+        for report in made.reports.values():
+            if report.target != variant.target:
+                continue
+            for d in report.differences:
+                if not d.passed and np.isfinite(d.judged):
+                    losses[d.gate] = max(losses.get(d.gate, 0.0), d.judged)
+        variants.append(dataclasses.replace(variant, loss=losses))
+    return steps.Made(dataclasses.replace(made.record, variants=tuple(variants)), made.reports)
 
 
 def batches(inputs: Sequence[Inputs]) -> list[session.Case]:
@@ -172,16 +178,25 @@ def batches(inputs: Sequence[Inputs]) -> list[session.Case]:
 def _plan(model: onnx.ModelProto, part: Part, loaded: Loaded, precision: str, faces: Faces) -> PrecisionPlan:
     if precision != "fp16":
         return plan_of(model, loaded.network.name, precision)
-    known = samples.cases(loaded.network, part.choice)[verify.DECISIVE]
-    reached = magnitudes.magnitudes(model, [*known[:1], *faces.calibration])
+    known = batches_apart(samples.cases(loaded.network, part.choice)[verify.DECISIVE])
+    reached = magnitudes.magnitudes(model, [*known[:-1], *faces.calibration])
     plan = plan_of(model, loaded.network.name, precision, reached)
-    further = [*known[1:], *faces.held_out]
-    if further:
-        magnitudes.check_range(model, plan, magnitudes.magnitudes(model, further))
+    magnitudes.check_range(model, plan, magnitudes.magnitudes(model, [known[-1], *faces.held_out]))
     return plan
 
 
-def _ranges_for(loaded: Loaded, ranges: calibrated.Ranges | None) -> calibrated.Ranges:
+def batches_apart(cases: Sequence[session.Case]) -> list[session.Case]:
+    """The different inputs of cases, one in each."""
+    found: dict[bytes, session.Case] = {}
+    for case in cases:
+        for row in range(len(case[0])):
+            one = tuple(np.ascontiguousarray(a[row : row + 1]) for a in case)
+            found.setdefault(b"".join(a.tobytes() for a in one), one)
+    return list(found.values())
+
+
+def check_ranges(loaded: Loaded, ranges: calibrated.Ranges | None) -> calibrated.Ranges:
+    """These ranges; InputError if there are none, or they are of other weights."""
     name = loaded.network.name
     if ranges is None:
         raise InputError(f"there are no ranges for {name}: calibrate it with the others")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -51,6 +51,8 @@ class PrecisionPlan:
     precision: str
     types: Mapping[str, str]
     why: Mapping[str, str]
+    gives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tensors that each node makes, by which engines that rename nodes still know them."""
 
     @property
     def lowered(self) -> frozenset[str]:
@@ -58,11 +60,13 @@ class PrecisionPlan:
         return frozenset(name for name, kind in self.types.items() if kind != FULL)
 
     def as_json(self) -> bytes:
-        """Nodes by type and reason."""
+        """Nodes by type and reason, and the tensors that are fp32's."""
         groups: dict[str, dict[str, list[str]]] = {}
         for name, kind in self.types.items():
             groups.setdefault(kind, {}).setdefault(self.why[name], []).append(name)
-        return (json.dumps({"precision": self.precision, "nodes": groups}, indent=1) + "\n").encode()
+        kept = [t for name, kind in self.types.items() if kind == FULL for t in self.gives.get(name, ())]
+        said = {"precision": self.precision, "nodes": groups, "fp32_tensors": kept}
+        return (json.dumps(said, indent=1) + "\n").encode()
 
 
 def plan_of(
@@ -108,7 +112,7 @@ def plan_of(
         elif reason is None:
             kind, reason = precision, _MEANING[precision]
         types[node.name], why[node.name] = kind, reason
-    return PrecisionPlan(precision, types, why)
+    return PrecisionPlan(precision, types, why, {n.name: tuple(n.output) for n in graph.proto.node})
 
 
 def _island(node: onnx.NodeProto, islands: tuple[Island, ...], ends: frozenset[str]) -> str | None:

@@ -18,7 +18,7 @@ from fexcalibration.chips import Inputs
 from fexcalibration.ranges import Range
 from fexport import onnx_export, session
 from fexport.onnx_graph import Graph
-from fexport.precision import cast, quantise
+from fexport.precision import cast, magnitudes, quantise
 from fexport.precision.lower import batches
 from fexport.precision.plan import WEIGHTED, PrecisionPlan, plan_of
 from fexruntime.contracts import Gate, Network, gates_of
@@ -73,7 +73,8 @@ def analyse(
     say: Say = lambda text: None,
 ) -> Sensitivity:
     """Lower every part of `model` (prepared, fp32) alone, then the cheapest together. `ranges` serve int8."""
-    plan = plan_of(model, network.name, precision)
+    reached = magnitudes.magnitudes(model, cases) if precision == "fp16" else None
+    plan = plan_of(model, network.name, precision, reached)
     work = _multiplications(model, cases[0])
     members = _parts(model, plan, depth)
     outputs = {o.name for o in model.graph.output}
@@ -131,13 +132,16 @@ def _cost(
             for gate in gates:
                 gap = gate_difference(gate, a, b, crop_size, given)
                 gathered.setdefault(gate, []).extend(gap.tolist())
-                over = float(gap.max(initial=0.0)) / max(gate.limit, 1e-9)
+                over = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0)) / max(gate.limit, 1e-9)
                 if over > worst:
                     worst, worst_face = over, seen
             seen += 1
     over_budget = 0.0
     for gate, values in gathered.items():
         judged = float(np.max(values) if gate.by == "max" else np.percentile(values, 99)) if values else 0.0
+        judged = (
+            judged if np.isfinite(judged) else np.inf
+        )  # what is not a number is no answer: the dearest part there is
         differences[gate_name(gate.output, gate.columns, gate.task)] = judged
         over_budget = max(over_budget, judged / gate.limit if gate.limit else 2.0 * judged)
     return Cost(parts, share, differences, over_budget, worst_face)

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU, Intel GPUs and NPUs: the bundle's ONNX graphs, in full precision unless another artefact was asked for.
 
 OpenVINO would choose bfloat16 by itself on CPUs that have it; what runs here is the precision of the artefact. One in bfloat16
-is computed in it where the CPU can, but for the nodes that its plan keeps in fp32; elsewhere its weights are bfloat16's and
+is computed in it where the CPU can, but for the layers that its plan keeps in fp32 (OpenVINO lowers dense ones all the same:
+`describe` counts what it kept); elsewhere its weights are bfloat16's and
 the arithmetic fp32's, as in ONNX Runtime (`describe` says which). float16 graphs are computed in fp32 too: CPUs have no float16.
 """
 
@@ -45,30 +46,36 @@ class OpenVino:
         model = network.read(variant.model)
         self._precision = precision_of(model)
         core = self._ov.Core()
-        in_bfloat16 = variant.precision == BF16 and BF16.upper() in core.get_property(
-            "CPU", "OPTIMIZATION_CAPABILITIES"
+        device = place.device_of(network.role)
+        in_bfloat16 = (
+            variant.precision == BF16
+            and device.kind == CPU
+            and BF16.upper() in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         )
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": BF16 if in_bfloat16 else "f32",
             "NUM_STREAMS": 1,
         }
-        device = place.device_of(network.role)
         if device.kind == CPU:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         named = device_name(device, core.available_devices)
         kept = _kept_in_fp32(network, variant) if in_bfloat16 else frozenset()
         try:
             graph = core.read_model(model)
+            marked: frozenset[str] = frozenset()
             if kept:
-                graph = with_precise_nodes(self._ov, core, graph, kept)
+                graph, marked = with_precise_layers(self._ov, core, graph, kept)
             self._compiled: Any = core.compile_model(graph, named, settings)
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
             raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
         self._device = str(device)
         computes = self._computes_in()
         if not _is_full(computes) and not in_bfloat16:
-            raise EnvironmentMissingError(f"{str(device)!r} computes in {computes}, {self._name} was asked for in fp32")
+            raise EnvironmentMissingError(
+                f"{str(device)!r} computes in {computes}, {self._name} may be computed in fp32 alone"
+            )
+        self._kept = _kept_layers(self._compiled, marked)
         self._request = self._compiled.create_infer_request()
 
     def _computes_in(self) -> str:
@@ -112,7 +119,7 @@ class OpenVino:
             **(
                 {}
                 if self._precision in ("fp32", "int8")
-                else {"arithmetic": "fp32" if _is_full(hint) else "bf16 and fp32"}
+                else {"arithmetic": "fp32" if _is_full(hint) else f"bf16 and fp32 ({self._kept})"}
             ),
             "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if on_cpu else 1,
         }
@@ -137,26 +144,48 @@ def device_name(device: Device, seen: Sequence[str]) -> str:
 
 
 def _kept_in_fp32(network: BundleNetwork, variant: Variant) -> frozenset[str]:
-    """Names of the nodes that the artefact's plan has in fp32."""
+    """Names of the tensors that the artefact's plan has in fp32."""
     if variant.plan is None:
         return frozenset()
-    nodes = json.loads(network.read(variant.plan))["nodes"]
-    return frozenset(name for names in nodes.get("fp32", {}).values() for name in names)
+    return frozenset(json.loads(network.read(variant.plan))["fp32_tensors"])
 
 
-def with_precise_nodes(ov: Any, core: Any, model: Any, names: frozenset[str]) -> Any:
-    """The model, with these nodes marked as not to be lowered.
+def _kept_layers(compiled: Any, marked: frozenset[str]) -> str:
+    """How many of the layers that were marked are really computed in fp32, read off what was compiled."""
+    found = [
+        str(op.get_rt_info()["runtimePrecision"].value)
+        for op in (compiled.get_runtime_model().get_ops() if marked else ())
+        if marked.intersection(str(op.get_rt_info()["originalLayersNames"].value).split(","))
+    ]
+    floats = [kind for kind in found if kind in ("f32", BF16)]
+    return f"{floats.count('f32')} of {len(floats)} marked layers"
+
+
+def with_precise_layers(ov: Any, core: Any, model: Any, tensors: frozenset[str]) -> tuple[Any, frozenset[str]]:
+    """(the model, with the layers that make these tensors marked as not to be lowered; their names).
 
     OpenVINO knows the mark ("precise") and takes it from its own files alone: set from Python it is lost. So the model is
-    written and read once more.
+    written and read once more. A node may have become several layers, of which the last alone has the tensor's name: the
+    others are known by having none.
     """
     with tempfile.TemporaryDirectory(prefix="fexport-") as folder:
         text, weights = (os.path.join(folder, f"model.{end}") for end in ("xml", "bin"))
         ov.serialize(model, text, weights)
         tree = ElementTree.parse(text)
-        for layer in tree.getroot().iterfind("layers/layer"):
-            if layer.get("name") not in names or layer.get("type") in ("Const", "Parameter", "Result"):
+        layers = {layer.get("id"): layer for layer in tree.getroot().iterfind("layers/layer")}
+        feeds: dict[str | None, list[str | None]] = {}
+        for edge in tree.getroot().iterfind("edges/edge"):
+            feeds.setdefault(edge.get("to-layer"), []).append(edge.get("from-layer"))
+        waiting = [i for i, layer in layers.items() if tensors.intersection(_tensor_names(layer))]
+        marked: set[str | None] = set()
+        while waiting:
+            here = waiting.pop()
+            if here in marked or layers[here].get("type") in ("Const", "Parameter", "Result"):
                 continue
+            marked.add(here)
+            waiting += [i for i in feeds.get(here, ()) if not _tensor_names(layers[i])]
+        for here in marked:
+            layer = layers[here]
             marks = layer.find("rt_info")
             if marks is None:
                 marks = ElementTree.Element("rt_info")
@@ -164,7 +193,12 @@ def with_precise_nodes(ov: Any, core: Any, model: Any, names: frozenset[str]) ->
             ElementTree.SubElement(marks, "attribute", {"name": "precise", "version": "0"})
         tree.write(text)
         with open(weights, "rb") as file:
-            return core.read_model(Path(text).read_bytes(), ov.Tensor(np.frombuffer(file.read(), np.uint8)))
+            again = core.read_model(Path(text).read_bytes(), ov.Tensor(np.frombuffer(file.read(), np.uint8)))
+    return again, frozenset(str(layers[here].get("name")) for here in marked)
+
+
+def _tensor_names(layer: ElementTree.Element) -> list[str]:
+    return [n for port in layer.iterfind("output/port") for n in (port.get("names") or "").split(",") if n]
 
 
 def _is_full(hint: str) -> bool:
