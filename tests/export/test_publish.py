@@ -97,7 +97,7 @@ def test_two_builds_of_one_target_the_second_says_who_is_building(tmp_path):
 
 @pytest.mark.slow
 def test_two_builds_started_together_leave_one_whole_bundle(tmp_path):
-    start = [sys.executable, "-m", "fexport", "build", tmp_path / "bundle", "--pipeline", "faces"]
+    start = [sys.executable, "-m", "fexport", "build", tmp_path / "bundle", "--pipeline", "faces", "--force"]
     for offset in (0.0, 0.7):
         first = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
         time.sleep(offset)

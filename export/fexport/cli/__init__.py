@@ -57,6 +57,8 @@ EXAMPLES = {
     ),
     "evaluate": ("fexport evaluate bundle --dataset aflw2000 AFLW2000",),
     "models": ("fexport models --json",),
+    "lint": ("fexport lint model.onnx --tensorrt 10.3",),
+    "engines": ("fexport engines bundle --if-needed", "fexport engines bundle --profile 720x1280"),
     "doctor": ("fexport doctor",),
 }
 """By command: what its help ends with."""
