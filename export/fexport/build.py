@@ -50,6 +50,11 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 for note in loaded[role].notes:
                     progress(role, note)
         measured = {} if plan.ranges is None else ranges.load(plan.ranges)
+        noted = (
+            []
+            if plan.ranges is None
+            else ["ranges that were measured before; nothing of those pictures is held out here"]
+        )
         for role, precision in plan.precision.items():
             if precision == "int8" and not plan.calibration:
                 lower.check_ranges(loaded[role], measured.get(plan.networks[role].name))
@@ -60,9 +65,9 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
             }
             _gate(out, made)
             if plan.precision:
-                made |= _lowered(plan, made, measured, seeds, staging, progress)
+                made |= _lowered(plan, made, measured, seeds, staging, progress, noted)
                 _gate(out, made, plan.allow_loss)
-            manifest = _manifest(plan, made, staging)
+            manifest = _manifest(plan, made, staging, noted)
             (staging / MANIFEST).write_bytes(manifest.as_json())
             open_bundle(staging).verify_files()
         except FexportError:  # an interrupt keeps what was made, for the next run to find
@@ -95,6 +100,7 @@ def _lowered(
     seeds: Mapping[str, int | None],
     staging: Path,
     progress: Progress,
+    noted: list[str],
 ) -> dict[str, Made]:
     """The networks whose precision is lowered, by role. The finished fp32 pipeline reads the calibration pictures."""
     faces: Mapping[str, lower.Faces] = {}
@@ -105,6 +111,7 @@ def _lowered(
         (staging / MANIFEST).unlink()
         for note in seen.notes:
             progress("calibration", note)
+        noted += seen.notes
         faces = {r: lower.Faces(seen.calibration.get(r, ()), seen.held_out.get(r, ())) for r in plan.precision}
         sha256 = seen.sha256
     done = {}
@@ -149,11 +156,11 @@ def _gate(out: Path, made: dict[str, Made], allow_loss: bool = False) -> None:
         )
 
 
-def _manifest(plan: Plan, made: dict[str, Made], staging: Path) -> Manifest:
+def _manifest(plan: Plan, made: dict[str, Made], staging: Path, noted: list[str]) -> Manifest:
     """The manifest; written twice, since the sense check opens the bundle that it is a part of."""
     (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
     seen = sense.check(open_bundle(staging))
-    return _with_report(plan, made, staging, {"sense": seen})
+    return _with_report(plan, made, staging, {"sense": seen} | ({"calibration": noted} if noted else {}))
 
 
 def _with_report(plan: Plan, made: dict[str, Made], staging: Path, further: dict[str, Any]) -> Manifest:

@@ -28,6 +28,7 @@ def provenance(bundle: Bundle, options: Options | None = None) -> dict[str, Any]
         "bundle": str(bundle.path),
         "bundle_sha256": hashlib.sha256(bundle.manifest.as_json()).hexdigest(),
         "stand_ins": list(bundle.stand_ins),
+        "precision": {role: network.record.precision for role, network in bundle.networks.items()},
         "weights": {
             role: [{"file": w.filename, "source": w.source, "sha256": w.sha256} for w in network.record.weights]
             for role, network in bundle.networks.items()

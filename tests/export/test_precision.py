@@ -294,6 +294,9 @@ def test_what_is_out_of_budget_is_not_published_unless_it_is_allowed(tmp_path, m
 def test_fp16_halves_the_bundle(tmp_path):
     out = tmp_path / "bundle"
     building.build(plan("faces", precision="fp16"), out)
+    for _ in range(2):  # from the bundle, and from the device's store
+        with Detector(out, cache=tmp_path / "store") as found:
+            assert found.describe()["faces"]["precision"] == "fp16"
     full = next(v for v in open_bundle("edge").networks["faces"].record.variants if v.kind == "onnx")
     assert (out / "faces.fp16.onnx").stat().st_size < 0.6 * full.model.size_bytes
     assert not (out / "faces.onnx").exists()

@@ -42,7 +42,7 @@ EXAMPLES = {
         "fexport run bundle photos/ --columns au,pose --out au.parquet",
         "fexport run bundle photo.jpg --json",
     ),
-    "view": ("fexport view faces.csv",),
+    "view": ("fexport view faces.csv --out page.html",),
     "verify": ("fexport verify bundle --weights DIR",),
     "inspect": ("fexport inspect bundle --json", "fexport inspect bundle --sbom"),
     "calibrate": ("fexport calibrate ranges.json photos/ --bundle bundle",),

@@ -65,6 +65,8 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
         click.echo(f"the photograph's face was found, score {sense['score']}, overlap {sense['iou']}")
     elif sense:
         click.echo(f"not tried on a photograph: {sense.get('why')}")
+    for note in report.get("calibration", ()):
+        click.echo(f"calibrated: {note}")
     for sentence in tables.loss_sentences(found):
         click.secho(sentence, fg="yellow")
     if found.stand_ins:

@@ -134,12 +134,17 @@ class OnnxRuntime:
         }
         kept = store.find(key) if store else None
         if kept is not None:
-            variant.model.check(network.folder)  # what runs was made from it: a bundle that was changed must not run
             try:
                 options = self._options()
                 options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                with kept.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
-                    return self._session_of(str(kept), options), precision_of(graph)
+                # of the bundle's graph: optimising widens the weights of a lower precision
+                with (
+                    variant.model.opened(network.folder) as verified,
+                    open(verified, "rb") as file,
+                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph,
+                ):
+                    precision = precision_of(graph)
+                return self._session_of(str(kept), options), precision
             except (
                 BundleError,
                 OSError,
