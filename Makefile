@@ -25,7 +25,7 @@ opencv4: $(VENV)/opencv4/.done
 
 $(VENV)/opencv4/.done: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/opencv4
-	$(VENV)/opencv4/bin/python -m pip --disable-pip-version-check install -q "opencv-python-headless<5" pytest pandas pillow -e ".[cpu]"
+	$(VENV)/opencv4/bin/python -m pip --disable-pip-version-check install -q "opencv-python-headless<5" pytest pandas pillow -e ".[cpu,video]"
 	touch $@
 
 # has a network become slower? on a quiet machine; the baseline names its CPU
