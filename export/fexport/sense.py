@@ -14,6 +14,7 @@ import numpy as np
 
 from fexport.samples import FACE_XYXY_PX, photograph
 from fexruntime import Detector
+from fexruntime.boxes import iou
 from fexruntime.bundle import Bundle
 from fexruntime.errors import VerificationError
 
@@ -36,7 +37,7 @@ def check(bundle: Bundle) -> dict[str, Any]:
     if not len(result):
         raise VerificationError(f"{published[finder].row.name} finds no face in a photograph that has one")
     box, face = result.boxes_xyxy_px[0], np.array(FACE_XYXY_PX)
-    overlap, score = _iou(box, face), float(result.scores[0])
+    overlap, score = float(iou(box[None].astype(np.float64), face[None])[0, 0]), float(result.scores[0])
     if overlap < LEAST_IOU or score < LEAST_SCORE:
         raise VerificationError(
             f"{published[finder].row.name} finds a face of score {score:.2f} at {box.round().tolist()}, where there is one at "
@@ -50,9 +51,3 @@ def check(bundle: Bundle) -> dict[str, Any]:
             raise VerificationError(f"only {inside:.0%} of the landmarks lie on the photograph's face")
         seen["landmarks_on_face"] = round(inside, 3)
     return seen
-
-
-def _iou(a: Any, b: Any) -> float:
-    across, down = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
-    areas = [(v[2] - v[0]) * (v[3] - v[1]) for v in (a, b)]
-    return float(across * down / (sum(areas) - across * down))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fexruntime import detect
 from fexruntime.arrays import F32, F64, Values
+from fexruntime.boxes import iou, pairs
 
 UNITS = {"box": "1 - IoU", "score": "score", "faces": "faces lost or gained", "keypoints": "of the box's diagonal"}
 """Unit of each task."""
@@ -40,20 +41,19 @@ def _of_frame(task: str, expected: Values, found: Values, size_hw: tuple[int, in
         one, other = (
             detect.at(a["loc"][0], a["conf"][0, :, 1], a["landmarks"][0], anchors, size_hw) for a in (expected, found)
         )
-        pairs = [(i, i) for i in range(len(anchors))]
+        met = [(i, i) for i in range(len(anchors))]
     else:
-        pairs = _matched(one.boxes_xyxy_px, other.boxes_xyxy_px)
+        met = _matched(one.boxes_xyxy_px, other.boxes_xyxy_px)
     if task == "faces":
-        lost = [float(i not in {a for a, _ in pairs}) for i in np.flatnonzero(one.scores >= CERTAIN)]
-        gained = [float(j not in {b for _, b in pairs}) for j in np.flatnonzero(other.scores >= CERTAIN)]
+        lost = [float(i not in {a for a, _ in met}) for i in np.flatnonzero(one.scores >= CERTAIN)]
+        gained = [float(j not in {b for _, b in met}) for j in np.flatnonzero(other.scores >= CERTAIN)]
         return [*lost, *gained] or [0.0]
-    certain = [(i, j) for i, j in pairs if max(one.scores[i], other.scores[j]) >= CERTAIN] or pairs
+    certain = [(i, j) for i, j in met if max(one.scores[i], other.scores[j]) >= CERTAIN] or met
     if task == "score":
         return [abs(float(one.scores[i]) - float(other.scores[j])) for i, j in certain]
     if task == "box":
-        return [
-            1.0 - float(iou(one.boxes_xyxy_px[i : i + 1], other.boxes_xyxy_px[j : j + 1])[0, 0]) for i, j in certain
-        ]
+        overlap = iou(one.boxes_xyxy_px.astype(np.float64), other.boxes_xyxy_px.astype(np.float64))
+        return [1.0 - float(overlap[i, j]) for i, j in certain]
     return [_keypoints(one, i, other, j) for i, j in certain]
 
 
@@ -67,21 +67,5 @@ def _keypoints(one: detect.Detections, i: int, other: detect.Detections, j: int)
 
 def _matched(one: F32, other: F32) -> list[tuple[int, int]]:
     """Pairs of boxes of the same face, the best overlap first, each box once."""
-    overlap = iou(one, other)
-    pairs: list[tuple[int, int]] = []
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
-        i, j = (int(k) for k in np.unravel_index(flat, overlap.shape))
-        if overlap[i, j] <= SAME_IOU:
-            break
-        if all(i != a and j != b for a, b in pairs):
-            pairs.append((i, j))
-    return pairs
-
-
-def iou(one: F32, other: F32) -> F64:
-    """Intersection over union [N,M] of boxes [N,4] and [M,4], as corners."""
-    a, b = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
-    side = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
-    both = side.prod(-1)
-    areas = [(v[..., 2:] - v[..., :2]).clip(0).prod(-1) for v in (a, b)]
-    return np.asarray(both / np.maximum(areas[0] + areas[1] - both, 1e-12))
+    overlap = iou(one.astype(np.float64), other.astype(np.float64))
+    return pairs(overlap, overlap > SAME_IOU)

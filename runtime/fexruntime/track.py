@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fexruntime.arrays import F32, U8
+from fexruntime.boxes import iou, pairs
 from fexruntime.contracts import VALUES
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
@@ -299,27 +300,8 @@ def _pairs(boxes: F32, tracks: Sequence[F32]) -> list[tuple[int, int]]:
     """(face, track) greedily by overlap, each once."""
     if not len(boxes) or not tracks:
         return []
-    overlap = _iou(boxes, np.stack(tracks))
-    pairs = []
-    faces, met = set(range(len(boxes))), set(range(len(tracks)))
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
-        face, track = divmod(int(flat), overlap.shape[1])
-        if overlap[face, track] < SAME_FACE_IOU:
-            break
-        if face in faces and track in met:
-            pairs.append((face, track))
-            faces.remove(face)
-            met.remove(track)
-    return pairs
-
-
-def _iou(a: F32, b: F32) -> F32:
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [np.clip(v[:, 2:] - v[:, :2], 0, None).prod(axis=1) for v in (a, b)]
-    whole: F32 = shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-9)
-    return whole
+    overlap = iou(boxes, np.stack(tracks))
+    return pairs(overlap, overlap >= SAME_FACE_IOU)
 
 
 def _packed(array: Any) -> list[Any]:

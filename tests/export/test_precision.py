@@ -19,11 +19,12 @@ from fexport.plan import plan
 from fexport.precision import cast, lower, magnitudes, quantise, smooth
 from fexport.precision.plan import plan_of
 from fexruntime import Detector
+from fexruntime.boxes import iou
 from fexruntime.bundle import open_bundle
 from fexruntime.canonical import check_canonical
 from fexruntime.contracts import GATES, Gate
 from fexruntime.contracts.precision import FULL, PRECISIONS
-from fexruntime.detections import difference, iou
+from fexruntime.detections import difference
 from fexruntime.errors import InputError, VerificationError
 from fexruntime.sources.images import read_image
 

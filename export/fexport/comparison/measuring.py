@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fexruntime.arrays import F64, U8
+from fexruntime.boxes import iou, pairs
 from fexruntime.contracts import PIPELINES, Group
 from fexruntime.contracts.labels import FACEBOX
 from fexruntime.contracts.measures import BUDGETS, MEASURES, UNITS
@@ -126,21 +127,9 @@ def _rotation(first: F64, second: F64) -> F64:
 
 def matched(first: F64, second: F64, least_iou: float = SAME_FACE_IOU) -> list[tuple[int, int]]:
     """Pairs of faces of two lists of boxes [N,4] (left, top, width, height), the best overlap first; each in one pair at most."""
-    if not len(first) or not len(second):
-        return []
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    areas = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None]
-    overlap = np.nan_to_num(common / np.maximum(areas - common, 1e-12))
-    pairs: list[tuple[int, int]] = []
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
-        i, j = divmod(int(flat), len(second))
-        if overlap[i, j] < least_iou:
-            break
-        if all(i != p and j != q for p, q in pairs):
-            pairs.append((i, j))
-    return sorted(pairs)
+    corners = [np.concatenate([v[:, :2], v[:, :2] + v[:, 2:]], axis=1) for v in (first, second)]
+    overlap = np.nan_to_num(iou(*corners))
+    return sorted(pairs(overlap, overlap >= least_iou))
 
 
 @dataclass(frozen=True, slots=True)

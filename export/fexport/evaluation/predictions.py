@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fexport.evaluation.datasets import Dataset
-from fexruntime.arrays import F32, F64
+from fexruntime.arrays import F64
+from fexruntime.boxes import iou
 from fexruntime.contracts import Pipeline
 from fexruntime.contracts.labels import POSE, ROTATION
 from fexruntime.errors import InputError, one_line
@@ -120,16 +121,9 @@ def _labelled(result: FrameResult, face_xyxy: F64 | None) -> int | None:
         return None
     if face_xyxy is None:
         return 0
-    overlap = _iou(result.boxes_xyxy_px, face_xyxy)
+    overlap = iou(result.boxes_xyxy_px.astype(np.float64), face_xyxy[None])[:, 0]
     best = int(overlap.argmax())
     return best if overlap[best] > 0 else None
-
-
-def _iou(boxes: F32, box: F64) -> F64:
-    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
-    common = np.clip(high - low, 0, None).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return np.asarray(common / np.maximum(areas - common, 1e-9), np.float64)
 
 
 def read(path: Path, dataset: Dataset) -> Predictions:
