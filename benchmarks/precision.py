@@ -7,7 +7,6 @@ cost what real ones cost, and say nothing of accuracy: their losses are allowed 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import time
 from pathlib import Path
 
 import click
-from record import RESULTS
+from record import RESULTS, against_pyfeat
 
 from fexport import build, plan
 from fexport.samples import PHOTOGRAPH
@@ -62,11 +61,8 @@ def main(weights: Path, pyfeat_python: Path, pictures: tuple[Path, ...], rounds:
                 said["megabytes"] = sum(p.stat().st_size for p in out.iterdir()) / 1e6
                 (RESULTS / f"precision_{precision}_verification.json").write_text(json.dumps(said, indent=1) + "\n")
                 subprocess.run([sys.executable, "-m", "fexport", "tune", str(out), "--threads", "2"], check=True)
-            options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", "--force", *chosen]
-            options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
-            print(name, flush=True)
-            subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundles[precision]), *options], check=True)
-            shutil.copy(Path(folder) / "out" / "samples.json", RESULTS / f"precision_{name}.json")
+            into = f"precision_{name}"
+            against_pyfeat(into, bundles[precision], Path(folder), rounds, chosen, pyfeat_python, weights)
 
 
 if __name__ == "__main__":

@@ -53,14 +53,21 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
                 for threads in ("1", "2"):
                     tune = [sys.executable, "-m", "fexport", "tune", str(bundles[pipeline]), "--threads", threads]
                     subprocess.run(tune, check=True)
-            options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", "--force", *chosen]
-            options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
-            print(name, flush=True)
-            # a process of its own: torch, which built the bundle, is not in its memory
-            subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundles[pipeline]), *options], check=True)
-            shutil.copy(Path(folder) / "out" / "samples.json", RESULTS / f"{name}.json")
+            against_pyfeat(name, bundles[pipeline], Path(folder), rounds, chosen, pyfeat_python, weights)
     (RESULTS / "peak.json").write_text(json.dumps({"gflops": peak_gflops()}, indent=1) + "\n")
     (RESULTS / "gflop.json").write_text(json.dumps(gflop(), indent=1) + "\n")
+
+
+def against_pyfeat(
+    name: str, bundle: Path, folder: Path, rounds: int, chosen: list[str], pyfeat_python: Path, weights: Path
+) -> None:
+    """One workload beside py-feat: results/NAME.json."""
+    options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", "--force", *chosen]
+    options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
+    print(name, flush=True)
+    # a process of its own: torch, which built the bundle, is not in its memory
+    subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundle), *options], check=True)
+    shutil.copy(folder / "out" / "samples.json", RESULTS / f"{name}.json")
 
 
 def gflop(height: int = 480, width: int = 640) -> dict[str, float]:

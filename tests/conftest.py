@@ -133,3 +133,25 @@ def browser():
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of pictures with a face: the photograph, mirrored, darker, and smaller ones."""
+    from PIL import Image
+
+    from fexport import samples
+
+    folder = tmp_path_factory.mktemp("pictures")
+    image = Image.fromarray(samples.photograph())
+    made = [
+        image,
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        image.point(lambda v: int(v * 0.6)),
+        image.resize((400, 360)),
+        image.crop((60, 0, 460, 360)),
+        image.resize((330, 500)),
+    ]
+    for k, picture in enumerate(made):
+        picture.save(folder / f"{k}.png")
+    return folder

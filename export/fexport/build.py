@@ -20,7 +20,7 @@ from fexport.modules import Loaded
 from fexport.plan import Plan
 from fexport.precision import lower
 from fexport.publish import check_target, discard, publish, report_path, staging_for
-from fexport.steps import Made, Progress, json_bytes, make, notices, tools, write
+from fexport.steps import Made, Progress, exported, json_bytes, make, notices, tools, write
 from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
 from fexruntime.contracts.precision import FULL
@@ -118,16 +118,18 @@ def _lowered(
     for role, precision in plan.precision.items():
         part, network = plan.parts[role], plan.networks[role]
         loaded = modules.load(network, part.choice.crop, plan.weights, seeds[role])
+        plain = exported(loaded, part.choice)
         of_faces = faces.get(role, lower.Faces())
         found = measured.get(network.name)
         if precision == "int8" and found is None and plan.calibration:
             say = partial(progress, role)
-            found = lower.measured_ranges(part, loaded, of_faces, sha256, say)
+            found = lower.measured_ranges(plain, loaded, of_faces, sha256, say)
         done[role] = lower.lower(
             staging,
             role,
             part,
             loaded,
+            plain,
             made[role].record,
             precision,
             plan.targets,

@@ -15,7 +15,8 @@ from fexruntime.faces import KEEP
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
-TARGETS = ("onnxruntime", "ncnn", "openvino", "tensorrt")
+NCNN, TENSORRT = "ncnn", "tensorrt"
+TARGETS = ("onnxruntime", NCNN, "openvino", TENSORRT)
 """Engines that artefacts are made for and verified on. The first is always one: its graphs are everybody's."""
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from fexport import ncnn_export, onnx_export, onnx_passes, samples, session, tensorrt_lint, verify
 from fexport.modules import Loaded
-from fexport.plan import TARGETS, Part
+from fexport.plan import NCNN, TARGETS, TENSORRT, Part
 from fexruntime.arrays import F32
 from fexruntime.backends import open_variant
 from fexruntime.backends.arrays import FUNCTIONS
@@ -56,12 +57,11 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
         progress(role, f"{network.name} was already made")
         return kept
     progress(role, f"exporting {network.name}")
-    inputs = tuple(sized(t, part.choice.crop_size) for t in network.inputs)
-    outputs = tuple(t for t in network.outputs if t.name in loaded.outputs)
+    inputs, outputs = edges(loaded, part.choice)
     passes: Mapping[str, int] = {}
     not_held: dict[str, str] = {}
     if loaded.recipe.graph:
-        variants, passes, not_held = _graphs(staging, role, part, loaded, inputs, outputs, targets, progress)
+        variants, passes, not_held = _graphs(staging, role, part, loaded, inputs, targets, progress)
     else:
         variants = [_arrays_alone(staging, role, part, loaded, inputs)]
     record = NetworkRecord(
@@ -90,36 +90,51 @@ def _graphs(
     part: Part,
     loaded: Loaded,
     inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
     targets: Sequence[str],
     progress: Progress,
 ) -> tuple[list[Variant], Mapping[str, int], dict[str, str]]:
     """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
-    cases = cases_of(loaded, part.choice)
-    plain = onnx_export.export(loaded.module, example(cases[verify.DECISIVE][-1]), inputs, outputs)
+    plain = exported(loaded, part.choice)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
-    backends = tuple(t for t in targets if t not in ("ncnn", "tensorrt"))
+    backends = verified_on(targets)
     variants = [Variant(FULL, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
         variants.append(Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",)))
     not_held = {}
-    if "tensorrt" in targets and (found := tensorrt_lint.lint(model)):
-        not_held["tensorrt"] = str(found[0])
+    if TENSORRT in targets and (found := tensorrt_lint.lint(model)):
+        not_held[TENSORRT] = str(found[0])
         progress(role, f"not for TensorRT: {found[0]}")
-    if "ncnn" in targets:
+    if NCNN in targets:
         try:
             text, weights = ncnn_export.convert(plain)
         except ncnn_export.NotHeldError as error:
-            not_held["ncnn"] = str(error)
+            not_held[NCNN] = str(error)
             progress(role, f"no artefact for ncnn: {error}")
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
             variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
     return variants, passes, not_held
+
+
+def verified_on(targets: Sequence[str]) -> tuple[str, ...]:
+    """The targets on which an ONNX graph is held to torch here: ncnn has artefacts of its own, TensorRT makes engines elsewhere."""
+    return tuple(t for t in targets if t not in (NCNN, TENSORRT))
+
+
+def edges(loaded: Loaded, choice: Choice) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(inputs, outputs) of a network as this choice and this checkpoint have it."""
+    inputs = tuple(_sized(t, choice.crop_size) for t in loaded.network.inputs)
+    return inputs, tuple(t for t in loaded.network.outputs if t.name in loaded.outputs)
+
+
+def exported(loaded: Loaded, choice: Choice) -> onnx.ModelProto:
+    """The plain graph of a network."""
+    example = _example(cases_of(loaded, choice)[verify.DECISIVE][-1])
+    return onnx_export.export(loaded.module, example, *edges(loaded, choice))
 
 
 def _arrays_alone(staging: Path, role: str, part: Part, loaded: Loaded, inputs: Sequence[Tensor]) -> Variant:
@@ -189,14 +204,13 @@ def recorded(loaded: Loaded, part: Part, inputs: Sequence[Tensor], run: session.
     return given | {f"output.{name}": array for name, array in run(case).items()}
 
 
-def example(case: session.Case) -> tuple[torch.Tensor, ...]:
+def _example(case: session.Case) -> tuple[torch.Tensor, ...]:
     """An input for the exporter's trace: at least two items, so that the batch axis is not taken for a constant."""
     tensors = [torch.from_numpy(array) for array in case]
     return tuple(t if len(t) > 1 else torch.cat([t, t]) for t in tensors)
 
 
-def sized(tensor: Tensor, crop_size: int) -> Tensor:
-    """A tensor of the contract's with the side of its crops in its shape."""
+def _sized(tensor: Tensor, crop_size: int) -> Tensor:
     shape = tuple(crop_size if axis == "chip" else axis for axis in tensor.shape)
     return dataclasses.replace(tensor, shape=shape)
 

@@ -12,9 +12,9 @@ import torch
 from command import fexport
 from onnx import TensorProto, helper, numpy_helper
 
-from fexcalibration import METHODS, chips, ranges
+from fexcalibration import ranges
 from fexport import build as building
-from fexport import modules, onnx_graph, samples, session
+from fexport import modules, onnx_graph, samples, session, steps
 from fexport.plan import plan
 from fexport.precision import cast, lower, magnitudes, quantise, smooth
 from fexport.precision.plan import plan_of
@@ -37,28 +37,8 @@ def detector():
     """(part, loaded, {precision: prepared graph}) of the packaged detector."""
     part = plan("faces").parts["faces"]
     loaded = modules.load(part.network, None)
-    plain = lower.exported(part, loaded)
+    plain = steps.exported(loaded, part.choice)
     return part, loaded, {p: lower.prepared(plain, p)[0] for p in PRECISIONS[1:]}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of pictures with a face: the photograph, mirrored, darker, and smaller ones."""
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("pictures")
-    image = Image.fromarray(samples.photograph())
-    made = [
-        image,
-        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        image.point(lambda v: int(v * 0.6)),
-        image.resize((400, 360)),
-        image.crop((60, 0, 460, 360)),
-        image.resize((330, 500)),
-    ]
-    for k, picture in enumerate(made):
-        picture.save(folder / f"{k}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -180,51 +160,6 @@ def test_hidden_sums_of_squares_are_looked_at():
     assert reached["y"] < 65504 < reached["y" + magnitudes.SQUARES]
     with pytest.raises(VerificationError, match=r"reaches 6.4e\+05"):
         magnitudes.check_range(model, cast.PrecisionPlan("fp16", {"norm": "fp16"}, {"norm": "test"}), reached)
-
-
-def test_ways_to_cut_a_range():
-    values = np.random.RandomState(1).standard_normal(200_000)
-    values[0] = 40.0  # one that nothing else is near
-    whole = (float(values.min()), float(values.max()))
-    counts = np.histogram(values, ranges.BINS, whole)[0].astype(float)
-    found = ranges.cut(counts, whole)
-    assert set(found) == set(METHODS)
-    assert found["minmax"] == whole
-    for name in ("percentile", "mse", "entropy"):
-        assert 2.0 < found[name][1] < 0.9 * whole[1], name
-        assert -6.0 < found[name][0] < -1.5, name
-    assert ranges.cut(np.zeros(ranges.BINS), (0.0, 0.0)) == dict.fromkeys(METHODS, (0.0, 0.0))
-
-
-def test_the_sampler_is_balanced_and_gives_the_same_again(pictures, tmp_path):
-    from PIL import Image
-
-    crowd = np.concatenate([samples.photograph()] * 3, axis=1)
-    for path in pictures.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "again.png").write_bytes((pictures / "0.png").read_bytes())  # the same pixels count once
-    Image.fromarray(crowd).save(tmp_path / "crowd.png")
-    (tmp_path / "torn.png").write_bytes(b"no picture")
-    one = chips.sample(open_bundle("edge"), [tmp_path])
-    two = chips.sample(open_bundle("edge"), [tmp_path])
-    assert one.sha256 == two.sha256
-    assert one.pictures == 7
-    assert len(one.passed_over) == 1
-    assert "torn.png" in one.passed_over[0]
-    assert one.held_out["faces"]  # the fifth
-    assert len(one.calibration["faces"]) == 6
-    for a, b in zip(one.calibration["faces"], two.calibration["faces"], strict=True):
-        assert np.array_equal(a[0], b[0])
-
-
-def test_pictures_that_say_nothing_are_refused_in_a_sentence(tmp_path):
-    from PIL import Image
-
-    with pytest.raises(InputError, match="no picture could be read"):
-        chips.sample(open_bundle("edge"), [tmp_path])
-    Image.new("RGB", (200, 200), "navy").save(tmp_path / "blank.png")
-    with pytest.raises(InputError, match="no face was found in the 1 pictures"):
-        chips.sample(open_bundle("edge"), [tmp_path])
 
 
 def test_int8_finds_the_same_faces(int8, pictures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from fexcalibration import METHODS, chips, ranges
@@ -12,6 +13,7 @@ from fexport.precision import lower, sensitivity_report, smooth
 from fexport.precision import sensitivity as analysis
 from fexport.precision.plan import plan_of
 from fexport.reverify import load_again
+from fexport.steps import exported
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import InputError
@@ -34,7 +36,9 @@ def write_ranges(
     found = []
     for role, part, loaded in _networks(opened, weights, None):
         faces = lower.Faces(seen.calibration.get(role, ()), seen.held_out.get(role, ()))
-        found.append(lower.measured_ranges(part, loaded, faces, seen.sha256, lambda t, r=role: say(f"{r}: {t}")))  # type: ignore[misc]
+        found.append(
+            lower.measured_ranges(exported(loaded, part.choice), loaded, faces, seen.sha256, partial(_said, say, role))
+        )
     ranges.save(out, found)
     return found
 
@@ -58,16 +62,14 @@ def sensitivity(
     seen = chips.sample(opened, pictures, most, say)
     found = []
     for name, part, loaded in _networks(opened, weights, role):
-        if not seen.calibration.get(name):
-            raise InputError(
-                f"no face reached {loaded.network.name} on these pictures: give some whose faces the whole pipeline reads"
-            )
-        cases = list(seen.calibration.get(name, ()))[:MOST_FACES]
         faces = lower.Faces(seen.calibration.get(name, ()))
-        model, _ = lower.prepared(lower.exported(part, loaded), precision)
+        lower.check_faces(loaded, faces)
+        cases = faces.calibration[:MOST_FACES]
+        plain = exported(loaded, part.choice)
+        model, _ = lower.prepared(plain, precision)
         measured: dict[str, ranges.Range] = {}
         if precision == "int8":
-            known = lower.measured_ranges(part, loaded, faces, seen.sha256, lambda t, r=name: say(f"{r}: {t}"))  # type: ignore[misc]
+            known = lower.measured_ranges(plain, loaded, faces, seen.sha256, partial(_said, say, name))
             smooth.smooth(model, plan_of(model, loaded.network.name, precision), known.channels)
             measured = known.by(METHODS[0])
         one = analysis.analyse(
@@ -78,11 +80,15 @@ def sensitivity(
             cases,
             measured,
             depth,
-            lambda t, r=name: say(f"{r}: {t}"),  # type: ignore[misc]
+            partial(_said, say, name),
         )
         found.append((name, one, seen.names[name][: len(cases)]))
     sensitivity_report.write(report, found)
     return [sensitivity_report.sentence(one) for _, one, _ in found]
+
+
+def _said(say: Say, role: str, text: str) -> None:
+    say(f"{role}: {text}")
 
 
 def _full_precision(bundle: str) -> Bundle:

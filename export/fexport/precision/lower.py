@@ -13,10 +13,10 @@ import onnx
 
 from fexcalibration import ranges as calibrated
 from fexcalibration.chips import Inputs
-from fexport import onnx_export, onnx_passes, samples, session, steps, tensorrt_lint, verify
+from fexport import onnx_export, onnx_passes, session, steps, tensorrt_lint, verify
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
-from fexport.plan import Part
+from fexport.plan import NCNN, TENSORRT, Part
 from fexport.precision import cast, magnitudes, quantise, smooth
 from fexport.precision.plan import PrecisionPlan, plan_of
 from fexruntime.bundle import BundleNetwork
@@ -24,7 +24,6 @@ from fexruntime.contracts.precision import ISLANDS
 from fexruntime.errors import InputError
 from fexruntime.manifest import ANY, NetworkRecord, Variant
 
-TENSORRT = "tensorrt"
 Say = Callable[[str], None]
 HELD_OUT = "held-out"
 """Kind of the inputs that came from the caller's own pictures, and that nothing was measured on."""
@@ -59,26 +58,23 @@ def prepared(plain: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, d
     return model, done
 
 
-def exported(part: Part, loaded: Loaded) -> onnx.ModelProto:
-    """The plain graph of a network."""
-    inputs = tuple(steps.sized(t, part.choice.crop_size) for t in loaded.network.inputs)
-    outputs = tuple(t for t in loaded.network.outputs if t.name in loaded.outputs)
-    cases = samples.cases(loaded.network, part.choice)
-    return onnx_export.export(loaded.module, steps.example(cases[verify.DECISIVE][-1]), inputs, outputs)
-
-
 def can_be_lowered(network: str) -> bool:
     """Whether there is a row that says how."""
     return network in ISLANDS
 
 
-def measured_ranges(part: Part, loaded: Loaded, faces: Faces, sha256: str, say: Say) -> calibrated.Ranges:
-    """Ranges of everything that int8 would need of this network."""
+def check_faces(loaded: Loaded, faces: Faces) -> None:
+    """InputError if a network was given nothing on the caller's pictures."""
     if not faces.calibration:
         raise InputError(
             f"no face reached {loaded.network.name} on these pictures: give some whose faces the whole pipeline reads"
         )
-    model, _ = prepared(exported(part, loaded), "int8")
+
+
+def measured_ranges(plain: onnx.ModelProto, loaded: Loaded, faces: Faces, sha256: str, say: Say) -> calibrated.Ranges:
+    """Ranges of everything that int8 would need of this network, of its plain graph."""
+    check_faces(loaded, faces)
+    model, _ = prepared(plain, "int8")
     plan = plan_of(model, loaded.network.name, "int8")
     channels = {n: [float(f"{v:.6g}") for v in r] for n, r in smooth.uneven(model, plan, faces.calibration).items()}
     smooth.smooth(model, plan, channels)
@@ -97,6 +93,7 @@ def lower(
     role: str,
     part: Part,
     loaded: Loaded,
+    plain: onnx.ModelProto,
     record: NetworkRecord,
     precision: str,
     targets: tuple[str, ...],
@@ -107,7 +104,7 @@ def lower(
 ) -> steps.Made:
     """Replace a network's artefacts by ones of a lower precision, verified by that precision's budgets."""
     progress(role, f"lowering {loaded.network.name} to {precision}")
-    model, passes = prepared(exported(part, loaded), precision)
+    model, passes = prepared(plain, precision)
     plan = _plan(model, part, loaded, precision, faces)
     known = None
     if precision == "int8":
@@ -127,8 +124,8 @@ def lower(
         model_file = steps.write(staging, f"{name}.onnx", data)
         return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=plan_file)
 
-    variants = [artefact(lowered, ANY, tuple(t for t in targets if t not in ("ncnn", TENSORRT)))]
-    not_held = {"ncnn": f"its {precision} artefact is an ONNX graph"} if "ncnn" in targets else {}
+    variants = [artefact(lowered, ANY, steps.verified_on(targets))]
+    not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
     # a strongly typed TensorRT takes the types of its graph; 8.6 would take precision as a flag, and no such graph
     if TENSORRT in targets:
         graph = lowered
@@ -178,14 +175,14 @@ def batches(inputs: Sequence[Inputs]) -> list[session.Case]:
 def _plan(model: onnx.ModelProto, part: Part, loaded: Loaded, precision: str, faces: Faces) -> PrecisionPlan:
     if precision != "fp16":
         return plan_of(model, loaded.network.name, precision)
-    known = batches_apart(samples.cases(loaded.network, part.choice)[verify.DECISIVE])
+    known = _apart(steps.cases_of(loaded, part.choice)[verify.DECISIVE])
     reached = magnitudes.magnitudes(model, [*known[:-1], *faces.calibration])
     plan = plan_of(model, loaded.network.name, precision, reached)
     magnitudes.check_range(model, plan, magnitudes.magnitudes(model, [known[-1], *faces.held_out]))
     return plan
 
 
-def batches_apart(cases: Sequence[session.Case]) -> list[session.Case]:
+def _apart(cases: Sequence[session.Case]) -> list[session.Case]:
     """The different inputs of cases, one in each."""
     found: dict[bytes, session.Case] = {}
     for case in cases:
