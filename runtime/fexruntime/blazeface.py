@@ -59,8 +59,8 @@ def find(
         boxes, points, scores = boxes[:max_faces], points[:max_faces], scores[:max_faces]
     height, width = size_hw
     frame = np.array([width, height], np.float32)
-    regions = [_region(box, eyes, frame) for box, eyes in zip(boxes, points[:, :2], strict=True)]
-    kept = _apart([(centre, size) for centre, size, _ in regions])
+    regions = [region(box, eyes, frame) for box, eyes in zip(boxes, points[:, :2], strict=True)]
+    kept = apart([(centre, size) for centre, size, _ in regions])
     corners = [corners_of(centre * frame, size * frame, angle) for centre, size, angle in regions]
     pixels = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) * np.tile(frame, 2)
     return Faces(
@@ -128,7 +128,7 @@ def _in_frame(boxes: F32, points: F32, size_hw: tuple[int, int]) -> tuple[F32, F
     return np.concatenate([low, high - low], axis=1), points * scale + shift
 
 
-def _region(box: F32, eyes: F32, frame: F32) -> tuple[F32, F32, float]:
+def region(box: F32, eyes: F32, frame: F32) -> tuple[F32, F32, float]:
     """(centre, size, as fractions of the frame, and angle) of a face's region: square in pixels, the eyes level in it."""
     centre = box[:2] + box[2:] / np.float32(2)
     longer = (box[2:] * frame).max()
@@ -139,7 +139,7 @@ def _region(box: F32, eyes: F32, frame: F32) -> tuple[F32, F32, float]:
     return centre, size, turn
 
 
-def _apart(regions: list[tuple[F32, F32]]) -> list[int]:
+def apart(regions: list[tuple[F32, F32]]) -> list[int]:
     """Which regions stay when each takes the place of earlier ones that it overlaps (as if they were not turned)."""
     boxes = np.array([[*(c - s / np.float32(2)), *s] for c, s in regions], np.float32).reshape(-1, 4)
     kept: list[int] = []

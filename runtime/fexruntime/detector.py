@@ -36,11 +36,14 @@ from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Frames, Inputs, Position
 from fexruntime.tuning import resolved
-from fexruntime.walk import Finding, Walk
+from fexruntime.walk import Finding, Walk, tracker_of
 from fexruntime.workspace import Observer, Workspace, Workspaces
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from fexruntime.landmark_track import LandmarkTracker
+    from fexruntime.track import Tracker
 
 
 class PlaceFields(TypedDict, total=False):
@@ -179,8 +182,9 @@ class Detector:
         selection = self._selection(chosen)
         self._workspaces.check_open()
         live = Live(source, chosen, reconnects)
-        carry = [selection.names_from] if selection.names_from is not None else []
-        return live.through(Walk(live.frames(), chosen, self._run, carry=carry))
+        tracker = self._tracker(chosen, selection)
+        read = partial(self._run, also=frozenset() if tracker is None else tracker.reads)
+        return live.through(Walk(live.frames(), chosen, read, tracker=tracker))
 
     def walk(
         self,
@@ -193,13 +197,17 @@ class Detector:
         rows_only: bool = False,
     ) -> Walk:
         """What `stream` goes through, with the frames themselves, batch by batch; `after`: from behind that frame on."""
-        selection = self._selection(options)
+        tracker = self._tracker(options, self._selection(options))
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
         own = options.batch_size > 1
         frames = Frames(inputs, options, on_bad, own=own, after=after)
+        read = partial(self._run, rows_only=rows_only, also=frozenset() if tracker is None else tracker.reads)
+        return Walk(frames, options, read, given, on_bad, tracker)
+
+    def _tracker(self, options: Options, selection: Selection) -> Tracker | LandmarkTracker | None:
         carry = [selection.names_from] if selection.names_from is not None else []
-        return Walk(frames, options, partial(self._run, rows_only=rows_only), given, on_bad, carry)
+        return tracker_of(self.pipeline, self._finder.gives, options, carry)
 
     def run(
         self, frames: Sequence[Frame], options: Options | None = None, boxes: Sequence[F32] | None = None
@@ -218,6 +226,7 @@ class Detector:
         boxes: Sequence[F32] | None,
         finding: Finding | None,
         rows_only: bool = False,
+        also: frozenset[str] = frozenset(),
     ) -> list[FrameResult]:
         if not frames:
             return []
@@ -232,20 +241,17 @@ class Detector:
             if boxes is not None:
                 raise InputError("boxes and region='frame' exclude each other: give one of them")
             boxes = [finders.whole(frame) for frame in frames]
-        wanted = self._selection(chosen).values
+        wanted = self._selection(chosen).values | also
         steps = needed(self._steps, wanted)
         finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
         find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
             try:
                 if boxes is not None:
-                    found = [finders.given(finder, checked_boxes(b)) for b in boxes]
-                elif finding is None:
-                    found = find(finder, frames, chosen, workspace)
+                    found = finders.best([finders.given(finder, checked_boxes(b)) for b in boxes], chosen)
                 else:
-                    found = finding(frames, lambda some: find(finder, some, chosen, workspace))
-                if chosen.max_faces is not None:
-                    found = [{name: value[: chosen.max_faces] for name, value in f.items()} for f in found]
+                    looked = lambda some: finders.best(find(finder, some, chosen, workspace), chosen)  # noqa: E731
+                    found = looked(frames) if finding is None else finding(frames, looked)
                 carried = frozenset(found[0]) - {*self._finder.gives}
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen, carried)
                 if chosen.columns is not None:

@@ -44,6 +44,12 @@ def reduced(step: Step, steps: Sequence[Step], wanted: frozenset[str]) -> Step:
     return replace(step, stage=replace(step.stage, gives=tuple(name for name in step.gives if name not in unread)))
 
 
+def best(found: list[dict[str, F32]], options: Options) -> list[dict[str, F32]]:
+    """The best `max_faces` of each frame's faces; all where it is None."""
+    most = options.max_faces
+    return found if most is None else [{name: value[:most] for name, value in values.items()} for values in found]
+
+
 def whole(frame: Frame) -> F32:
     """The box [1,4] of a frame that is taken as one face."""
     height, width = frame.rgb_u8.shape[:2]

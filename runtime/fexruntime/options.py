@@ -45,6 +45,7 @@ class OptionFields(TypedDict, total=False):
     rotate: bool
     detect_every: int
     track: bool
+    use_prev_landmarks: bool
     bbox_smoothing_alpha: float
 
 
@@ -78,6 +79,10 @@ class Options:
       and **not parity**: 1 is.
     - `track`: number faces that are one from frame to frame, as the value and column "track"; each track's embedding is
       computed once. **Not parity** either; implied by `detect_every`.
+    - `use_prev_landmarks`: of FaceMesh's pipelines, MediaPipe's name for `static_image_mode=False`: a face is read where the last
+      frame's mesh of it lay, and faces are looked for only while fewer than `max_faces` are known (without `max_faces` in every
+      frame, or as `detect_every` says). Faster, and MediaPipe's video mode; every frame by itself, the default, is its static one.
+      A followed face's box is that of its mesh, its score its presence; new faces come first, then those that are followed.
     - `bbox_smoothing_alpha`: py-feat's attribute of that name: boxes become alpha of themselves and the rest of those
       of the frame before, if they are near; 0 for none.
     """
@@ -99,6 +104,7 @@ class Options:
     rotate: bool = False
     detect_every: int = 1
     track: bool = False
+    use_prev_landmarks: bool = False
     bbox_smoothing_alpha: float = 0.0
 
     def __post_init__(self) -> None:
@@ -113,6 +119,7 @@ class Options:
             "rotate": bool(self.rotate),
             "detect_every": _whole("detect_every", self.detect_every, 1),
             "track": bool(self.track) or self.detect_every > 1,
+            "use_prev_landmarks": bool(self.use_prev_landmarks),
             "bbox_smoothing_alpha": _number("bbox_smoothing_alpha", self.bbox_smoothing_alpha, 0.0, 1.0),
         }
         if self.max_faces is not None:
@@ -126,6 +133,8 @@ class Options:
             raise InputError(f"no region {self.region!r}: use {', '.join(REGIONS)}")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.use_prev_landmarks and self.region == "frame":
+            raise InputError("region='frame' and use_prev_landmarks exclude each other: give one of them")
         start, end = self.start_s, self.end_s
         if end is not None and end <= (start or 0.0):
             raise InputError(f"end must be later than start: {self.end!r} is not later than {self.start or 0!r}")

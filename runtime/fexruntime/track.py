@@ -61,6 +61,9 @@ class Tracker:
     exactly as this one would.
     """
 
+    one_at_a_time = False
+    reads: frozenset[str] = frozenset()
+
     def __init__(self, every: int, carry: Sequence[str] = ()) -> None:
         self.every, self.carry = every, tuple(carry)
         self.detected = self.followed = 0
@@ -77,8 +80,8 @@ class Tracker:
         """The finder's values of each frame, with "track" and what tracks carry (NaN where a track is new)."""
         return [self._found(frame, find) for frame in frames]
 
-    def remember(self, results: Sequence[FrameResult]) -> None:
-        """Keep the values that tracks carry, as they were first computed."""
+    def remember(self, results: Sequence[FrameResult]) -> list[FrameResult]:
+        """Keep the values that tracks carry, as they were first computed; answers the results as they are."""
         alive = {t.number: t for t in self._tracks}
         for result in results:
             for row, number in enumerate(result.values.get("track", ())):
@@ -88,6 +91,7 @@ class Tracker:
                         value = result.values[name][row]
                         if np.isfinite(value).all():
                             track.carried[name] = value.copy()
+        return list(results)
 
     def _found(self, frame: Frame, find: Find) -> dict[str, F32]:
         view = _view(frame.rgb_u8)
@@ -156,14 +160,14 @@ class Tracker:
             "next": self._next,
             "since": self._since,
             "source": self._source,
-            "seen": None if seen is None else [_packed(seen.grey), seen.factor],
+            "seen": None if seen is None else [packed(seen.grey), seen.factor],
             "template": {n: list(v.shape[1:]) for n, v in self._template.items()},
             "tracks": [
                 [
                     t.number,
                     t.missed,
-                    {n: _packed(v) for n, v in t.values.items()},
-                    {n: _packed(v) for n, v in t.carried.items()},
+                    {n: packed(v) for n, v in t.values.items()},
+                    {n: packed(v) for n, v in t.carried.items()},
                 ]
                 for t in self._tracks
             ],
@@ -172,13 +176,13 @@ class Tracker:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._next, self._since, self._source = state["next"], state["since"], state["source"]
-        self._seen = None if state["seen"] is None else _View(_unpacked(state["seen"][0]), state["seen"][1])
+        self._seen = None if state["seen"] is None else _View(unpacked(state["seen"][0]), state["seen"][1])
         self._template = {n: np.empty((0, *shape), np.float32) for n, shape in state["template"].items()}
         self._tracks = [
             _Track(
                 number,
-                {n: _unpacked(v) for n, v in values.items()},
-                {n: _unpacked(v) for n, v in carried.items()},
+                {n: unpacked(v) for n, v in values.items()},
+                {n: unpacked(v) for n, v in carried.items()},
                 missed,
             )
             for number, missed, values, carried in state["tracks"]
@@ -203,11 +207,11 @@ class Smoother:
 
     def state(self) -> dict[str, Any]:
         """What a later smoother goes on from, for JSON."""
-        return {"before": None if self._before is None else _packed(self._before), "source": self._source}
+        return {"before": None if self._before is None else packed(self._before), "source": self._source}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._before = None if state["before"] is None else _unpacked(state["before"])
+        self._before = None if state["before"] is None else unpacked(state["before"])
         self._source = state["source"]
 
 
@@ -304,10 +308,12 @@ def _pairs(boxes: F32, tracks: Sequence[F32]) -> list[tuple[int, int]]:
     return pairs(overlap, overlap >= SAME_FACE_IOU)
 
 
-def _packed(array: Any) -> list[Any]:
+def packed(array: Any) -> list[Any]:
+    """An array as JSON's lists and text, bit for bit."""
     return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
 
 
-def _unpacked(packed: Sequence[Any]) -> Any:
-    dtype, shape, text = packed
+def unpacked(said: Sequence[Any]) -> Any:
+    """The array that `packed` made this of."""
+    dtype, shape, text = said
     return np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fexruntime.arrays import F32
-from fexruntime.errors import FexportError, InferenceError
+from fexruntime.errors import FexportError, InferenceError, InputError
 from fexruntime.options import GivenBoxes, Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Frames
 from fexruntime.track import Find, Smoother, Tracker
+
+if TYPE_CHECKING:
+    from fexruntime.contracts import Pipeline
+    from fexruntime.landmark_track import LandmarkTracker
 
 OnBad = Callable[[FexportError], None]
 Finding = Callable[[Sequence[Frame], Find], "list[dict[str, F32]]"]
@@ -26,7 +30,7 @@ Read = Callable[[Sequence[Frame], Options, "Sequence[F32] | None", "Finding | No
 
 
 class Walk:
-    """Results of `frames`, a batch at a time. `carry` names values that are computed once a track."""
+    """Results of `frames`, a batch at a time; `tracker` (see `tracker_of`) follows faces from one to the next."""
 
     def __init__(
         self,
@@ -35,12 +39,12 @@ class Walk:
         read: Read,
         boxes: GivenBoxes | None = None,
         on_bad: OnBad | None = None,
-        carry: Sequence[str] = (),
+        tracker: Tracker | LandmarkTracker | None = None,
     ) -> None:
         self._frames, self._options, self._read = frames, options, read
         self._boxes, self._on_bad = boxes, on_bad
         following = boxes is None
-        self.tracker = Tracker(options.detect_every, carry) if options.track and following else None
+        self.tracker = tracker if following else None
         self._smoother = Smoother(options.bbox_smoothing_alpha) if options.bbox_smoothing_alpha and following else None
 
     def batches(self) -> Iterator[list[tuple[Frame, FrameResult]]]:
@@ -54,6 +58,8 @@ class Walk:
 
     def _results(self, batch: Sequence[Frame]) -> list[tuple[Frame, FrameResult]]:
         """Results of a batch; if it could not be run and `on_bad` is there, each frame is tried alone."""
+        if len(batch) > 1 and self.tracker is not None and self.tracker.one_at_a_time:
+            return [pair for frame in batch for pair in self._results([frame])]
         boxes = None if self._boxes is None else [self._boxes.of(frame.order) for frame in batch]
         # only a batch that may be tried again needs to know where it began
         lasting = self.state() if self._on_bad is not None else {}
@@ -68,7 +74,7 @@ class Walk:
             self._on_bad(error)
             return []
         if self.tracker is not None:
-            self.tracker.remember(results)
+            results = self.tracker.remember(results)
         return list(zip(batch, results, strict=True))
 
     @property
@@ -97,3 +103,23 @@ class Walk:
             self.tracker.restore(state["tracker"])
         if self._smoother is not None and state.get("smoother") is not None:
             self._smoother.restore(state["smoother"])
+
+
+def tracker_of(
+    pipeline: Pipeline, gives: Sequence[str], options: Options, carry: Sequence[str]
+) -> Tracker | LandmarkTracker | None:
+    """What follows faces as the options say, if anything does. `gives` are the finder's values, `carry` those computed once a track.
+
+    Raises InputError if the pipeline has no landmarks that a face can be followed by.
+    """
+    if not options.use_prev_landmarks:
+        return Tracker(options.detect_every, carry) if options.track else None
+    if not pipeline.follow_by:
+        raise InputError(
+            f"use_prev_landmarks (--use-prev-landmarks) is of FaceMesh's pipelines: {pipeline.name!r} has no mesh to follow "
+            "faces by; leave it out, or use detect_every"
+        )
+    from fexruntime.landmark_track import LandmarkTracker
+
+    points, presence = pipeline.follow_by
+    return LandmarkTracker(points, presence, gives, options)

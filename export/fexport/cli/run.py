@@ -100,6 +100,12 @@ _log = logging.getLogger("fexport.run")
 )
 @click.option("--track", is_flag=True, help="Number faces from frame to frame (column track).")
 @click.option(
+    "--use-prev-landmarks",
+    is_flag=True,
+    help="FaceMesh: read a face where the last frame's mesh lay, look for faces while fewer than --max-faces are known "
+    "(MediaPipe's video mode).",
+)
+@click.option(
     "--bbox-smoothing-alpha",
     type=click.FloatRange(0, 1),
     default=0.0,

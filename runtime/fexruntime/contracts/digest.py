@@ -20,7 +20,7 @@ from fexruntime.contracts.values import VALUES
 
 _WORDS = frozenset({
     "title", "licence", "licence_note", "files", "meaning", "choices", "stages", "finder", "groups", "contracts", "fex_info",
-    "fex_models", "called", "feat", "pose_order", "test_region", "optional",
+    "fex_models", "called", "feat", "pose_order", "test_region", "optional", "follow_by",
 })  # fmt: skip
 """Fields that say nothing about numbers, or of which a bundle uses a part."""
 

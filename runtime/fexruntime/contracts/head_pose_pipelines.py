@@ -68,6 +68,7 @@ _FACEMESH = Pipeline(
     name="facemesh",
     contracts=("mediapipe-0.10",),
     title="FaceMesh",
+    follow_by=("mesh_xyz_px", "presence"),
     finder=_BLAZEFACE,
     stages=(
         *_FACEMESH_STAGES,
@@ -90,6 +91,7 @@ _NLML_HPE = Pipeline(
     name="nlml_hpe",
     contracts=("nlml-1",),
     title="NLML_HPE",
+    follow_by=("mesh_xyz_px", "presence"),
     finder=_BLAZEFACE,
     stages=(
         *(stage for stage in _FACEMESH_STAGES if not stage.optional),

@@ -283,6 +283,8 @@ class Pipeline:
     test_region: str = "face"
     """What the published tests of its pose read of a data set's picture: "face", as its finder finds it, or "frame", all
     of the data set's own crop."""
+    follow_by: tuple[str, ...] = ()
+    """(value, value): the points by which a face of a video can be followed, and the probability that there is one."""
     fex_info: tuple[tuple[str, str | None], ...] = ()
     """What py-feat's Fex says of its models (`feat.Fex` metadata)."""
     fex_models: tuple[tuple[str, str], ...] = ()

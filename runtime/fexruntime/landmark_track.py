@@ -1,0 +1,166 @@
+"""Faces of a video read where the last frame's mesh lay: MediaPipe's FaceMesh with static_image_mode=False.
+
+Mirrors mediapipe 0.10.21's face_landmark_front graph: the square round a face's landmarks, turned with its eyes and enlarged,
+is where its mesh is read in the next frame; faces are looked for while fewer are known than may be; a region that was
+followed takes the place of one that was found and overlaps it; a face that fails the presence test is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fexruntime import blazeface
+from fexruntime.arrays import F32
+from fexruntime.contracts import VALUES
+from fexruntime.contracts import facemesh as C
+from fexruntime.options import Options
+from fexruntime.results import FrameResult
+from fexruntime.sources.frame import Frame
+from fexruntime.track import Find, packed, unpacked
+
+
+@dataclass(slots=True, eq=False)
+class _Face:
+    """A face that is followed: its number, and where it is looked for next, in pixels of the frame that was seen."""
+
+    number: int
+    region: F32
+    """[4,2] corners of the square, as `warp.corners_of` orders them."""
+
+
+class LandmarkTracker:
+    """Follows faces by their landmarks. Frames must come in order, each one's results be remembered before the next; a new source
+    or size of frame begins anew.
+
+    `points` and `presence` name the values of a face's mesh and of its probability, `gives` those of the finder. `state` and
+    `restore` keep what a later tracker needs to go on exactly as this one would.
+    """
+
+    one_at_a_time = True
+
+    def __init__(self, points: str, presence: str, gives: Sequence[str], options: Options) -> None:
+        self.reads = frozenset((points, presence))
+        """Values that `remember` has to see."""
+        self.detected = self.followed = 0
+        """Frames so far in which faces were looked for, and in which they were followed alone."""
+        self._points, self._presence, self._gives = points, presence, tuple(gives)
+        self._most, self._every, self._numbered = options.max_faces, options.detect_every, options.track
+        self._faces: list[_Face] = []
+        self._next = self._since = 0
+        self._lost = False
+        self._source: int | None = None
+        self._frame: Frame | None = None
+        self._size_hw: tuple[int, ...] | None = None
+
+    def found(self, frames: Sequence[Frame], find: Find) -> list[dict[str, F32]]:
+        """The finder's values of one frame, those of faces that are followed among them, with "track"."""
+        (frame,) = frames
+        size_hw = frame.rgb_u8.shape[:2]
+        if (frame.source, size_hw) != (self._source, self._size_hw):
+            self._faces, self._source, self._size_hw = [], frame.source, size_hw
+        self._frame = frame
+        if self._enough():
+            self.followed += 1
+            values = {name: np.empty((0, *VALUES[name].shape), np.float32) for name in self._gives}
+        else:
+            self.detected += 1
+            self._since = 0
+            values = find([frame])[0]
+        self._since += 1
+        return [self._joined(values)]
+
+    def _enough(self) -> bool:
+        """Whether nobody has to be looked for."""
+        if self._most is not None and len(self._faces) >= self._most:
+            return True
+        return bool(self._faces) and not self._lost and self._since < self._every
+
+    def _joined(self, values: dict[str, F32]) -> dict[str, F32]:
+        """What was found, less what is followed already, then what is followed: in this order, as MediaPipe has them."""
+        new = len(values["scores"])
+        regions = np.concatenate([values["region_xy_px"], *(f.region[None] for f in self._faces)])
+        kept = np.array(blazeface.apart([_upright(region) for region in regions]), np.int64)
+        known = {
+            "boxes_xyxy_px": np.array([_around(f.region) for f in self._faces], np.float32).reshape(-1, 4),
+            "scores": np.ones(len(self._faces), np.float32),
+            "region_xy_px": regions[new:],
+        }  # box and score until the mesh says them
+        whole = {
+            name: np.concatenate(
+                [value, known.get(name, np.full((len(self._faces), *value.shape[1:]), np.nan, np.float32))]
+            )[kept]
+            for name, value in values.items()
+        }
+        numbers = [*range(self._next, self._next + new), *(f.number for f in self._faces)]
+        self._next += new
+        return whole | {"track": np.array(numbers, np.float32)[kept]}
+
+    def remember(self, results: Sequence[FrameResult]) -> list[FrameResult]:
+        """Where the faces of the frame lie, for the next one; the result, a followed face's box that of its mesh, its score its
+        presence."""
+        (result,) = results
+        frame = self._frame
+        assert frame is not None
+        numbers = result.values["track"].astype(int).tolist()
+        before = {f.number for f in self._faces}
+        mesh = result.values[self._points][:, :, :2]
+        boxes, scores, rects = (np.array(v) for v in (result.boxes_xyxy_px, result.scores, result.facerects_xywh_px))
+        faces = []
+        for row, number in enumerate(numbers):
+            xy = mesh[row][np.isfinite(mesh[row]).all(axis=1)]
+            if not len(xy):
+                continue
+            low, high = xy.min(axis=0), xy.max(axis=0)
+            if number in before:
+                boxes[row], scores[row] = [*low, *high], result.values[self._presence][row]
+                rects[row] = [*low, *(high - low)]
+            faces.append(_Face(number, _region(mesh[row], frame)))
+        self._lost = any(number not in numbers for number in before)
+        self._faces = faces
+        values = {k: v for k, v in result.values.items() if self._numbered or k != "track"}
+        values |= {"boxes_xyxy_px": boxes, "scores": scores}
+        return [replace(result, facerects_xywh_px=rects, values=values)]
+
+    def state(self) -> dict[str, Any]:
+        """What a later tracker goes on from, for JSON."""
+        return {
+            "next": self._next,
+            "since": self._since,
+            "lost": self._lost,
+            "source": self._source,
+            "size": None if self._size_hw is None else list(self._size_hw),
+            "faces": [[f.number, packed(f.region)] for f in self._faces],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self._next, self._since, self._lost, self._source = (state[k] for k in ("next", "since", "lost", "source"))
+        self._size_hw = None if state["size"] is None else tuple(state["size"])
+        self._faces = [_Face(number, unpacked(region)) for number, region in state["faces"]]
+
+
+def _region(mesh_xy: F32, frame: Frame) -> F32:
+    """Corners [4,2] of the square round a mesh [K,2] (pixels of the original; NaN where a point is not known), in the frame seen."""
+    height, width = frame.rgb_u8.shape[:2]
+    size = np.array([width, height], np.float32)
+    share = (mesh_xy * np.float32(frame.scale) + np.array(frame.pad_xy, np.float32)) / size
+    low, high = np.nanmin(share, axis=0), np.nanmax(share, axis=0)
+    centre, extent, angle = blazeface.region(np.concatenate([low, high - low]), share[list(C.EYE_LINE)], size)
+    return blazeface.corners_of(centre * size, extent * size, angle)
+
+
+def _upright(region: F32) -> tuple[F32, F32]:
+    """(centre, size) of a square's corners [4,2], as if it were not turned."""
+    side = np.linalg.norm(region[0] - region[1])
+    return (region[0] + region[2]) / np.float32(2), np.array([side, side], np.float32)
+
+
+def _around(region: F32) -> F32:
+    """The box [4] that a region of it was made of."""
+    centre, size = _upright(region)
+    half = size / np.float32(2 * C.REGION_SCALE)
+    return np.concatenate([centre - half, centre + half])
