@@ -250,7 +250,10 @@ class Detector:
                 if boxes is not None:
                     found = finders.best([finders.given(finder, checked_boxes(b)) for b in boxes], chosen)
                 else:
-                    looked = lambda some: finders.best(find(finder, some, chosen, workspace), chosen)  # noqa: E731
+
+                    def looked(some: Sequence[Frame]) -> list[dict[str, F32]]:
+                        return finders.best(find(finder, some, chosen, workspace), chosen)
+
                     found = looked(frames) if finding is None else finding(frames, looked)
                 carried = frozenset(found[0]) - {*self._finder.gives}
                 results = read_faces(frames, found, steps, self.pipeline.rect, workspace, chosen, carried)

@@ -21,6 +21,7 @@ from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.track import Find, packed, unpacked
+from fexruntime.warp import corners_of
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +151,7 @@ def _region(mesh_xy: F32, frame: Frame) -> F32:
     share = (mesh_xy * np.float32(frame.scale) + np.array(frame.pad_xy, np.float32)) / size
     low, high = np.nanmin(share, axis=0), np.nanmax(share, axis=0)
     centre, extent, angle = blazeface.region(np.concatenate([low, high - low]), share[list(C.EYE_LINE)], size)
-    return blazeface.corners_of(centre * size, extent * size, angle)
+    return corners_of(centre * size, extent * size, angle)
 
 
 def _upright(region: F32) -> tuple[F32, F32]:
