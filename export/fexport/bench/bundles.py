@@ -24,30 +24,35 @@ SIDES = ("first", "second")
 def run(options: Options, against: str, say: Say = lambda text: None) -> dict[str, Any]:
     """Measure `options.bundle` and `against` in turns; everything as plain values, raw samples included.
 
-    Raises InputError for bundles of different pipelines or contracts: their rows say different things.
+    Raises InputError for bundles of different pipelines, contracts or networks, and, once each has read the frame, of
+    different numbers of faces: that is other work, whose times say nothing of each other.
     """
     bundles = [open_bundle(options.bundle), open_bundle(against)]
-    said = [(b.pipeline.name, b.contract) for b in bundles]
-    if said[0] != said[1]:
-        raise InputError(
-            f"{against!r} is {said[1][0]} under {said[1][1]}, {options.bundle!r} is {said[0][0]} under {said[0][1]}: "
-            "only bundles of one pipeline and contract can be compared"
-        )
+    _refuse_other_work(bundles, (options.bundle, against))
     frame = workload.frame_of(options.picture, options.size_wh)
     height, width = frame.shape[:2]
     boxes = None if options.faces is None else workload.boxes_for(options.faces, height, width)
     samples: tuple[list[Sample], list[Sample]] = ([], [])
     rows: list[Fex] = []
     describe = []
+    faces: list[int] = []
     works = [
-        workload.Workload(b, boxes, options.detector_size, backend=options.backend, threads=options.threads)
+        workload.Workload(
+            b, boxes, options.detector_size, options.output_size, backend=options.backend, threads=options.threads
+        )
         for b in bundles
     ]
     try:
         for work in works:
             describe.append(work.detector.describe())
             for _ in range(options.warmup):
-                work.run(frame)
+                fex, _ = work.run(frame)
+            faces.append(workload.faces_of(fex))
+        if faces[0] != faces[1]:
+            raise InputError(
+                f"{options.bundle!r} reads {_counted(faces[0])} on this frame and {against!r} {_counted(faces[1])}: that is other work, "
+                "and no comparison; give --faces N, so that both read the same boxes"
+            )
         for k in range(options.rounds):
             say(f"round {k + 1} of {options.rounds}")
             for side in (0, 1) if k % 2 else (1, 0):
@@ -66,7 +71,9 @@ def run(options: Options, against: str, say: Say = lambda text: None) -> dict[st
             "frame": f"{width} x {height}",
             "faces": options.faces,
             "threads": options.threads,
+            "faces_read": faces[0],
             "detector_size": options.detector_size,
+            "output_size": options.output_size,
             "rounds": options.rounds,
         },
         "sides": [
@@ -82,8 +89,38 @@ def run(options: Options, against: str, say: Say = lambda text: None) -> dict[st
             for k, bundle in enumerate(bundles)
         ],
         "ratio_p50": statistics[1]["p50_ms"] / statistics[0]["p50_ms"],
+        "ratio": measure.paired(*samples),
+        "other_weights": [r for r in bundles[0].networks if len({_weights(b, r) for b in bundles}) > 1],
         "differences": _differences(bundles[0], rows),
     }
+
+
+def _refuse_other_work(bundles: list[Bundle], names: tuple[str, str]) -> None:
+    said = [(b.pipeline.name, b.contract) for b in bundles]
+    if said[0] != said[1]:
+        raise InputError(
+            f"{names[1]!r} is {said[1][0]} under {said[1][1]}, {names[0]!r} is {said[0][0]} under {said[0][1]}: "
+            "only bundles of one pipeline and contract can be compared"
+        )
+    first, second = ({role: n.row.name for role, n in b.networks.items()} for b in bundles)
+    apart = [
+        f"{role} is {first.get(role, 'left out')} in the first and {second.get(role, 'left out')} in the second"
+        for role in dict.fromkeys((*first, *second))
+        if first.get(role) != second.get(role)
+    ]
+    if apart:
+        raise InputError(
+            f"{names[0]!r} and {names[1]!r} have other networks ({'; '.join(apart)}): only bundles of the same networks can be compared"
+        )
+
+
+def _counted(faces: int) -> str:
+    return f"{faces} face{'s' * (faces != 1)}"
+
+
+def _weights(bundle: Bundle, role: str) -> tuple[object, ...]:
+    """What tells the weights of two networks apart."""
+    return tuple((w.sha256, w.seed, w.source) for w in bundle.networks[role].record.weights)
 
 
 def _size(bundle: Bundle) -> int:
@@ -106,23 +143,25 @@ def _differences(bundle: Bundle, fexes: list[Fex]) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """The result as a page, every number from the samples."""
     work, sides, apart = result["workload"], result["sides"], result["differences"]
-    faces = "those found" if work["faces"] is None else work["faces"]
+    machine = result["machine"]
     lines = [
         "# Two bundles in turns",
         "",
-        f"{result['machine']['cpu']}, {work['threads']} threads, {work['frame']}, faces: {faces}, {work['rounds']} rounds.",
+        f"{machine['cpu']}, {work['threads']} threads, {work['frame']}, {_counted(work['faces_read'])}, {work['rounds']} rounds; "
+        f"{machine['date']}, commit {machine['commit'] or 'none (a wheel)'}.",
         "",
-        "| bundle | precision | backend | MB | p50 ms | p95 ms |",
+        "| bundle | precision | backend | MB | p50 ms | max ms |",
         "|---|---|---|---|---|---|",
     ]
     for side in sides:
         networks = side["describe"].values()
         precisions, backends = (", ".join(dict.fromkeys(str(n[k]) for n in networks)) for k in ("precision", "backend"))
-        numbers = f"{side['size_mb']:.1f} | {side['statistics']['p50_ms']:.1f} | {side['statistics']['p95_ms']:.1f}"
+        numbers = f"{side['size_mb']:.1f} | {side['statistics']['p50_ms']:.1f} | {side['statistics']['max_ms']:.1f}"
         lines.append(f"| {side['path']} | {precisions} | {backends} | {numbers} |")
     lines += [
         "",
-        f"The first takes 1/{result['ratio_p50']:.2f} of the second's time.",
+        f"The second's time over the first's: **{result['ratio']['paired_p50']:.2f}** (median of the rounds' own ratios; the middle half of "
+        f"them {result['ratio']['paired_p25']:.2f} to {result['ratio']['paired_p75']:.2f}).",
         "",
         f"{apart['faces']} faces of both, {apart['faces_of_one_side']} of one alone.",
         "",
@@ -140,7 +179,9 @@ def markdown(result: dict[str, Any]) -> str:
         for role, said in side["describe"].items():
             if said.get("loss"):
                 lines += ["", f"Loss allowed in {side['path']}, {role}: {', '.join(said['loss'])}."]
-    lines += ["", *(f"NOISY ({side['path']}): {side['noise']}" for side in sides if side["noise"])]
+    if result["other_weights"]:
+        lines += ["", f"Other weights in {', '.join(result['other_weights'])}: differences are of the weights, too."]
+    lines += ["", "Noise: " + "; ".join(f"{s['path']}: {s['noise'] or 'none seen'}" for s in sides) + "."]
     return "\n".join(lines).rstrip() + "\n"
 
 

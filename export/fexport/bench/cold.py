@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
 import fexport
 import fexruntime
+from fexruntime.backends.base import AUTO
 from fexruntime.errors import FexportError
 
 RUNTIME_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "click", "rich")
@@ -27,31 +28,34 @@ start = time.perf_counter()
 import numpy
 from fexruntime import Detector
 imported = time.perf_counter()
-detector = Detector(sys.argv[1], threads=int(sys.argv[2]))
+detector = Detector(sys.argv[1], threads=int(sys.argv[2]), backend=json.loads(sys.argv[3]))
 loaded = time.perf_counter()
 frame = numpy.full((480, 640, 3), 127, numpy.uint8)
 detector.detect(frame, boxes=numpy.array([[200, 100, 360, 300]], numpy.float32))
 detector.detect(frame)
 ran = time.perf_counter()
-import psutil
+fields = dict(line.split(":", 1) for line in open("/proc/self/status", encoding="ascii"))
 print(json.dumps({
     "import_s": imported - start, "load_s": loaded - imported, "first_frame_s": ran - loaded,
-    "rss_mb": psutil.Process().memory_info().rss / 1e6,
+    "rss_mb": int(fields["VmRSS"].split()[0]) * 1024 / 1e6, "peak_mb": int(fields["VmHWM"].split()[0]) * 1024 / 1e6,
 }))
 """
 
 
-def start(bundle: str, threads: int, times: int = 3) -> list[dict[str, float]]:
-    """Seconds to import, to load and to run a first frame, and resident megabytes, in `times` fresh processes.
+def start(
+    bundle: str, threads: int, backend: str | Mapping[str, str] = AUTO, times: int = 3
+) -> list[dict[str, float]]:
+    """Seconds to import, to load and to run a first frame, and resident megabytes (then, and at most), in `times` fresh processes.
 
     They have a cache of their own: the first optimises the graphs, the later ones find them.
     """
     with tempfile.TemporaryDirectory() as cache:
-        return [_once(bundle, threads, cache) for _ in range(times)]
+        return [_once(bundle, threads, backend, cache) for _ in range(times)]
 
 
-def _once(bundle: str, threads: int, cache: str) -> dict[str, float]:
-    command = [sys.executable, "-c", _PROGRAM, bundle, str(threads)]
+def _once(bundle: str, threads: int, backend: str | Mapping[str, str], cache: str) -> dict[str, float]:
+    chosen = json.dumps(backend if isinstance(backend, str) else dict(backend))
+    command = [sys.executable, "-c", _PROGRAM, bundle, str(threads), chosen]
     environment = os.environ | {"FEXPORT_CACHE": cache}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_LONGEST_S)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ NOISY_SHARE = 0.05
 """Share of the machine's cores that others may use before a run is called noisy."""
 NOISY_SPREAD = 1.3
 """p90 over p50 above which a run is called noisy."""
+LEAST_SAMPLES = {"p90_ms": 10, "p95_ms": 20, "p99_ms": 100}
+"""Samples without which a percentile is the largest one under another name; it is not given then."""
+_PACKAGES = ("fexport", "numpy", "onnxruntime", "ncnn", "openvino", "opencv-python-headless")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +63,12 @@ def _busy_seconds() -> float:
 
 
 def statistics(samples: list[Sample]) -> dict[str, float]:
-    """p50, p90, p95, p99, max and mean of the wall milliseconds, CPU milliseconds, frames a second."""
+    """p50, max and mean of the wall milliseconds, CPU milliseconds, frames a second; p90, p95 and p99 of samples enough."""
     wall = np.array([s.wall_ms for s in samples])
-    p50, p90, p95, p99 = (float(v) for v in np.percentile(wall, (50, 90, 95, 99)))
+    upper = {k: float(np.percentile(wall, int(k[1:3]))) for k, least in LEAST_SAMPLES.items() if len(wall) >= least}
     return {
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p95_ms": p95,
-        "p99_ms": p99,
+        "p50_ms": float(np.median(wall)),
+        **upper,
         "max_ms": float(wall.max()),
         "mean_ms": float(wall.mean()),
         "cpu_p50_ms": float(np.median([s.cpu_ms for s in samples])),
@@ -79,11 +82,23 @@ def noise(samples: list[Sample]) -> str | None:
     foreign = float(np.median(shares)) if shares else 0.0
     if foreign > NOISY_SHARE:
         return f"other processes used {foreign:.0%} of the cores: stop them and run again"
-    found = statistics(samples)
-    spread = found["p90_ms"] / found["p50_ms"]
+    wall = [s.wall_ms for s in samples]
+    spread = float(np.percentile(wall, 90) / np.median(wall))
     if spread > NOISY_SPREAD:
         return f"a tenth of the samples took more than {spread:.1f} times the median: the machine was not steady"
     return None
+
+
+def paired(ours: list[Sample], theirs: list[Sample]) -> dict[str, float]:
+    """Theirs over ours, round by round (what slows both sides of a round cancels): median, and its middle half."""
+    low, middle, high = np.percentile([b.wall_ms / a.wall_ms for a, b in zip(ours, theirs, strict=True)], (25, 50, 75))
+    return {"paired_p50": float(middle), "paired_p25": float(low), "paired_p75": float(high)}
+
+
+def memory() -> dict[str, float]:
+    """Resident megabytes of this process: now, and the most that there ever were, which is what one must provide."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return {name: int(fields[key].split()[0]) * 1024 / 1e6 for name, key in (("rss_mb", "VmRSS"), ("peak_mb", "VmHWM"))}
 
 
 def machine() -> dict[str, Any]:
@@ -94,8 +109,24 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": installed(("fexport", "numpy", "onnxruntime", "opencv-python-headless")),
+        "packages": installed(_PACKAGES),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(Path(__file__).parents[3]),
     }
+
+
+def commit(checkout: Path) -> str | None:
+    """The commit of a checkout, "+" where its programs were changed since; None where there is no checkout (a wheel)."""
+    if not (checkout / ".git").exists():
+        return None
+    git = ("git", "-C", str(checkout))
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        programs = (name for name in ("runtime", "export", "calibration") if (checkout / name).is_dir())
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *programs], check=False)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def _cpu_name() -> str:

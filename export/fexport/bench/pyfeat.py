@@ -15,10 +15,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexport.bench.measure import Sample
-from fexport.bench.workload import Boxes
-from fexruntime.errors import EnvironmentMissingError
+from fexport.bench.workload import Boxes, write_picture
+from fexruntime.bundle import Bundle
+from fexruntime.errors import EnvironmentMissingError, InputError
 
 WORKER = Path(__file__).with_name("pyfeat_worker.py")
+_LONGEST_S = 120
+DETECTORS = {
+    "detectorv2": ("retinaface-r34",),
+    "detectorv1": ("retinaface-r34", "img2pose"),
+}
+"""By pipeline: the face detectors that py-feat has."""
+
+
+def refuse_other_work(bundle: Bundle, python: Path) -> None:
+    """Raise InputError if py-feat of this environment would run other networks or conventions than the bundle does.
+
+    Raises EnvironmentMissingError if there is no py-feat in it. Takes no longer than Python's start: before anything is measured.
+    """
+    if not bundle.pipeline.stages or bundle.pipeline.name not in DETECTORS:
+        raise InputError(
+            f"--against pyfeat needs a bundle of {' or '.join(DETECTORS)}: py-feat has no detector of {bundle.pipeline.title} alone"
+        )
+    finder = bundle.networks["faces"].row.name
+    known = DETECTORS[bundle.pipeline.name]
+    if finder not in known:
+        raise InputError(
+            f"{str(bundle.path)!r} finds faces with {finder}, py-feat's {bundle.pipeline.title} with {' or '.join(known)}: two "
+            f"networks are no comparison; build one with --face-detector {known[0]}"
+        )
+    found = _version(python)
+    if bundle.contract != f"pyfeat-{'.'.join(found.split('.')[:2])}":
+        raise InputError(
+            f"{str(bundle.path)!r} follows {bundle.contract}, and {str(python)!r} has py-feat {found}, whose networks and signs are "
+            "others: build the bundle under that contract (--contract), or give an environment with that py-feat"
+        )
+
+
+def _version(python: Path) -> str:
+    program = "from importlib.metadata import version; print(version('py-feat'))"
+    try:
+        done = subprocess.run(
+            [str(python), "-c", program], capture_output=True, text=True, check=False, timeout=_LONGEST_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentMissingError(f"cannot start {str(python)!r} for --against pyfeat: {error}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise EnvironmentMissingError(f"there is no py-feat in the environment of {str(python)!r}: {said[-1]}")
+    return done.stdout.strip()
 
 
 class PyFeat:
@@ -37,23 +82,28 @@ class PyFeat:
         boxes: Boxes | None,
         frame: NDArray[np.uint8],
         models: Mapping[str, str | None] | None = None,
+        output_size: int | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "frame.npy"
         np.save(path, frame)
+        if output_size is not None:
+            write_picture(frame, path.with_suffix(".png"))
         config = {
             "pipeline": pipeline,
             "identity": identity,
             "models": dict(models or {}),
             "weights": str(weights.resolve()) if weights else None,
             "threads": threads,
-            "boxes": boxes,
+            "boxes": boxes if boxes is None or output_size is None else _fitted(boxes, frame, output_size),
             "frame": str(path),
+            "picture": str(path.with_suffix(".png")),
+            "output_size": output_size,
         }
         self._log = (Path(self._folder.name) / "log").open("w+")
         try:
             self._process = subprocess.Popen(
-                [str(python), str(WORKER), json.dumps(config)],
+                [str(python.absolute()), str(WORKER), json.dumps(config)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -109,8 +159,9 @@ class PyFeat:
 
     def _sample(self, request: dict[str, Any]) -> Sample:
         said = self._ask(request)
-        self.rss_mb = said["rss_mb"]
-        return Sample(said["wall_ms"], said["cpu_ms"])
+        self.memory = {name: said[name] for name in ("rss_mb", "peak_mb")}
+        self.faces: int | None = said["faces"]
+        return Sample(said["wall_ms"], said["cpu_ms"], said["foreign_share"])
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -122,3 +173,11 @@ class PyFeat:
             raise EnvironmentMissingError(f"py-feat stopped: {said[-1] if said else 'it said nothing'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _fitted(boxes: Boxes, frame: NDArray[np.uint8], output_size: int) -> Boxes:
+    """Boxes where the frame lies in the padded square that py-feat's `output_size` makes of it."""
+    height, width = frame.shape[:2]
+    scale = output_size / max(height, width)
+    left, top = ((output_size - side * scale) / 2 for side in (width, height))
+    return [[x * scale + pad for x, pad in zip(box, (left, top, left, top), strict=True)] for box in boxes]

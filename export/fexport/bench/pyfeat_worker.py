@@ -1,7 +1,7 @@
 """Runs py-feat in py-feat's own environment, on request: standard library, torch and feat only; fexport is not there.
 
-Started as a script with a JSON object as its argument (pipeline, weights, identity, models, threads, boxes, frame file). Answers one JSON
-line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input;
+Started as a script with a JSON object as its argument (pipeline, weights, identity, models, threads, boxes, frame file, picture,
+output_size). Answers one JSON line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input;
 {"do": "table", "inputs": […], "out": FILE} writes the rows of image files.
 """
 
@@ -16,6 +16,8 @@ import time
 import warnings
 from typing import Any, TextIO
 
+CUDA_PACKAGES = ("nvidia", "triton", "cuda", "cusparselt")
+CUDA_PARTS = ("cuda", "nvrtc", "nvshmem", "cudnn", "nccl", "cublas")
 HUB_NAMES = {"model.safetensors": "retinaface_r34.safetensors"}  # the hub's name -> the name in a weights folder
 
 
@@ -35,6 +37,11 @@ def main() -> None:
     detector = make_detector(config)
     frame = torch.from_numpy(numpy.load(config["frame"]).transpose(2, 0, 1)[None].copy())
     loaded = time.perf_counter() - start
+    detect = functools.partial(detector.detect, batch_size=1, progress_bar=False)
+    if config.get("output_size"):  # py-feat scales files alone
+        detect = functools.partial(detect, [config["picture"]], data_type="image", output_size=config["output_size"])
+    else:
+        detect = functools.partial(detect, frame, data_type="tensor")
     answer(channel, ready=True, load_s=loaded, versions=versions(), installed_mb=installed_mb())
     for line in sys.stdin:
         request = json.loads(line)
@@ -48,14 +55,16 @@ def main() -> None:
             value = torch.rand(shape)
             run = functools.partial(module, value)
         else:
-            run = functools.partial(detector.detect, frame, data_type="tensor", batch_size=1, progress_bar=False)
+            run = detect
         with torch.inference_mode():
             for _ in range(request.get("warmup", 0)):
                 run()
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
+            busy, wall, cpu = busy_s(), time.perf_counter(), time.process_time()
+            found = run()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        answer(channel, wall_ms=wall * 1e3, cpu_ms=cpu * 1e3, rss_mb=resident_mb())
+            foreign = max(0.0, busy_s() - busy - cpu) / (wall * (os.cpu_count() or 1))
+        faces = int(found["FaceRectX"].notna().sum()) if request["do"] == "frame" else None
+        answer(channel, wall_ms=wall * 1e3, cpu_ms=cpu * 1e3, foreign_share=foreign, faces=faces, **memory_mb())
 
 
 def use_folder(folder: pathlib.Path) -> None:
@@ -90,11 +99,10 @@ def make_detector(config: dict[str, Any]) -> Any:
         found = detector.facepose_detector
     detector.found = found
     if config["boxes"]:
-        boxes = [[*box, 1.0] for box in config["boxes"]]
 
         def fixed(frames: Any) -> list[Any]:
             found(frames)
-            return [boxes] * len(frames)
+            return [[[*box, 1.0] for box in config["boxes"]]] * len(frames)
 
         detector.face_detector = detector.facepose_detector = fixed
     return detector
@@ -122,20 +130,33 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("py-feat", "torch", "torchvision", "timm", "numpy")}
 
 
-def installed_mb() -> float:
-    """Megabytes of this environment's packages."""
+def installed_mb() -> dict[str, float]:
+    """Megabytes of this environment's packages: those that serve only CUDA (NVIDIA's, triton, torch's own CUDA part), and the rest."""
     import sysconfig
 
-    total = 0.0
-    for folder, _, names in os.walk(sysconfig.get_paths()["purelib"]):
-        total += sum(os.lstat(os.path.join(folder, n)).st_size for n in names)
-    return total / 1e6
+    found = {"rest": 0.0, "cuda": 0.0}
+    root = sysconfig.get_paths()["purelib"]
+    for folder, _, names in os.walk(root):
+        top = os.path.relpath(folder, root).split(os.sep)[0]
+        for name in names:
+            of_torch = top == "torch" and name.startswith("lib") and any(word in name for word in CUDA_PARTS)
+            key = "cuda" if of_torch or top.startswith(CUDA_PACKAGES) else "rest"
+            found[key] += os.lstat(os.path.join(folder, name)).st_size / 1e6
+    return found
 
 
-def resident_mb() -> float:
-    """Resident megabytes of this process."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def busy_s() -> float:
+    """CPU seconds that the whole machine has spent on anything: /proc/stat's, less idle, waiting for disks, and guests (counted in user)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident megabytes of this process, now and at most."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return {name: int(fields[key].split()[0]) * 1024 / 1e6 for name, key in (("rss_mb", "VmRSS"), ("peak_mb", "VmHWM"))}
 
 
 def answer(channel: TextIO, **values: Any) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from fexport.bench import cold, measure, workload
+from fexport.bench import cold, flops, measure, workload
 from fexport.bench.measure import Meter, Sample
-from fexport.bench.pyfeat import PyFeat
-from fexruntime.arrays import F32
+from fexport.bench.pyfeat import PyFeat, refuse_other_work
+from fexruntime.arrays import F32, U8
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import AUTO, Backend, Place
-from fexruntime.bundle import Bundle, open_bundle
+from fexruntime.bundle import Bundle, BundleNetwork, open_bundle
 from fexruntime.errors import InputError
 from fexruntime.tuning import resolved
 
@@ -38,6 +42,7 @@ class Options:
     rounds: int = 10
     warmup: int = 3
     detector_size: int | None = None
+    output_size: int | None = None
     backend: str = AUTO
     networks: bool = False
     start_up: bool = True
@@ -47,45 +52,63 @@ class Options:
 
 
 def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
-    """Measure, and answer everything as plain values: machine, workload, raw samples, statistics, ratios."""
+    """Measure, and answer everything as plain values: machine, workload, raw samples, statistics, ratios.
+
+    Raises InputError before anything is measured where py-feat would run other networks or conventions, and as soon as each
+    side has read one frame where it read another number of faces.
+    """
     bundle = open_bundle(options.bundle)
+    if options.against is not None:
+        refuse_other_work(bundle, options.against)
     frame = workload.frame_of(options.picture, options.size_wh)
     height, width = frame.shape[:2]
     boxes = None if options.faces is None else workload.boxes_for(options.faces, height, width)
-    if options.against is not None and not bundle.pipeline.stages:
-        raise InputError(
-            "--against pyfeat needs a bundle of detectorv1 or detectorv2: py-feat has no detector of faces alone"
-        )
     result: dict[str, Any] = {
         "machine": measure.machine(),
+        "command": _command(),
         "workload": {
             "bundle": described(bundle),
             "frame": f"{width} x {height}",
             "faces": options.faces,
             "threads": options.threads,
             "detector_size": options.detector_size,
+            "output_size": options.output_size,
             "rounds": options.rounds,
             "warmup": options.warmup,
         },
     }
     if options.start_up:
         say("start-up, in fresh processes")
-        result["start_up"] = cold.start(str(bundle.path), options.threads)
-    with workload.Workload(
-        bundle, boxes, options.detector_size, backend=options.backend, threads=options.threads
-    ) as work:
+        place = resolved(bundle, Place(backend=options.backend, threads=options.threads))
+        result["start_up"] = cold.start(str(bundle.path), options.threads, place.backend)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        workload.Workload(
+            bundle,
+            boxes,
+            options.detector_size,
+            options.output_size,
+            backend=options.backend,
+            threads=options.threads,
+        ) as work,
+    ):
+        given: Any = frame
+        if options.output_size is not None:
+            given = Path(folder) / "frame.png"
+            workload.write_picture(frame, given)
         result["describe"] = work.detector.describe()
         result["installed_mb"] = cold.installed_mb(said["backend"] for said in result["describe"].values())
         say("warm-up")
         for _ in range(options.warmup):
-            work.run(frame)
+            fex, _ = work.run(given)
+        faces = result["workload"]["faces_read"] = workload.faces_of(fex)
         ours: list[Sample] = []
         stages: list[dict[str, float]] = []
 
         def round_of_ours() -> None:
-            work.run(frame)
+            work.run(given)
             with (meter := Meter()):
-                _, taken = work.run(frame)
+                _, taken = work.run(given)
             ours.append(meter.sample)
             stages.append({k: v * 1e3 for k, v in taken.items()})
 
@@ -94,24 +117,32 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
                 say(f"frame {k + 1} of {options.rounds}")
                 round_of_ours()
         else:
-            result["pyfeat"] = _against(options, bundle, boxes, frame, round_of_ours, say)
-    result["fexport"] = {
-        "samples": measure.as_rows(ours),
-        "statistics": measure.statistics(ours),
-        "noise": measure.noise(ours),
-        "stages_ms": {k: float(np.median([s.get(k, 0.0) for s in stages])) for k in stages[0]},
-        "rss_mb": _resident_mb(),
-    }
+            result["pyfeat"] = _against(options, bundle, boxes, frame, faces, round_of_ours, say)
+        result["fexport"] = {
+            "samples": measure.as_rows(ours),
+            "statistics": measure.statistics(ours),
+            "noise": measure.noise(ours),
+            "stages_ms": {k: float(np.median([s.get(k, 0.0) for s in stages])) for k in stages[0]},
+            **measure.memory(),
+        }
+    result["gflop"] = _gflop(bundle, (height, width))
     if "pyfeat" in result:
+        theirs = [Sample(**s) for s in result["pyfeat"]["samples"]]
         p50 = result["pyfeat"]["statistics"]["p50_ms"] / result["fexport"]["statistics"]["p50_ms"]
-        result["ratio"] = {"p50": p50, "paired_p50": _paired(result)}
+        result["ratio"] = {"p50": p50, **measure.paired(ours, theirs)}
     if options.networks and "pyfeat" not in result:
         result["networks"] = _networks_alone(bundle, (height, width), options, say, None)
     return result
 
 
 def _against(
-    options: Options, bundle: Bundle, boxes: workload.Boxes | None, frame: Any, ours: Callable[[], None], say: Say
+    options: Options,
+    bundle: Bundle,
+    boxes: workload.Boxes | None,
+    frame: U8,
+    faces: int,
+    ours: Callable[[], None],
+    say: Say,
 ) -> dict[str, Any]:
     """Take turns, so that both sides see the same machine: a pause, a frame to warm up, a measured one.
 
@@ -126,8 +157,13 @@ def _against(
     models = {name: filled.get(role) for name, role in bundle.pipeline.fex_models}
     say("py-feat is loading")
     common = (options.against, bundle.pipeline.name, name, options.weights)
-    with PyFeat(*common, options.threads, boxes, frame, models) as pyfeat:
+    with PyFeat(*common, options.threads, boxes, frame, models, options.output_size) as pyfeat:
         pyfeat.frame(options.warmup)
+        if pyfeat.faces != faces:
+            raise InputError(
+                f"fexport reads {faces} face{'s' * (faces != 1)} on this frame and py-feat {pyfeat.faces}: that is other work, and no "
+                "comparison; give --faces N, so that both read the same boxes"
+            )
         theirs: list[Sample] = []
         for k in range(options.rounds):
             say(f"round {k + 1} of {options.rounds}")
@@ -139,7 +175,8 @@ def _against(
             "samples": measure.as_rows(theirs),
             "statistics": measure.statistics(theirs),
             "noise": measure.noise(theirs),
-            "rss_mb": pyfeat.rss_mb,
+            "faces_read": pyfeat.faces,
+            **pyfeat.memory,
         }
     if options.networks:
         with PyFeat(*common, 1, boxes, frame, models) as pyfeat:
@@ -156,10 +193,7 @@ def _networks_alone(
     for role, network in bundle.networks.items():
         say(f"{network.row.name} alone, one thread")
         backend = open_backend(network, resolved(bundle, Place(backend=options.backend, threads=1)))
-        inputs = {
-            t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * (1 if network.choice.reads else 255)
-            for t in backend.spec.inputs
-        }
+        inputs = _random_inputs(network, size_hw)
         mine, theirs = [], []
         comparable = not network.choice.reads or network.choice.crop is not None
         for k in range(options.rounds):
@@ -172,6 +206,20 @@ def _networks_alone(
             entry |= {"pyfeat_cpu_ms": theirs, "ratio": float(np.median(theirs)) / float(np.median(mine))}
         found[role] = entry
     return found
+
+
+def _gflop(bundle: Bundle, size_hw: tuple[int, int]) -> dict[str, float]:
+    """By role: GFLOP of one item, of the networks that have a graph."""
+    counted = {role: flops.gflop(n, _random_inputs(n, size_hw)) for role, n in bundle.networks.items()}
+    return {role: value for role, value in counted.items() if value is not None}
+
+
+def _random_inputs(network: BundleNetwork, size_hw: tuple[int, int]) -> dict[str, F32]:
+    rng = np.random.RandomState(0)
+    scale = 1 if network.choice.reads else 255
+    return {
+        t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * scale for t in network.record.inputs
+    }
 
 
 def _one_item(shape: tuple[int | str, ...], size_hw: tuple[int, int]) -> tuple[int, ...]:
@@ -188,10 +236,10 @@ def _cpu_ms(backend: Backend, inputs: dict[str, F32], warmup: int) -> float:
     return meter.sample.cpu_ms
 
 
-def _paired(result: dict[str, Any]) -> float:
-    """Median of each round's own ratio: what slows both sides of a round cancels."""
-    theirs, ours = (np.array([s["wall_ms"] for s in result[k]["samples"]]) for k in ("pyfeat", "fexport"))
-    return float(np.median(theirs / ours))
+def _command() -> str:
+    """The command of this run, for a record that is passed on: of paths the last name alone."""
+    words = (Path(word).name if os.sep in word else word for word in sys.argv[1:])
+    return " ".join(["fexport", *map(shlex.quote, words)])
 
 
 def described(bundle: Bundle) -> dict[str, Any]:
@@ -202,10 +250,8 @@ def described(bundle: Bundle) -> dict[str, Any]:
         "networks": {role: n.row.name for role, n in bundle.networks.items()},
         "precision": sorted({v.precision for n in bundle.networks.values() for v in n.record.variants}),
         "stand_ins": bundle.stand_ins,
+        "weights": {
+            role: [{"file": w.filename, "sha256": w.sha256, "published": w.published} for w in n.record.weights]
+            for role, n in bundle.networks.items()
+        },
     }
-
-
-def _resident_mb() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 1e6

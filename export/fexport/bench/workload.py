@@ -7,6 +7,7 @@ the same boxes in the same way.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def frame_of(path: Path | None, size_wh: tuple[int, int] | None) -> U8:
     return np.ascontiguousarray(np.tile(image, (rows, columns, 1))[:height, :width])
 
 
+def write_picture(image_rgb_u8: U8, path: Path) -> None:
+    """A frame as a picture file: py-feat scales frames that it reads from files alone, so then both sides read one."""
+    import cv2
+
+    cv2.imwrite(str(path), image_rgb_u8[:, :, ::-1])
+
+
 def boxes_for(faces: int, height: int, width: int) -> Boxes:
     """`faces` boxes in a grid over the frame, each as a face of a group photograph would be."""
     if not 1 <= faces <= 64:
@@ -49,17 +57,30 @@ def boxes_for(faces: int, height: int, width: int) -> Boxes:
     return [[x - 0.4 * side, y - 0.5 * side, x + 0.4 * side, y + 0.5 * side] for x, y in places]
 
 
+def faces_of(fex: Fex) -> int:
+    """Faces that were read: a frame without one has a row of NaN."""
+    return int(np.isfinite(fex["FaceRectX"]).sum())
+
+
 class Workload:
-    """A detector, a frame, and the faces to read on it (None: those found). Notes what each stage takes."""
+    """A detector, and the faces to read on each frame (None: those found). Notes what each stage takes.
+
+    With `output_size` a frame is a picture file, read within the time that is taken, as on py-feat's side.
+    """
 
     def __init__(
-        self, bundle: Bundle, boxes: Boxes | None = None, detector_size: int | None = None, **place: Any
+        self,
+        bundle: Bundle,
+        boxes: Boxes | None = None,
+        detector_size: int | None = None,
+        output_size: int | None = None,
+        **place: Any,
     ) -> None:
         self._stages: dict[str, float] = {}
         self.detector = Detector(bundle, observe=self._note, **place)
         self._boxes = None if boxes is None else [np.array(boxes, np.float32)]
-        self._all = Options(detector_size=detector_size)
-        self._finding = Options(detector_size=detector_size, columns=("facebox",))
+        self._all = Options(detector_size=detector_size, output_size=output_size)
+        self._finding = dataclasses.replace(self._all, columns=("facebox",))
 
     def __enter__(self) -> Workload:
         return self
@@ -70,11 +91,12 @@ class Workload:
     def _note(self, stage: str, seconds: float, items: int) -> None:
         self._stages[stage] = self._stages.get(stage, 0.0) + seconds
 
-    def run(self, image_rgb_u8: U8) -> tuple[Fex, dict[str, float]]:
-        """One whole frame, from pixels to rows: the rows, and the seconds of each stage."""
+    def run(self, image: U8 | Path) -> tuple[Fex, dict[str, float]]:
+        """One whole frame, from pixels (RGB) or a picture file to rows: the rows, and the seconds of each stage."""
         self._stages = {}
         start = time.perf_counter()
-        frame: Frame = as_frame(image_rgb_u8, 0, "frame")
+        pixels = read_image(image) if isinstance(image, Path) else image
+        frame: Frame = as_frame(pixels, 0, "frame")
         if self._boxes is None:
             results = self.detector.run([frame], self._all)
         else:

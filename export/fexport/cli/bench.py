@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,7 +31,9 @@ PYFEAT = "pyfeat"
 @click.option("--rounds", type=click.IntRange(min=3), default=20, show_default=True, help="Frames that are measured.")
 @click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Frames before them.")
 @click.option("--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees (not exact).")
+@click.option("--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides.")
 @click.option("--backend", default=AUTO, show_default=True, help="What runs the networks; auto: what was tuned here.")
+@click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
 @click.option(
     "--against",
@@ -51,7 +53,9 @@ def command(
     rounds: int,
     warmup: int,
     detector_size: int | None,
+    output_size: int | None,
     backend: str,
+    no_start_up: bool,
     networks: bool,
     against: str | None,
     pyfeat_python: Path | None,
@@ -60,6 +64,8 @@ def command(
     force: bool,
 ) -> None:
     """Measure BUNDLE on INPUT (a picture; default: the packaged photograph).
+
+    A comparison is of the same work: other networks, another contract or another number of faces on one side are an error.
 
     Keeps every sample as JSON in --out, with a report and plots: latency percentiles, stages, start-up, memory, installed
     size. Says so when the machine was too noisy to be believed.
@@ -90,7 +96,9 @@ def command(
         rounds=rounds,
         warmup=warmup,
         detector_size=detector_size,
+        output_size=output_size,
         backend=backend,
+        start_up=not no_start_up,
         networks=networks,
         against=pyfeat_python if against == PYFEAT else None,
         weights=weights,
@@ -102,10 +110,15 @@ def command(
     with tables.console(stderr=True).status("measuring") as status:
         result = runner.run(options, status.update)
     written = report.write(result, out)
-    click.echo(report.markdown(result))
-    if result["fexport"]["noise"]:
-        click.secho(f"NOISY: {result['fexport']['noise']}", fg="yellow", err=True)
+    click.echo(report.markdown(result, pictures=None))
+    _warn({"fexport": result["fexport"], "py-feat": result.get("pyfeat", {})})
     click.echo("written: " + ", ".join(str(path) for path in written))
+
+
+def _warn(sides: dict[str, dict[str, Any]]) -> None:
+    for name, side in sides.items():
+        if side.get("noise"):
+            click.secho(f"NOISY ({name}): {side['noise']}", fg="yellow", err=True)
 
 
 def _two_bundles(options: Options, against: str, out: Path) -> None:
@@ -116,4 +129,5 @@ def _two_bundles(options: Options, against: str, out: Path) -> None:
         result = bundles.run(options, against, status.update)
     written = bundles.write(result, out)
     click.echo(bundles.markdown(result))
+    _warn({side["path"]: side for side in result["sides"]})
     click.echo("written: " + ", ".join(str(path) for path in written))

@@ -14,7 +14,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "evaluate": ("scipy", "matplotlib"),
     "serve": ("fastapi", "uvicorn", "prometheus_client", "pyarrow"),
-    "bench": ("matplotlib", "psutil", "onnxruntime"),
+    "bench": ("matplotlib", "psutil", "markdown_it", "onnxruntime"),
 }
 
 
