@@ -21,6 +21,8 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
     # name: (pipeline, options of `fexport bench`)
     "vga_1_face": ("detectorv2", ["--faces", "1", "--networks"]),
     "vga_5_faces": ("detectorv2", ["--faces", "5"]),
+    "hd_1_face": ("detectorv2", ["--faces", "1", "--size", "1920x1080"]),
+    "hd_1_face_output_size_640": ("detectorv2", ["--faces", "1", "--size", "1920x1080", "--output-size", "640"]),
     "hd_1_face_detector_640": ("detectorv2", ["--faces", "1", "--size", "1920x1080", "--detector-size", "640"]),
     "detectorv1_vga_1_face": ("detectorv1", ["--faces", "1", "--networks"]),
     "detectorv1_default_vga_1_face": ("detectorv1 default", ["--faces", "1"]),

@@ -27,4 +27,6 @@ def floors(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(floors((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))) + "\n")
+    sys.stdout.write(
+        "\n".join(floors((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))) + "\n"
+    )

@@ -73,10 +73,16 @@ def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundl
         "import json, sys\n"
         "config = json.loads(sys.argv[1])\n"
         "def say(**v): print(json.dumps(v), flush=True)\n"
-        "say(ready=True, load_s=1.0, versions={'py-feat': 'stand-in'}, installed_mb=1000.0)\n"
-        "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=900.0 if config['threads'] > 1 else 400.0, rss_mb=100.0)\n"
+        "say(ready=True, load_s=1.0, versions={'py-feat': 'stand-in'}, installed_mb={'rest': 1000.0, 'cuda': 5000.0})\n"
+        "cpu = 900.0 if config['threads'] > 1 else 400.0\n"
+        "said = dict(foreign_share=0.5, faces=FACES, rss_mb=100.0, peak_mb=200.0)\n"
+        "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=cpu, **said)\n"
     )
+    program = stand_in.read_text()
+    stand_in.write_text(program.replace("FACES", "1"))
     monkeypatch.setattr(pyfeat, "WORKER", stand_in)
+    monkeypatch.setattr(pyfeat, "_version", lambda python: "2.0.3")
+    monkeypatch.setattr(pyfeat, "DETECTORS", {"detectorv1": ("retinaface-mobilenet025",)})
     monkeypatch.setattr(runner, "PAUSE_S", 0.0)
     options = runner.Options(
         str(v1_edge_bundle),
@@ -92,28 +98,50 @@ def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundl
     assert result["ratio"]["p50"] == pytest.approx(500 / ours)
     assert result["pyfeat"]["networks"]["landmarks"]["ratio"] > 0
     assert "ratio" not in result["pyfeat"]["networks"]["pose"]
-    assert "times py-feat" in report.markdown(result)
+    text = report.markdown(result)
+    for said in (
+        "times py-feat",
+        "NOISY (py-feat): other processes used 50%",
+        "at most 200 MB",
+        "5000 MB more",
+        "1 face, 3 samples",
+    ):
+        assert said in text
+    assert set(result["gflop"]) >= {"faces", "landmarks", "identity"}
+    assert result["machine"]["date"][:2] == "20"
+    stand_in.write_text(program.replace("FACES", "7"))
+    with pytest.raises(InputError, match="1 face on this frame and py-feat 7"):
+        runner.run(options)
 
 
-def test_a_worker_that_dies_is_one_sentence(v1_edge_bundle, tmp_path):
-    done = fexport(
-        "bench",
-        v1_edge_bundle,
-        "--against",
-        "pyfeat",
-        "--pyfeat-python",
-        sys.executable,
-        "--out",
-        tmp_path,
-        "--rounds",
-        "3",
-    )
-    refused(done, "py-feat stopped", "No module named 'feat'")
+def test_other_work_than_pyfeats_is_refused_before_anything_is_measured(v1_edge_bundle, monkeypatch):
+    from fexport.bench import pyfeat
+
+    monkeypatch.setattr(pyfeat, "_version", lambda python: "2.1.5")
+    bundle = open_bundle(v1_edge_bundle)
+    with pytest.raises(InputError, match="finds faces with retinaface-mobilenet025"):
+        pyfeat.refuse_other_work(bundle, Path("python"))
+    monkeypatch.setattr(pyfeat, "DETECTORS", {"detectorv1": ("retinaface-mobilenet025",)})
+    with pytest.raises(InputError, match=r"follows pyfeat-2\.0, and 'python' has py-feat 2\.1\.5"):
+        pyfeat.refuse_other_work(bundle, Path("python"))
+
+
+def test_what_pyfeat_cannot_do_is_one_sentence(v1_edge_bundle, tmp_path):
     refused(fexport("bench", v1_edge_bundle, "--against", "pyfeat"), "--pyfeat-python")
     refused(fexport("bench", "edge", "--size", "big"), "WIDTHxHEIGHT")
-    refused(
-        fexport("bench", "edge", "--against", "pyfeat", "--pyfeat-python", sys.executable), "py-feat has no detector"
-    )
+    against = ("--against", "pyfeat", "--out", tmp_path, "--pyfeat-python")
+    refused(fexport("bench", "edge", *against, sys.executable), "py-feat has no detector")
+    refused(fexport("bench", v1_edge_bundle, *against, sys.executable), "retinaface-mobilenet025", "--face-detector")
+
+
+def test_an_environment_without_pyfeat_is_one_sentence(tmp_path):
+    from fexport.bench import pyfeat
+    from fexruntime.errors import EnvironmentMissingError
+
+    with pytest.raises(EnvironmentMissingError, match="there is no py-feat in the environment"):
+        pyfeat._version(Path(sys.executable))
+    with pytest.raises(EnvironmentMissingError, match="cannot start"):
+        pyfeat._version(tmp_path / "missing")
 
 
 def test_two_bundles_in_turns(tmp_path):

@@ -42,9 +42,7 @@ print(json.dumps({
 """
 
 
-def start(
-    bundle: str, threads: int, backend: str | Mapping[str, str] = AUTO, times: int = 3
-) -> list[dict[str, float]]:
+def start(bundle: str, threads: int, backend: str | Mapping[str, str] = AUTO, times: int = 3) -> list[dict[str, float]]:
     """Seconds to import, to load and to run a first frame, and resident megabytes (then, and at most), in `times` fresh processes.
 
     They have a cache of their own: the first optimises the graphs, the later ones find them.

@@ -47,10 +47,11 @@ def _is_node(event: Mapping[str, Any]) -> bool:
 
 
 def _of_node(said: Mapping[str, Any]) -> int:
-    kind = said["op_name"]
+    kind: str = said["op_name"]
     if kind not in COUNTED:
         return 0
-    given, made = ([next(iter(t.values())) for t in said[k]] for k in ("input_type_shape", "output_type_shape"))
+    given: list[list[int]] = [next(iter(t.values())) for t in said["input_type_shape"]]
+    made: list[list[int]] = [next(iter(t.values())) for t in said["output_type_shape"]]
     if kind == "Conv":  # weights are [out, in / groups, height, width]
         return 2 * math.prod(made[0]) * math.prod(given[1][1:])
     if kind == "ConvTranspose":  # [in, out / groups, height, width]

@@ -30,6 +30,12 @@ def page(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
 
     body = MarkdownIt("commonmark").enable("table").render(markdown)
     for name, data in pictures.items():
-        body = body.replace(f'src="{html.escape(name)}"', f'src="data:image/png;base64,{base64.b64encode(data).decode()}"')
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+        body = body.replace(
+            f'src="{html.escape(name)}"', f'src="data:image/png;base64,{base64.b64encode(data).decode()}"'
+        )
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+    )

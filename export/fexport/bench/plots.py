@@ -54,10 +54,14 @@ def doubts(result: Mapping[str, Any]) -> list[str]:
         said.append(f"frames are scaled to {work['output_size']} px (output_size), and read from a file, by {both}")
     lower = [p for p in bundle["precision"] if p != "fp32"]
     if lower:
-        said.append(f"fexport has {', '.join(lower)} networks" + (", py-feat computes in fp32" if "pyfeat" in result else ""))
+        said.append(
+            f"fexport has {', '.join(lower)} networks" + (", py-feat computes in fp32" if "pyfeat" in result else "")
+        )
     if bundle["stand_ins"]:
         said.append(f"stand-in weights: {', '.join(bundle['stand_ins'])} (they cost what real ones cost)")
-    own = [role for role, files in bundle["weights"].items() if role not in bundle["stand_ins"] and not _published(files)]
+    own = [
+        role for role, files in bundle["weights"].items() if role not in bundle["stand_ins"] and not _published(files)
+    ]
     if own:
         said.append(f"not the published weights: {', '.join(own)} (others cost the same)")
     return said
@@ -107,12 +111,14 @@ def figure_of(above: str, below: list[str], height: float = 3.8) -> tuple[Any, A
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     lines = [(part, text.startswith("NOISY")) for text in below for part in textwrap.wrap(text, 115)]
     foot = 0.16 * len(lines)
-    figure = Figure(figsize=(7.5, height + foot), layout="constrained")
+    share = foot / (height + foot)
+    engine = ConstrainedLayoutEngine(rect=(0, share, 1, 1 - share))
+    figure = Figure(figsize=(7.5, height + foot), layout=engine)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(rect=(0, foot / (height + foot), 1, 1 - foot / (height + foot)))
     axes = figure.add_subplot()
     axes.set_title(above, fontsize=10, loc="left")
     for k, (text, red) in enumerate(reversed(lines)):

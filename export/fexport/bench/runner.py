@@ -189,7 +189,6 @@ def _networks_alone(
 ) -> dict[str, Any]:
     """CPU milliseconds of each network on one thread, one item a run; py-feat's beside them if it is there."""
     found: dict[str, Any] = {}
-    rng = np.random.RandomState(0)
     for role, network in bundle.networks.items():
         say(f"{network.row.name} alone, one thread")
         backend = open_backend(network, resolved(bundle, Place(backend=options.backend, threads=1)))
@@ -217,9 +216,7 @@ def _gflop(bundle: Bundle, size_hw: tuple[int, int]) -> dict[str, float]:
 def _random_inputs(network: BundleNetwork, size_hw: tuple[int, int]) -> dict[str, F32]:
     rng = np.random.RandomState(0)
     scale = 1 if network.choice.reads else 255
-    return {
-        t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * scale for t in network.record.inputs
-    }
+    return {t.name: rng.rand(*_one_item(t.shape, size_hw)).astype(np.float32) * scale for t in network.record.inputs}
 
 
 def _one_item(shape: tuple[int | str, ...], size_hw: tuple[int, int]) -> tuple[int, ...]:

@@ -31,7 +31,9 @@ PYFEAT = "pyfeat"
 @click.option("--rounds", type=click.IntRange(min=3), default=20, show_default=True, help="Frames that are measured.")
 @click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True, help="Frames before them.")
 @click.option("--detector-size", type=click.IntRange(min=64), help="Shrink what the face detector sees (not exact).")
-@click.option("--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides.")
+@click.option(
+    "--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides."
+)
 @click.option("--backend", default=AUTO, show_default=True, help="What runs the networks; auto: what was tuned here.")
 @click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
