@@ -1,4 +1,9 @@
-"""Measure every workload of the report and keep the raw samples in results/."""
+"""Measure every workload of the report and keep the raw samples in results/.
+
+    python benchmarks/record.py --weights DIR --pyfeat-python PYFEAT_ENV/bin/python
+
+Goes on where it was stopped: a workload that has a record of this commit is not measured again (delete the record to do so).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from fexport import build, modules, plan
-from fexruntime.contracts import network_row
+from fexport import build, plan
+from fexport.bench import measure
 
 RESULTS = Path(__file__).parent / "results"
 WORKLOADS: dict[str, tuple[str, list[str]]] = {
@@ -43,7 +48,7 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
     with tempfile.TemporaryDirectory() as folder:
         bundles: dict[str, Path] = {}
         for name, (pipeline, chosen) in WORKLOADS.items():
-            if only and name not in only:
+            if (only and name not in only) or _is_recorded(name):
                 continue
             if pipeline not in bundles:
                 bundles[pipeline] = Path(folder) / pipeline
@@ -57,7 +62,14 @@ def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...])
                     subprocess.run(tune, check=True)
             against_pyfeat(name, bundles[pipeline], Path(folder), rounds, chosen, pyfeat_python, weights)
     (RESULTS / "peak.json").write_text(json.dumps({"gflops": peak_gflops()}, indent=1) + "\n")
-    (RESULTS / "gflop.json").write_text(json.dumps(gflop(), indent=1) + "\n")
+
+
+def _is_recorded(name: str) -> bool:
+    path = RESULTS / f"{name}.json"
+    here = measure.commit(Path(__file__).parents[1])
+    if not path.exists() or here is None or here.endswith("+"):
+        return False
+    return bool(json.loads(path.read_text())["machine"].get("commit") == here)
 
 
 def against_pyfeat(
@@ -70,23 +82,6 @@ def against_pyfeat(
     # a process of its own: torch, which built the bundle, is not in its memory
     subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundle), *options], check=True)
     shutil.copy(folder / "out" / "samples.json", RESULTS / f"{name}.json")
-
-
-def gflop(height: int = 480, width: int = 640) -> dict[str, float]:
-    """GFLOP (two for a multiply-add) of each network of Detectorv2, counted by torch on the modules, by role; one item."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    found = {}
-    for role, part in plan.plan("detectorv2", "pyfeat-2.1", stand_in_seed=0).parts.items():
-        loaded = modules.load(network_row(part.network.name), part.choice.crop, stand_in_seed=0)
-        shape = (
-            (1, 3, height, width) if part.choice.crop is None else (1, 3, part.choice.crop_size, part.choice.crop_size)
-        )
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            loaded.module(torch.zeros(shape))
-        found[role] = counter.get_total_flops() / 1e9
-    return found
 
 
 def peak_gflops(size: int = 2048, runs: int = 30) -> list[float]:

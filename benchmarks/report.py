@@ -8,7 +8,8 @@ from pathlib import Path
 
 from record import RESULTS, WORKLOADS
 
-from fexport.bench import report
+from fexport.bench import plots, report
+from fexport.bench.page import page
 
 TARGETS = {
     # what was asked for: (workload, what, at least), over py-feat's eager torch
@@ -23,8 +24,12 @@ TARGETS = {
 
 
 def main() -> None:
-    """Write REPORT.md beside this file."""
-    found = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
+    """Write REPORT.md, its plots, and REPORT.html, which holds them."""
+    kept = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
+    # a record that does not say when it was made was made by an older `fexport bench`: it has neither peaks nor both sides' noise
+    found = {name: result for name, result in kept.items() if "date" in result["machine"]}
+    for name in kept.keys() - found.keys():
+        print(f"left out, record it again: {name}")
     lines = [
         "# What was measured",
         "",
@@ -48,9 +53,20 @@ def main() -> None:
         *_gate(),
         *_pools(),
     ]
-    for result in found.values():
-        lines += [report.markdown(result).replace("# ", "## ", 1)]
-    (Path(__file__).parent / "REPORT.md").write_text("\n".join(lines).rstrip() + "\n")
+    pictures = {}
+    for name, result in found.items():
+        lines += [report.markdown(result, f"plots/{name}_").replace("# ", "## ", 1)]
+        pictures |= {
+            f"plots/{name}_latency.png": plots.latency(result),
+            f"plots/{name}_stages.png": plots.stages(result),
+        }
+    text = "\n".join(lines).rstrip() + "\n"
+    here = Path(__file__).parent
+    (here / "plots").mkdir(exist_ok=True)
+    for name, data in pictures.items():
+        (here / name).write_bytes(data)
+    (here / "REPORT.md").write_text(text)
+    (here / "REPORT.html").write_text(page(text, "fexport: what was measured", pictures))
 
 
 PRECISION_TARGETS = {
@@ -119,11 +135,10 @@ def _targets(found: dict[str, dict]) -> list[str]:
 
 def _limit(found: dict[str, dict]) -> list[str]:
     peak = json.loads((RESULTS / "peak.json").read_text())["gflops"]
-    gflop = json.loads((RESULTS / "gflop.json").read_text())
     lines = [
         "## Against a matrix product",
         "",
-        "fp32 multiply-adds of direct convolutions and matrix products, times two (counted by torch on the modules, `results/gflop.json`),",
+        "fp32 multiply-adds of direct convolutions and matrix products, times two (counted from the graphs, by shape),",
         "over what the networks took (p50). For comparison, not as a ceiling: a 2048 x 2048 x 2048 product on the same two cores reaches",
         f"{sorted(peak)[len(peak) // 2]:.0f} GFLOP/s (median; best {max(peak):.0f}; `results/peak.json`).",
         "",
@@ -132,7 +147,7 @@ def _limit(found: dict[str, dict]) -> list[str]:
     ]
     for name, faces in (("vga_1_face", 1), ("vga_5_faces", 5)):
         if name in found:
-            stages = found[name]["fexport"]["stages_ms"]
+            stages, gflop = found[name]["fexport"]["stages_ms"], found[name]["gflop"]
             taken = sum(stages[f"{role} network"] for role in gflop)
             work = sum(g * (1 if role == "faces" else faces) for role, g in gflop.items())
             lines.append(f"| {name} | {work:.0f} | {taken:.0f} | {1e3 * work / taken:.0f} |")
