@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 lint types gate clean
+.PHONY: demo test opencv4 oldest lint types gate clean
 
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -17,7 +17,7 @@ demo: $(VENV)/.export
 test: $(VENV)/.dev
 	$(MAKE) lint types
 	$(BIN)/python -m pytest
-	$(MAKE) opencv4
+	$(MAKE) opencv4 oldest
 
 # the parts that read and cut images, on OpenCV 4, whose remap rounds positions (the suite runs on what pip chose, 5 today)
 opencv4: $(VENV)/opencv4/.done
@@ -26,6 +26,16 @@ opencv4: $(VENV)/opencv4/.done
 $(VENV)/opencv4/.done: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/opencv4
 	$(VENV)/opencv4/bin/python -m pip --disable-pip-version-check install -q "opencv-python-headless<5" pytest pandas pillow -e ".[cpu,video]"
+	touch $@
+
+# the oldest versions that pyproject.toml declares, of everything: their wheels are for Python 3.10 and 3.11
+oldest: $(VENV)/oldest/.done
+	$(VENV)/oldest/bin/python -m pytest -q -p no:cacheprovider tests/runtime/test_crop.py tests/runtime/test_sinks.py tests/runtime/test_detect.py
+
+$(VENV)/oldest/.done: $(BIN)/python tests/oldest.py pyproject.toml
+	for p in python3.10 python3.11 $(PYTHON); do $$p -m venv $(VENV)/oldest 2>/dev/null && break; done
+	$(BIN)/python tests/oldest.py > $(VENV)/oldest/requirements.txt
+	$(VENV)/oldest/bin/python -m pip --disable-pip-version-check install -q -r $(VENV)/oldest/requirements.txt pytest pillow -e .
 	touch $@
 
 # has a network become slower? on a quiet machine; the baseline names its CPU
