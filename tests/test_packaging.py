@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import subprocess
 import sys
 import zipfile
 from email.parser import Parser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SHARED = ".data/data/share/doc/fexport/"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,18 @@ def test_content(wheel):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rooms = ("runtime/fexruntime/", "export/fexport/", "calibration/fexcalibration/")
     sources = {line.split("/", 1)[1] for line in listed.splitlines() if line.startswith(rooms)}
-    inside = {n for n in names if ".dist-info/" not in n}
+    shared = {n.partition(SHARED)[2] for n in names if SHARED in n}
+    inside = {n for n in names if ".dist-info/" not in n and SHARED not in n}
     assert inside == sources
+    documents = {line for line in listed.splitlines() if line.startswith(("docs/", "benchmarks/results/soak/"))}
+    assert shared - documents == {
+        "README.md",
+        "CHANGELOG.md",
+        "benchmarks/README.md",
+        "benchmarks/REPORT.md",
+        "benchmarks/results/serve_load.json",
+    }
+    assert documents <= shared
     for name in (
         "fexruntime/py.typed",
         "fexruntime/bundles/edge/manifest.json",
@@ -47,6 +60,20 @@ def test_content(wheel):
         assert name in inside
     assert not [n for n in inside if "mobilefacenet" in n and not n.endswith(".py")]
     assert wheel.stat().st_size < 14_000_000
+
+
+def test_links_of_the_pages_hold_in_the_wheel(wheel):
+    """README, docs and reports are read from where the wheel puts them: what a page links to is there, or on the web."""
+    with zipfile.ZipFile(wheel) as archive:
+        shared = {n.partition(SHARED)[2]: n for n in archive.namelist() if SHARED in n}
+        pages = {name: archive.read(n).decode() for name, n in shared.items() if name.endswith(".md")}
+    folders = {str(parent) for name in shared for parent in PurePosixPath(name).parents}
+    links = [(page, link) for page, text in pages.items() for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)]
+    assert len(links) > 30
+    for page, link in links:
+        if not link.startswith(("http://", "https://")):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+            assert target in shared or target in folders, f"{page}: {link}"
 
 
 def test_metadata(wheel):
@@ -80,11 +107,16 @@ def test_an_empty_environment_with_the_cpu_extra_runs_the_packaged_bundle(wheel,
         ("verify",),
         ("inspect",),
         ("doctor",),
+        ("docs",),
+        ("docs", "api"),
     ):
         done = subprocess.run(
             [fexport, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
         )
         assert done.returncode == 0, done.stderr
+    assert done.stdout == (ROOT / "docs" / "api.md").read_text()
+    where = subprocess.run([fexport, "docs", "--path"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert Path(where.stdout.strip()) == (tmp_path / "venv" / "share" / "doc" / "fexport").resolve()
     assert (tmp_path / "faces.csv").read_text().count("\n") == 2
     assert (tmp_path / "pictures" / "astronaut.png").is_file()
     for module in ("torch", "pandas", "onnx"):

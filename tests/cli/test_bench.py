@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from command import fexport, refused
 from fexport.bench import measure, report, workload
 from fexport.bench.measure import Sample
 from fexruntime import open_bundle
-from fexruntime.errors import InputError
+from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
@@ -64,26 +65,30 @@ def test_statistics_and_noise():
     assert "not steady" in measure.noise([Sample(10, 20)] * 16 + [Sample(30, 20)] * 4)
 
 
-def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundle, tmp_path, monkeypatch):
-    """A worker that answers the protocol stands in for py-feat: what is tested is the taking of turns and the ratio."""
+def _worker(path, monkeypatch, faces=1):
+    """A program that answers the worker's protocol in py-feat's stead, of networks that an edge bundle has."""
     from fexport.bench import pyfeat, runner
 
-    stand_in = tmp_path / "worker.py"
-    stand_in.write_text(
+    path.write_text(
         "import json, sys\n"
         "config = json.loads(sys.argv[1])\n"
         "def say(**v): print(json.dumps(v), flush=True)\n"
         "say(ready=True, load_s=1.0, versions={'py-feat': 'stand-in'}, installed_mb={'rest': 1000.0, 'cuda': 5000.0})\n"
         "cpu = 900.0 if config['threads'] > 1 else 400.0\n"
-        "said = dict(foreign_share=0.5, faces=FACES, rss_mb=100.0, peak_mb=200.0)\n"
+        f"said = dict(foreign_share=0.5, faces={faces}, rss_mb=100.0, peak_mb=200.0)\n"
         "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=cpu, **said)\n"
     )
-    program = stand_in.read_text()
-    stand_in.write_text(program.replace("FACES", "1"))
-    monkeypatch.setattr(pyfeat, "WORKER", stand_in)
+    monkeypatch.setattr(pyfeat, "WORKER", path)
     monkeypatch.setattr(pyfeat, "_version", lambda python: "2.0.3")
     monkeypatch.setattr(pyfeat, "DETECTORS", {"detectorv1": ("retinaface-mobilenet025",)})
     monkeypatch.setattr(runner, "PAUSE_S", 0.0)
+
+
+def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundle, tmp_path, monkeypatch):
+    """A worker that answers the protocol stands in for py-feat: what is tested is the taking of turns and the ratio."""
+    from fexport.bench import runner
+
+    _worker(tmp_path / "worker.py", monkeypatch)
     options = runner.Options(
         str(v1_edge_bundle),
         size_wh=(160, 120),
@@ -109,7 +114,7 @@ def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundl
         assert said in text
     assert set(result["gflop"]) >= {"faces", "landmarks", "identity"}
     assert result["machine"]["date"][:2] == "20"
-    stand_in.write_text(program.replace("FACES", "7"))
+    _worker(tmp_path / "worker.py", monkeypatch, faces=7)
     with pytest.raises(InputError, match="1 face on this frame and py-feat 7"):
         runner.run(options)
 
@@ -136,12 +141,62 @@ def test_what_pyfeat_cannot_do_is_one_sentence(v1_edge_bundle, tmp_path):
 
 def test_an_environment_without_pyfeat_is_one_sentence(tmp_path):
     from fexport.bench import pyfeat
-    from fexruntime.errors import EnvironmentMissingError
 
     with pytest.raises(EnvironmentMissingError, match="there is no py-feat in the environment"):
         pyfeat._version(Path(sys.executable))
     with pytest.raises(EnvironmentMissingError, match="cannot start"):
         pyfeat._version(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("given", ["env/bin/python", "python-of-pyfeat"], ids=["relative", "on PATH"])
+def test_the_python_of_pyfeat_is_found_as_it_was_given(tmp_path, monkeypatch, given):
+    """The worker runs in another folder: neither a relative path nor a name on PATH may be looked up from there."""
+    from fexport.bench import pyfeat
+
+    python = tmp_path / "env" / "bin" / Path(given).name
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ntouch "{tmp_path}/called"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(python.parent), prepend=":")
+    with pytest.raises(EnvironmentMissingError, match="there is no py-feat in the environment"):
+        pyfeat._version(Path(given))
+    assert (tmp_path / "called").exists()
+    (tmp_path / "called").unlink()
+    _worker(tmp_path / "worker.py", monkeypatch)
+    frame = np.zeros((48, 64, 3), np.uint8)
+    with pyfeat.PyFeat(Path(given), "detectorv1", None, None, 1, None, frame) as worker:
+        assert worker.frame().wall_ms == 500.0
+    assert (tmp_path / "called").exists()
+
+
+def test_bundles_of_other_networks_are_not_compared(v1_edge_bundle, monkeypatch):
+    from fexport.bench import bundles, runner
+
+    whole = open_bundle(v1_edge_bundle)
+    without = dataclasses.replace(whole, networks={r: n for r, n in whole.networks.items() if r != "identity"})
+    other = dataclasses.replace(whole, networks={**whole.networks, "landmarks": whole.networks["identity"]})
+    bundles._refuse_other_work([whole, whole], ("a", "b"))
+    with pytest.raises(InputError, match="identity is arcface in the first and left out in the second"):
+        bundles._refuse_other_work([whole, without], ("a", "b"))
+    with pytest.raises(InputError, match="identity is left out in the first and arcface in the second"):
+        bundles._refuse_other_work([without, whole], ("a", "b"))
+    with pytest.raises(InputError, match="landmarks is mobilefacenet in the first and arcface in the second"):
+        bundles._refuse_other_work([whole, other], ("a", "b"))
+    monkeypatch.setattr(bundles, "open_bundle", {"a": whole, "b": without}.get)
+    with pytest.raises(InputError, match="only bundles of the same networks"):
+        bundles.run(runner.Options("a"), "b")
+
+
+def test_bundles_that_read_other_numbers_of_faces_are_not_compared(monkeypatch):
+    """The counts of the frame that both have read; nothing is measured."""
+    from fexport.bench import bundles, runner
+
+    counts = iter((1, 3))
+    monkeypatch.setattr(workload, "faces_of", lambda fex: next(counts))
+    monkeypatch.setattr(bundles, "Meter", None)
+    with pytest.raises(InputError, match=r"'edge' reads 1 face on this frame and 'edge' 3 faces.*--faces N"):
+        bundles.run(runner.Options("edge", size_wh=(160, 120), faces=None, warmup=1), "edge")
 
 
 def test_two_bundles_in_turns(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,11 +53,19 @@ def refuse_other_work(bundle: Bundle, python: Path) -> None:
         )
 
 
+def _interpreter(python: Path) -> str:
+    """Where a Python lies that was given as a path, also a relative one (the worker runs in another folder), or as a name on PATH.
+
+    Links stay: a virtual environment's Python is a link, and finds its environment by where the link lies.
+    """
+    return str(Path(shutil.which(str(python)) or python).absolute())
+
+
 def _version(python: Path) -> str:
     program = "from importlib.metadata import version; print(version('py-feat'))"
     try:
         done = subprocess.run(
-            [str(python), "-c", program], capture_output=True, text=True, check=False, timeout=_LONGEST_S
+            [_interpreter(python), "-c", program], capture_output=True, text=True, check=False, timeout=_LONGEST_S
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentMissingError(f"cannot start {str(python)!r} for --against pyfeat: {error}") from None
@@ -103,7 +112,7 @@ class PyFeat:
         self._log = (Path(self._folder.name) / "log").open("w+")
         try:
             self._process = subprocess.Popen(
-                [str(python.absolute()), str(WORKER), json.dumps(config)],
+                [_interpreter(python), str(WORKER), json.dumps(config)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

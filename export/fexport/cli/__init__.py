@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "Hold a bundle's rows to another's, to a saved table's, or to py-feat's.",
     "evaluate": "Score a head pose on AFLW2000 or BIWI, or establish its signs.",
     "models": "List the networks with their licences and sizes.",
+    "docs": "List the pages of the documentation, which comes along, or show one.",
     "doctor": "Show what this environment can do, and what mends the rest.",
 }
 
@@ -59,6 +60,7 @@ EXAMPLES = {
     "models": ("fexport models --json",),
     "lint": ("fexport lint model.onnx --tensorrt 10.3",),
     "engines": ("fexport engines bundle --if-needed", "fexport engines bundle --profile 720x1280"),
+    "docs": ("fexport docs", "fexport docs tutorial"),
     "doctor": ("fexport doctor",),
 }
 """By command: what its help ends with."""
