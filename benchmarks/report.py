@@ -6,6 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
+import older_records
 from record import RESULTS, WORKLOADS
 
 from fexport.bench import plots, report
@@ -26,25 +27,24 @@ TARGETS = {
 def main() -> None:
     """Write REPORT.md, its plots, and REPORT.html, which holds them."""
     kept = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
-    # a record that does not say when it was made was made by an older `fexport bench`: it has neither peaks nor both sides' noise
-    found = {name: result for name, result in kept.items() if "date" in result["machine"]}
-    for name in kept.keys() - found.keys():
-        print(f"left out, record it again: {name}")
+    found = {name: older_records.today(result) for name, result in kept.items()}
     lines = [
         "# What was measured",
         "",
         "Made by `benchmarks/report.py` from `benchmarks/results/`. Both sides took turns on the same frames with the same number of",
         "threads; a ratio is the median of the rounds' own ratios. Weights: made by the stand-in recipe; they cost what real ones cost.",
         "",
-        "| workload | fexport p50 ms | py-feat p50 ms | ratio |",
-        "|---|---|---|---|",
+        "| workload | fexport p50 ms | py-feat p50 ms | ratio | recorded |",
+        "|---|---|---|---|---|",
     ]
     for name, result in found.items():
         ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
-        lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {result['ratio']['paired_p50']:.2f} |")
+        when = result["machine"]["date"].partition("T")[0]
+        lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {result['ratio']['paired_p50']:.2f} | {when} |")
     lines += [
         "",
         *_targets(found),
+        *_footprint(),
         *_backends(),
         *_in_turns(),
         *_precisions(),
@@ -151,6 +151,56 @@ def _limit(found: dict[str, dict]) -> list[str]:
             taken = sum(stages[f"{role} network"] for role in gflop)
             work = sum(g * (1 if role == "faces" else faces) for role, g in gflop.items())
             lines.append(f"| {name} | {work:.0f} | {taken:.0f} | {1e3 * work / taken:.0f} |")
+    return [*lines, ""]
+
+
+INSTALLED_TARGET = 1 / 19
+"""Asked of the runtime with ncnn: at most this share of py-feat's environment, which has CUDA's libraries by default."""
+
+
+def _footprint() -> list[str]:
+    """Memory on each backend and disk, as `benchmarks/footprint.py` measured."""
+    path = RESULTS / "footprint.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    bundle, machine = result["bundle"], result["machine"]
+    lines = [
+        "## Memory and disk",
+        "",
+        f"`benchmarks/footprint.py`, {bundle['pipeline']} ({', '.join(bundle['networks'].values())}), {result['threads']} threads, a VGA frame",
+        f"and a face; {machine['cpu']}, {machine['date'].partition('T')[0]}, commit {machine['commit']}. Each in a process of its own, median of",
+        "those that found optimised graphs in the cache; the first optimises them.",
+        "",
+        "| backend | runs | resident MB | at most MB | at most, first | load s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, measured in result["memory"].items():
+        on_it = [role for role, backend in measured["backends"].items() if backend == name]
+        first, *later = measured["runs"]
+        rss, peak, load = (statistics.median(r[k] for r in later) for k in ("rss_mb", "peak_mb", "load_s"))
+        lines.append(f"| {name} | {', '.join(on_it)} | {rss:.0f} | {peak:.0f} | {first['peak_mb']:.0f} | {load:.2f} |")
+    theirs = result.get("pyfeat_installed_mb")
+    whole = sum(theirs.values()) if theirs else None
+    lines += [
+        "",
+        "What a backend does not run, ONNX Runtime does.",
+        "",
+        "| environment | MB | of py-feat's | without CUDA's |",
+    ]
+    lines.append("|---|---|---|---|")
+    for extras, sizes in result["installed"].items():
+        taken = sum(sizes.values())
+        shares = f"1/{whole / taken:.1f} | 1/{theirs['rest'] / taken:.1f}" if whole else "– | –"
+        lines.append(f"| fexport[{extras}] | {taken:.0f} | {shares} |")
+    if whole is not None:
+        taken = sum(result["installed"]["cpu,ncnn"].values())
+        verdict = "met" if taken <= whole * INSTALLED_TARGET else "missed"
+        lines += [
+            f"| py-feat {result['pyfeat']} | {whole:.0f} | | {theirs['rest']:.0f} |",
+            "",
+            f"Asked of fexport[cpu,ncnn]: 1/{1 / INSTALLED_TARGET:.0f} of py-feat's: {verdict}.",
+        ]
     return [*lines, ""]
 
 

@@ -91,23 +91,31 @@ def _start_up(result: dict[str, Any]) -> list[str]:
         for label, run in (("first ever (graphs optimised)", result["start_up"][0]), ("later", result["start_up"][-1])):
             lines += [
                 f"Start-up in a fresh process, {label}: import {run['import_s']:.2f} s, load {run['load_s']:.2f} s, first frame "
-                f"{run['first_frame_s']:.2f} s; resident then {run['rss_mb']:.0f} MB, at most {run['peak_mb']:.0f} MB.",
+                f"{run['first_frame_s']:.2f} s; resident then {_memory(run)}.",
                 "",
             ]
     ours = result["fexport"]
     sizes = result["installed_mb"]
     lines += [
-        f"Resident after all frames {ours['rss_mb']:.0f} MB, at most {ours['peak_mb']:.0f} MB.",
+        f"Resident after all frames {_memory(ours)}.",
         "",
         f"Installed: {sum(sizes.values()):.0f} MB ({', '.join(f'{k} {v:.0f}' for k, v in sizes.items())}).",
         "",
     ]
     if theirs is not None:
         installed = theirs["installed_mb"]
+        # a record of before peaks were measured, or CUDA's files counted apart, says neither
+        environment = (
+            f"environment {installed['rest']:.0f} MB without what serves CUDA alone, which is {installed['cuda']:.0f} MB more"
+            if "cuda" in installed
+            else f"environment {installed['rest']:.0f} MB, CUDA's libraries included"
+        )
         lines += [
-            f"py-feat: import and load {theirs['load_s']:.1f} s; resident after all frames {theirs['rss_mb']:.0f} MB, at most "
-            f"{theirs['peak_mb']:.0f} MB; environment {installed['rest']:.0f} MB without what serves CUDA alone, which is "
-            f"{installed['cuda']:.0f} MB more.",
+            f"py-feat: import and load {theirs['load_s']:.1f} s; resident after all frames {_memory(theirs)}; {environment}.",
             "",
         ]
     return lines
+
+
+def _memory(side: Mapping[str, Any]) -> str:
+    return f"{side['rss_mb']:.0f} MB" + (f", at most {side['peak_mb']:.0f} MB" if "peak_mb" in side else "")
