@@ -210,14 +210,19 @@ class Detector:
         return tracker_of(self.pipeline, self._finder.gives, options, carry)
 
     def run(
-        self, frames: Sequence[Frame], options: Options | None = None, boxes: Sequence[F32] | None = None
+        self,
+        frames: Sequence[Frame],
+        options: Options | None = None,
+        boxes: Sequence[F32] | None = None,
+        *,
+        rows_only: bool = False,
     ) -> list[FrameResult]:
         """Results of frames that were read already, in one batch: the stateless entry that services call.
 
-        `boxes` [N,4] of each frame replace finding. Raises InferenceError, naming the frames, if a network could not be
-        run on them.
+        `boxes` [N,4] of each frame replace finding; `rows_only` as in `stream`. Raises InferenceError, naming the frames, if a
+        network could not be run on them.
         """
-        return self._run(frames, options or Options(), boxes, None)
+        return self._run(frames, options or Options(), boxes, None, rows_only)
 
     def _run(
         self,

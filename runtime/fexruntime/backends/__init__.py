@@ -16,6 +16,7 @@ BACKENDS = {
     "openvino": ("fexruntime.backends.openvino", "OpenVino"),
     "onnxruntime-cuda": ("fexruntime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
     "tensorrt": ("fexruntime.backends.tensorrt", "TensorRT"),
+    "triton": ("fexruntime.backends.triton", "Triton"),
     "arrays": ("fexruntime.backends.arrays", "Arrays"),
 }
 """Module and class of each. A class says which kinds of artefact it `reads` and on which `devices` it runs."""
@@ -28,13 +29,18 @@ def open_backend(network: BundleNetwork, place: Place) -> Backend:
     Raises InputError for a name that is not there, EnvironmentMissingError for a device that the backend has not,
     BundleError if the bundle has no such artefact: never another is run instead.
     """
+    kind, variant = chosen(network, place)
+    return kind(network, variant, place)  # type: ignore[no-any-return]
+
+
+def chosen(network: BundleNetwork, place: Place) -> tuple[Any, Variant]:
+    """The class that `place` means for a network and the artefact that it would load, without loading it or its library."""
     name = place.backend_of(network.role)
     if {v.kind for v in network.record.variants} == {"arrays"}:
         name = "arrays"
     kind = _backend(name)
     _check_device(kind, name, network, place)
-    variant = network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
-    return kind(network, variant, place)  # type: ignore[no-any-return]
+    return kind, network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
 
 
 def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Backend:
