@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 oldest lint types gate clean
+.PHONY: demo test opencv4 oldest triton lint types gate clean
 
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -36,6 +36,15 @@ $(VENV)/oldest/.done: $(BIN)/python tests/oldest.py pyproject.toml
 	for p in python3.10 python3.11 $(PYTHON); do $$p -m venv $(VENV)/oldest 2>/dev/null && break; done
 	$(BIN)/python tests/oldest.py > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/python -m pip --disable-pip-version-check install -q -r $(VENV)/oldest/requirements.txt pytest pillow -e .
+	touch $@
+
+# a tritonserver for the tests of `fexport triton` (CPU, 150 MB), in an environment of its own: its stub's bindings are of before NumPy 2
+triton: $(VENV)/triton/.done
+
+$(VENV)/triton/.done: $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/triton
+	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q "numpy<2" "opencv-python-headless<4.12" "onnxruntime==1.32.0"
+	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
 # has a network become slower? on a quiet machine; the baseline names its CPU

@@ -1,0 +1,231 @@
+"""fexport triton: the repository that is written, and a real tritonserver (CPU, Python backend) that serves it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from command import fexport, refused
+from conftest import ROOT
+
+from fexport.triton import pbtxt, repository
+from fexruntime import Detector
+from fexruntime.backends.base import Place
+from fexruntime.bundle import open_bundle
+from fexruntime.driver import Gpu
+from fexruntime.engines import key_of, profiles_of, shown
+from fexruntime.errors import EnvironmentMissingError, InputError
+
+STEP = """
+import numpy as np, onnxruntime, os
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def initialize(self, args):
+        here = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(here, options, providers=["CPUExecutionProvider"])
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            names = list(request.requested_output_names())
+            given = {t.name(): t.as_numpy() for t in request.inputs()}
+            found = self.session.run(names, given)
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor(n, v) for n, v in zip(names, found)]))
+        return answers
+"""
+"""In place of Triton's ONNX Runtime backend, which the wheel has not: the same graph, called by the server the same way."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with the packaged mesh, whole and with its graphs as models of their own."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import triton_server
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    missing = triton_server.installed()
+    if missing:
+        assert not os.environ.get("FEXPORT_NEED_TRITON"), missing
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("triton")
+    bundle, models = open_bundle("facemesh"), folder / "models"
+    repository.write(bundle, models, repository.Serving("mesh", threads=1, delay_us=300_000, max_bytes=1_000_000), {})
+    steps = repository.steps_of(bundle, "onnxruntime", repository.Serving())
+    for path in repository.write(bundle, models, repository.Serving("parted", columns="pose,facebox"), steps)[1:]:
+        config = path / "config.pbtxt"
+        text = config.read_text()
+        config.write_text(text.replace('backend: "onnxruntime"', 'backend: "python"').replace("model.onnx", "model.py"))
+        (path / "1" / "model.py").write_text(STEP)
+    with triton_server.serving(models, folder) as running:
+        yield running
+
+
+def ask(server, over, data, model="mesh", **options):
+    if over == "http":
+        import tritonclient.http as client
+    else:
+        import tritonclient.grpc as client
+    images = [data] if isinstance(data, bytes) else data
+    given = client.InferInput("image", [len(images), 1], "BYTES")
+    given.set_data_from_numpy(np.array([[i] for i in images], object))
+    with client.InferenceServerClient(getattr(server, over)) as asking:
+        return asking.infer(model, [given], **options)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_a_photograph_is_answered_with_the_numbers_of_detect(server, over, photo):
+    fex = Detector("facemesh", threads=1).detect(photo.read_bytes())
+    said = ask(server, over, photo.read_bytes())
+    assert said.as_numpy("count").tolist() == [[len(fex)]]
+    assert np.array_equal(said.as_numpy("values")[0], fex.values, equal_nan=True)
+    (row,) = json.loads(said.as_numpy("rows")[0, 0])["rows"]
+    assert row == fex.to_dict()[0]
+
+
+@pytest.mark.triton
+def test_the_configuration_names_the_columns(server):
+    import tritonclient.grpc as client
+
+    with client.InferenceServerClient(server.grpc) as asking:
+        said = asking.get_model_config("mesh", as_json=True)["config"]["parameters"]
+    assert said["value_columns"]["string_value"].split(",") == list(Detector("facemesh").detect([]).numeric_columns)
+
+
+@pytest.mark.triton
+def test_requests_at_once_are_read_together_and_a_bad_one_fails_alone(server, photo):
+    from tritonclient.utils import InferenceServerException
+
+    data = photo.read_bytes()
+    expected = ask(server, "grpc", data).as_numpy("values")
+
+    def answer(k):
+        bad = {2: data[:900], 5: b"no image", 6: b"", 7: b"\xff\xd8" + bytes(1_000_001)}.get(k)
+        try:
+            return ask(server, "grpc", data if bad is None else bad).as_numpy("values")
+        except InferenceServerException as error:
+            return error.status(), error.message()
+
+    before = statistics(server)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(answer, range(8)))
+    after = statistics(server)
+    for k in (0, 1, 3, 4):
+        np.testing.assert_allclose(answers[k], expected, rtol=0, atol=1e-3)
+    says = {2: "cut off", 5: "is not an image", 6: "is empty", 7: "more than 1000000"}
+    for k, text in says.items():
+        assert answers[k][0] == "StatusCode.INVALID_ARGUMENT"
+        assert text in answers[k][1]
+    assert after["execution_count"] - before["execution_count"] < 8  # some of the eight shared a run
+
+
+@pytest.mark.triton
+def test_a_request_of_several_images_has_a_table_for_each(server, photo):
+    from PIL import Image
+
+    data = photo.read_bytes()
+    import io
+
+    blank = io.BytesIO()
+    Image.new("RGB", (64, 64), (127, 127, 127)).save(blank, "PNG")
+    said = ask(server, "http", [data, blank.getvalue()])
+    assert said.as_numpy("count").tolist() == [[1], [1]]
+    tables = [json.loads(text)["rows"] for text in said.as_numpy("rows")[:, 0]]
+    assert tables[0][0]["FaceScore"] > 0.5
+    assert (tables[1][0]["FaceScore"], tables[1][0]["Yaw"]) == (0, None)
+    from tritonclient.utils import InferenceServerException
+
+    with pytest.raises(InferenceServerException, match="image 2 of 2 is cut off"):
+        ask(server, "http", [data, data[:900]])
+
+
+@pytest.mark.triton
+def test_graphs_that_are_models_of_their_own_give_the_same_numbers(server, photo):
+    fex = Detector("facemesh", threads=1).detect(photo.read_bytes(), columns=["pose", "facebox"])
+    before = statistics(server, "parted_mesh")["inference_count"]
+    said = ask(server, "grpc", photo.read_bytes(), "parted")
+    np.testing.assert_allclose(said.as_numpy("values")[0], fex.values, rtol=0, atol=1e-4)
+    assert statistics(server, "parted_mesh")["inference_count"] > before
+
+
+def statistics(server, model="mesh"):
+    import tritonclient.grpc as client
+
+    with client.InferenceServerClient(server.grpc) as asking:
+        (said,) = asking.get_inference_statistics(model, as_json=True)["model_stats"]
+    return {k: int(said.get(k, 0)) for k in ("inference_count", "execution_count")}
+
+
+def test_the_repository_holds_the_runtime_and_the_bundle_whole(tmp_path):
+    done = fexport("triton", "edge", tmp_path / "models", "--name", "faces", "--threads", "1", "--queue", "3")
+    assert done.returncode == 0, done.stderr
+    version = tmp_path / "models" / "faces" / "1"
+    assert open_bundle(version / "bundle").verify_files() > 0
+    assert (version / "fexruntime" / "ops" / "kernels.cu").is_file()
+    assert not list(version.rglob("__pycache__"))
+    config = (tmp_path / "models" / "faces" / "config.pbtxt").read_text()
+    assert "max_queue_size: 3" in config
+    assert os.listdir(tmp_path) == ["models"]  # nothing is left beside it
+    refused(fexport("triton", "edge", tmp_path / "models", "--name", "faces"), "is there already", "--force")
+    (version / "mine").touch()
+    assert fexport("triton", "edge", tmp_path / "models", "--name", "faces", "--force").returncode == 0
+    assert not (version / "mine").exists()
+
+
+def test_what_cannot_be_written(tmp_path):
+    out = tmp_path / "models"
+    refused(fexport("triton", "missing", out), "no bundle at")
+    refused(fexport("triton", "edge", out, "--columns", "nothing"), "no column or group 'nothing'")
+    refused(fexport("triton", "edge", out, "--name", "../x"), "cannot be a model's name")
+    refused(fexport("triton", "edge", out, "--backend", "nothing"), "no backend 'nothing'")
+    refused(fexport("triton", "edge", out, "--backend", "ncnn"), "has no fp32 artefact of kind ncnn")
+    refused(fexport("triton", "edge", out, "--steps", "onnxruntime", "--backend", "ncnn"), "leave out --backend")
+    assert not out.exists()
+
+
+def test_engines_of_the_store_become_steps(tmp_path, monkeypatch):
+    """Only as files: no GPU has run them."""
+    monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
+    bundle, here = open_bundle("facemesh"), Gpu("Orin", "8.7", "12.2")
+    with pytest.raises(EnvironmentMissingError, match="fexport engines"):
+        repository.tensorrt_steps(bundle, "10.3.0", here)
+    store = Place().store()
+    for role, network, variant in repository.graphs(bundle, "tensorrt"):
+        key = key_of(network, variant, "10.3.0", here, shown(profiles_of(network.record.inputs)), "{}")
+        with store.writing(key) as path:
+            path.write_bytes(f"plan of {role}".encode())
+    steps = repository.tensorrt_steps(bundle, "10.3.0", here)
+    repository.write(bundle, tmp_path / "models", repository.Serving(), steps)
+    for role in steps:
+        folder = tmp_path / "models" / f"fexport_{role}"
+        assert (folder / "1" / "model.plan").read_bytes() == f"plan of {role}".encode()
+        config = (folder / "config.pbtxt").read_text()
+        assert 'backend: "tensorrt"' in config
+        assert 'profile: ["0", "1", "2", "3"]' in config
+        assert "max_batch_size: 64" in config
+        assert '"10.3.0"' in config
+    host = (tmp_path / "models" / "fexport" / "config.pbtxt").read_text()
+    assert "fexport_mesh" in host
+
+
+def test_the_text_format():
+    said = pbtxt.text(
+        {"a": 'x"\n', "b": [1, -1], "c": pbtxt.Word("KIND"), "d": [{"e": True}, {"e": False}], "f": {"g": 1}}
+    )
+    assert said == 'a: "x\\"\\n"\nb: [1, -1]\nc: KIND\nd {\n  e: true\n}\nd {\n  e: false\n}\nf {\n  g: 1\n}\n'
+
+
+def test_outside_a_server_the_backend_says_so():
+    with pytest.raises(EnvironmentMissingError, match="inside a Triton server alone"):
+        Detector("edge", backend="triton")
+
+
+def test_settings_that_cannot_be():
+    with pytest.raises(InputError, match="cannot be a model's name"):
+        repository.Serving("a/b")
