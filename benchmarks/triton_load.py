@@ -59,6 +59,7 @@ def main() -> None:
                     with lock:
                         waits.append(time.perf_counter() - start)
                         said[f"{'broken picture' if broken else 'photograph'}: {answer}"] += 1
+                asking.close()  # the server waits for open connections when it ends
 
             threads = [threading.Thread(target=client, args=(n,)) for n in range(chosen.clients)]
             for thread in threads:
