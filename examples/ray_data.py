@@ -75,7 +75,12 @@ def main() -> None:
     words.add_argument("--threads", type=int, default=1)
     chosen = words.parse_args()
     photos, out = chosen.photos.absolute(), chosen.out.absolute()
-    print(read(photos, out, chosen.bundle, chosen.workers, chosen.threads), "blocks read,", len(table(photos, out)), "rows")
+    print(
+        read(photos, out, chosen.bundle, chosen.workers, chosen.threads),
+        "blocks read,",
+        len(table(photos, out)),
+        "rows",
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ def test_two_workers_give_the_serial_answer_and_go_on(pictures, tmp_path, monkey
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import ray_data
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": sys.path[0]}})
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": sys.path[0]}},
+    )
     try:
         assert ray_data.read(pictures, tmp_path, "edge", workers=2, block=2) == 3
         first = ray_data.table(pictures, tmp_path, block=2)

@@ -1,0 +1,18 @@
+# x86 with an NVIDIA GPU, ONNX Runtime's CUDA provider. docker build -f docker/gpu.Dockerfile -t fexport:gpu . ; docker run --gpus all …
+FROM nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/fexport
+ENV PATH=/opt/fexport/bin:$PATH
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY runtime runtime
+COPY export export
+COPY calibration calibration
+RUN pip install --no-cache-dir ".[gpu,tables,video,serve]" \
+ && useradd --create-home --uid 10001 fexport
+USER 10001
+ENV FEXPORT_CACHE=/home/fexport/cache
+ENTRYPOINT ["fexport"]
+CMD ["run", "--help"]
