@@ -1,6 +1,7 @@
 """Load on `fexport serve`: clients that ask without a pause; is every answer there, and always the same?
 
 python benchmarks/serve_load.py --clients 8 --seconds 120 --out benchmarks/results/serve_load.json
+python benchmarks/serve_load.py --clients 8 --seconds 20 --queue 2 --out benchmarks/results/serve_full_queue.json
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> None:
                 if service.poll() is not None:
                     raise SystemExit("the service did not start") from None
                 time.sleep(0.1)
-        statuses, bodies, waits = Counter[str](), Counter[bytes](), list[float]()
+        statuses, bodies, waits = Counter[str](), Counter[bytes](), dict[str, list[float]]()
         end = time.monotonic() + chosen.seconds
 
         def client() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
                     except httpx.HTTPError as error:
                         statuses[type(error).__name__] += 1
                         continue
-                    waits.append(time.perf_counter() - start)
+                    waits.setdefault(str(said.status_code), []).append(time.perf_counter() - start)
                     statuses[str(said.status_code)] += 1
                     if said.status_code == 200:
                         bodies[said.content] += 1
@@ -75,7 +76,10 @@ def main() -> None:
         "bundle": chosen.bundle,
         "answers_by_status": dict(statuses),
         "different_answers": len(bodies),
-        "ms_p50_p99_max": [round(1e3 * float(np.quantile(waits, q)), 1) for q in (0.5, 0.99, 1)],
+        "ms_p50_p99_max_by_status": {
+            status: [round(1e3 * float(np.quantile(taken, q)), 1) for q in (0.5, 0.99, 1)]
+            for status, taken in sorted(waits.items())
+        },
         "exit_status_on_sigterm": ended,
     }
     chosen.out.parent.mkdir(parents=True, exist_ok=True)

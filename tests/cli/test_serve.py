@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -185,6 +186,13 @@ def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
     assert "Traceback" not in said, said
 
 
+DROP = """
+const bytes = Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0)), dropped = new DataTransfer();
+dropped.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true }));
+"""
+
+
 def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser, photo, tmp_path):
     def waited(script):
         deadline = time.monotonic() + 60
@@ -201,6 +209,9 @@ def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser,
         assert browser.execute_script("return overlay.naturalWidth") == 512
         assert waited("rows.rows.length") == 2
         assert "FaceScore" in browser.execute_script("return rows.rows[0].textContent")
+        browser.execute_script("rows.replaceChildren(); overlay.hidden = true; said.textContent = ''")
+        browser.execute_script(DROP, base64.b64encode(photo.read_bytes()).decode())
+        assert waited("said.textContent == '1 face' && !overlay.hidden && overlay.naturalWidth") == 512
         browser.find_element("id", "file").send_keys(str(tmp_path / "broken.jpg"))
         assert "cut off" in waited("said.className == 'error' && said.textContent")
         assert browser.execute_script("return overlay.hidden && rows.rows.length == 0")
