@@ -37,7 +37,6 @@ class Ncnn:
         self._ncnn = _import_ncnn()
         self._name = network.row.name
         self.threads = place.cores
-        self._off = variant.off
         self.spec = Spec(network.record.inputs, network.record.outputs)
         (weights,) = variant.parts
         self._net: Any = self._ncnn.Net()
@@ -46,10 +45,11 @@ class Ncnn:
                 f"the manifest has {', '.join(unknown)} off for {self._name}, which is no way of ncnn's to convolve "
                 f"(those are {', '.join(WAYS)}): build the bundle again"
             )
-        for option in (*ROUNDING, *(f"use_{way}" for way in variant.off)):
+        device = place.device_of(network.role)
+        self._off = variant.off if device.kind == "cpu" else ()  # they were measured on CPUs
+        for option in (*ROUNDING, *(f"use_{way}" for way in self._off)):
             setattr(self._net.opt, option, False)
         self._net.opt.num_threads = self.threads
-        device = place.device_of(network.role)
         self._device = "cpu" if device.kind == "cpu" else self._on_vulkan(device)
         with variant.model.opened(network.folder) as text, weights.opened(network.folder) as data:
             if self._net.load_param(text) or self._net.load_model(data):
