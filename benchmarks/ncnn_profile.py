@@ -19,7 +19,7 @@ import numpy as np
 
 from fexport.bench import measure
 from fexruntime import open_bundle
-from fexruntime.backends.ncnn import _ROUNDING
+from fexruntime.backends.ncnn import ROUNDING
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,7 +35,7 @@ def main(bundle: Path, role: str, without: tuple[str, ...], rounds: int) -> None
     variant = network.variant("fp32", ("ncnn",))
     text = network.read(variant.model).decode()
     net = ncnn.Net()
-    for option in (*_ROUNDING, *(f"use_{name}" for name in without)):
+    for option in (*ROUNDING, *(f"use_{name}" for name in without)):
         setattr(net.opt, option, False)
     net.opt.num_threads, net.opt.lightmode = 1, False
     with variant.model.opened(network.folder) as param, variant.parts[0].opened(network.folder) as data:
@@ -44,7 +44,8 @@ def main(bundle: Path, role: str, without: tuple[str, ...], rounds: int) -> None
     sizes = {"height": 480, "width": 640}
     (tensor,) = network.record.inputs
     shape = [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.shape[1:]]
-    value = ncnn.Mat(np.random.RandomState(0).rand(*shape).astype(np.float32)).clone()
+    given = np.random.RandomState(0).rand(*shape).astype(np.float32)  # a Mat of it holds no reference
+    value = ncnn.Mat(given).clone()
     runs = [_run(net, text, tensor.name, value) for _ in range(rounds + 1)][1:]
     medians = {kind: float(np.median([run[kind] for run in runs])) for kind in runs[0]}
     medians = dict(sorted(medians.items(), key=lambda item: -item[1]))

@@ -30,7 +30,7 @@ from fexruntime.workspace import Workspace
 CHIPS = 200
 """Faces that are kept unless another number is asked for."""
 FRAMES = 40
-"""Frames that are kept for a network that reads frames."""
+"""Frames that are kept, at most, for a network that reads frames."""
 FACES_A_PICTURE = 8
 """A crowd gives no more."""
 LONGER_SIDE_PX = 640
@@ -92,7 +92,8 @@ def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Sa
         bad.append(str(error))
 
     with _Reader(bundle) as reader:
-        kept: list[_Picture] = []
+        used, out = _Held(chips), _Held(max(chips // HELD_OUT, 1))
+        count = 0
         seen: set[str] = set()
         stride = 1
         for frame in Frames([str(p) for p in pictures], on_bad=pass_over):
@@ -104,25 +105,62 @@ def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Sa
             seen.add(digest)
             picture = reader.read(frame, digest, min(chips, FACES_A_PICTURE))
             if picture.faces:
-                kept.append(picture)
-            say(f"{len(seen)} pictures read, {sum(len(p.faces) for p in kept)} faces")
-            if len(kept) > chips:  # enough: go on at half the rate, over all of them alike
-                kept, stride = kept[::2], 2 * stride
+                count += 1
+                (used if count % HELD_OUT else out).add(picture)
+            say(f"{len(seen)} pictures read, {used.faces + out.faces} faces")
+            if len(used.pictures) + len(out.pictures) > chips:  # enough: go on at half the rate, over all of them alike
+                used.halve()
+                out.halve()
+                stride *= 2
     if not seen:
         raise InputError(f"no picture could be read from {names}: {bad[0] if bad else 'there is none'}")
-    if not kept:
+    if not count:
         raise InputError(
             f"no face was found in the {len(seen)} pictures of {names}: calibration needs faces like those that will be read"
         )
-    out = kept[HELD_OUT - 1 :: HELD_OUT]
-    used = [p for k, p in enumerate(kept) if (k + 1) % HELD_OUT]
+    kept = used.pictures + out.pictures
     digest = hashlib.sha256("".join(p.sha256 for p in kept).encode()).hexdigest()
-    calibration, origins, faces = _balanced(used, chips)
-    held_out, _, _ = _balanced(out, max(chips // HELD_OUT, 1))
+    calibration, origins, faces = _balanced(used)
+    held_out, _, _ = _balanced(out)
     return Sample(calibration, held_out, len(kept), faces, digest, tuple(bad), origins)
 
 
-def _balanced(pictures: Sequence[_Picture], chips: int) -> tuple[dict[str, list[Inputs]], dict[str, list[str]], int]:
+@dataclass(slots=True)
+class _Held:
+    """Pictures of which at most `most` faces will be taken. However many faces pictures have, it holds no more than twice as
+    many faces, and `FRAMES` frames.
+    """
+
+    most: int
+    pictures: list[_Picture] = field(default_factory=list)
+    stride: int = 1
+    """Every so many pictures, one has its frame."""
+
+    @property
+    def faces(self) -> int:
+        return sum(len(p.faces) for p in self.pictures)
+
+    def add(self, picture: _Picture) -> None:
+        if len(self.pictures) % self.stride:
+            picture.frame = {}
+        self.pictures.append(picture)
+        while self.faces > 2 * self.most:  # the last faces of crowds: those before them are as many as will be taken
+            largest = max(len(p.faces) for p in self.pictures)
+            if largest == 1:
+                break
+            for one in self.pictures:
+                del one.faces[largest - 1 :]
+        if len(self.pictures) > FRAMES * self.stride:
+            for one in self.pictures[self.stride :: 2 * self.stride]:
+                one.frame = {}
+            self.stride *= 2
+
+    def halve(self) -> None:
+        """Keep every second picture."""
+        self.pictures, self.stride = self.pictures[::2], max(1, self.stride // 2)
+
+
+def _balanced(held: _Held) -> tuple[dict[str, list[Inputs]], dict[str, list[str]], int]:
     """(inputs by role, where each is from, number of faces): the best face of every picture, then every second face, …"""
     found: dict[str, list[Inputs]] = {}
     names: dict[str, list[str]] = {}
@@ -132,14 +170,14 @@ def _balanced(pictures: Sequence[_Picture], chips: int) -> tuple[dict[str, list[
             found.setdefault(role, []).append(inputs)
             names.setdefault(role, []).append(name)
 
-    for picture in _spread(pictures, FRAMES):
+    for picture in held.pictures:
         add(picture.frame, picture.name)
     taken = rank = 0
-    while taken < chips:
-        having = [p for p in pictures if len(p.faces) > rank]
+    while taken < held.most:
+        having = [p for p in held.pictures if len(p.faces) > rank]
         if not having:
             break
-        for picture in _spread(having, chips - taken):
+        for picture in _spread(having, held.most - taken):
             add(picture.faces[rank], f"{picture.name}, face {rank + 1}")
             taken += 1
         rank += 1

@@ -60,12 +60,13 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 lower.check_ranges(loaded[role], measured.get(plan.networks[role].name))
         try:
             made = {
-                role: make(staging, role, plan.parts[role], loaded.pop(role), plan.targets, progress)
+                # what will be lowered is kept: its weights are read once
+                role: make(staging, role, plan.parts[role], _taken(loaded, role, plan), plan.targets, progress)
                 for role in tuple(loaded)
             }
             _gate(out, made)
             if plan.precision:
-                made |= _lowered(plan, made, measured, seeds, staging, progress, noted)
+                made |= _lowered(plan, made, measured, loaded, staging, progress, noted)
                 _gate(out, made, plan.allow_loss)
             manifest = _manifest(plan, made, staging, noted)
             (staging / MANIFEST).write_bytes(manifest.as_json())
@@ -76,6 +77,10 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
         publish(staging, out)
     _drop_report(report_path(out, REPORT))
     return _reports(made)
+
+
+def _taken(loaded: dict[str, Loaded], role: str, plan: Plan) -> Loaded:
+    return loaded[role] if role in plan.precision else loaded.pop(role)
 
 
 def _drop_report(path: Path) -> None:
@@ -97,12 +102,12 @@ def _lowered(
     plan: Plan,
     made: dict[str, Made],
     measured: Mapping[str, ranges.Ranges],
-    seeds: Mapping[str, int | None],
+    read: dict[str, Loaded],
     staging: Path,
     progress: Progress,
     noted: list[str],
 ) -> dict[str, Made]:
-    """The networks whose precision is lowered, by role. The finished fp32 pipeline reads the calibration pictures."""
+    """The networks whose precision is lowered, by role; each is taken out of `read`. The finished fp32 pipeline reads the calibration pictures."""
     faces: Mapping[str, lower.Faces] = {}
     sha256 = ""
     if plan.calibration:
@@ -117,7 +122,7 @@ def _lowered(
     done = {}
     for role, precision in plan.precision.items():
         part, network = plan.parts[role], plan.networks[role]
-        loaded = modules.load(network, part.choice.crop, plan.weights, seeds[role])
+        loaded = read.pop(role)
         plain = exported(loaded, part.choice)
         of_faces = faces.get(role, lower.Faces())
         found = measured.get(network.name)

@@ -30,6 +30,7 @@ from fexruntime.backends.arrays import FUNCTIONS
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Choice, Network, Tensor
+from fexruntime.contracts.ncnn import OFF
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
 from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant, read_as
@@ -116,7 +117,8 @@ def _graphs(
             progress(role, f"no artefact for ncnn: {error}")
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
-            variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:]))
+            off = OFF.get(loaded.network.name, ())
+            variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ("ncnn",), files[1:], off=off))
     return variants, passes, not_held
 
 

@@ -8,7 +8,7 @@ pair of runtimes. Such faces are left out of the outputs that depend on the pick
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -205,6 +205,14 @@ def steadiest(loaded: Loaded, case: Case) -> int:
     with loaded.recipe.watch_ties(loaded.module, margins), torch.inference_mode():
         loaded.module(*(torch.from_numpy(array) for array in case))
     return int(margins[0].argmax()) if margins else 0
+
+
+def ties(loaded: Loaded, cases: Sequence[Case]) -> tuple[list[NDArray[np.bool_]], tuple[str, ...]]:
+    """(for each case, which of its inputs are free of near-ties; the outputs that jump at a tie), as `compare` counts them."""
+    tied = loaded.recipe.tied_outputs(loaded.module)
+    if not tied:  # torch need not run
+        return [np.ones(len(case[0]), bool) for case in cases], ()
+    return [reference(loaded, case)[1] for case in cases], tied
 
 
 def _summary(gate: Gate, limit: float, kind: str, values: F64) -> Difference:

@@ -54,3 +54,28 @@ def test_pictures_that_say_nothing_are_refused_in_a_sentence(tmp_path):
     Image.new("RGB", (200, 200), "navy").save(tmp_path / "blank.png")
     with pytest.raises(InputError, match="no face was found in the 1 pictures"):
         chips.sample(open_bundle("edge"), [tmp_path])
+
+
+def test_crowds_take_no_more_memory_and_every_picture_gives_its_best_face_first():
+    held = chips._Held(20)
+    for k in range(50):
+        frame = (np.zeros((1, 3, 2, 2), np.float32),)
+        faces = [{"chips": (np.full((1, 1), 10 * k + n, np.float32),)} for n in range(8)]
+        held.add(chips._Picture(f"{k}.png", str(k), {"faces": frame}, faces))
+        assert held.faces <= max(2 * held.most, len(held.pictures))
+        assert sum(bool(p.frame) for p in held.pictures) <= chips.FRAMES
+    assert [k for k, p in enumerate(held.pictures) if p.frame] == list(range(0, 50, 2))  # evenly
+    held.halve()
+    assert [k for k, p in enumerate(held.pictures) if p.frame] == list(range(25))
+    found, names, taken = chips._balanced(held)
+    assert taken == len(found["chips"]) == 20
+    assert {float(value[0, 0]) % 10 for (value,) in found["chips"]} == {0.0}  # the best of twenty pictures
+    assert names["chips"][0] == "0.png, face 1"
+    few = chips._Held(12)
+    for k in range(4):
+        few.add(
+            chips._Picture(f"{k}.png", str(k), {}, [{"chips": (np.full((1, 1), n, np.float32),)} for n in range(8)])
+        )
+    found, _, taken = chips._balanced(few)
+    assert taken == 12
+    assert [float(value[0, 0]) for (value,) in found["chips"]] == [0.0] * 4 + [1.0] * 4 + [2.0] * 4

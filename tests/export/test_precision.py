@@ -378,3 +378,16 @@ def test_int8_for_tensorrt_is_a_graph_of_its_own(pictures, tmp_path):
     for version in ("8.6", "10.3"):
         assert tensorrt_lint.lint(onnx.load(out / theirs.model.file), version) == []
     assert all(c.passed for c in check_canonical(open_bundle(out)))
+
+
+def test_a_networks_weights_are_read_once_though_it_is_lowered(tmp_path, monkeypatch):
+    read = []
+    load = modules.load
+
+    def counted(network, *words):
+        read.append(network.name)
+        return load(network, *words)
+
+    monkeypatch.setattr(modules, "load", counted)
+    building.build(plan("faces", precision="fp16"), tmp_path / "bundle")
+    assert read == [NETWORK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from fexruntime import Detector, Place, open_bundle, tuning
 from fexruntime.backends import open_backend, open_variant
 from fexruntime.backends.onnxruntime import OnnxRuntime
 from fexruntime.canonical import check_canonical
+from fexruntime.contracts.ncnn import OFF
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 
 NCNN = {"faces": "ncnn", "landmarks": "ncnn", "identity": "ncnn"}
@@ -80,6 +82,33 @@ def test_what_a_backend_cannot_hold_is_in_the_manifest_and_an_error_that_names_i
 def test_a_bundle_without_the_artefact_says_so():
     with pytest.raises(BundleError, match="has no fp32 artefact of kind ncnn in this bundle: it has fp32 onnx"):
         Detector(backend="ncnn")
+
+
+def test_ncnn_runs_a_network_with_the_options_off_that_it_was_verified_with(targets_bundle):
+    networks = open_bundle(targets_bundle).networks
+
+    def opened(role, **changes):
+        variant = dataclasses.replace(networks[role].variant("fp32", ("ncnn",)), **changes)
+        return open_variant(networks[role], variant, Place(threads=1))
+
+    identity = opened("identity")
+    assert identity.describe()["off"] == list(OFF["arcface"])
+    assert not any(getattr(identity._net.opt, f"use_{way}") for way in OFF["arcface"])
+    assert "off" not in opened("landmarks").describe()
+    assert opened("landmarks")._net.opt.use_winograd63_convolution
+    with pytest.raises(BundleError, match="has vulkan_compute off for arcface, which is no way of ncnn's to convolve"):
+        opened("identity", off=("vulkan_compute",))
+
+
+def test_ncnn_reads_arrays_that_are_no_whole_block_of_memory(targets_bundle):
+    network = open_bundle(targets_bundle).networks["landmarks"]
+    backend = open_variant(network, network.variant("fp32", ("ncnn",)), Place(threads=1))
+    whole = np.random.RandomState(3).rand(2, 3, 112, 112).astype(np.float32)
+    strided = np.ascontiguousarray(whole[..., ::-1])[..., ::-1]
+    assert not strided.flags.c_contiguous
+    (name,) = (t.name for t in backend.spec.inputs)
+    expected = backend.infer({name: whole})["landmarks"]
+    assert np.array_equal(backend.infer({name: strided})["landmarks"], expected)
 
 
 @pytest.mark.parametrize("suffix", ["param", "bin"])

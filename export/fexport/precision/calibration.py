@@ -74,7 +74,7 @@ def sensitivity(
             measured = known.by(METHODS[0])
         one = analysis.analyse(
             model,
-            loaded.network,
+            loaded,
             part.choice.crop_size,
             precision,
             cases,

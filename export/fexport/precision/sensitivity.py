@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from fexcalibration.chips import Inputs
 from fexcalibration.ranges import Range
-from fexport import onnx_export, session
+from fexport import onnx_export, session, verify
+from fexport.modules import Loaded
 from fexport.onnx_graph import Graph
 from fexport.precision import cast, magnitudes, quantise
 from fexport.precision.lower import batches
@@ -54,6 +56,10 @@ class Sensitivity:
     parts: tuple[Cost, ...]
     front: tuple[Cost, ...]
     budgets: Mapping[str, float]
+    near_ties: int
+    """Inputs on which candidates tie to within round-off: left out of `tied`, as the gate of a build leaves them out."""
+    tied: tuple[str, ...]
+    """Outputs that jump at a tie."""
 
     @property
     def proposal(self) -> Cost | None:
@@ -64,7 +70,7 @@ class Sensitivity:
 
 def analyse(
     model: onnx.ModelProto,
-    network: Network,
+    loaded: Loaded,
     crop_size: int,
     precision: str,
     cases: Sequence[Inputs],
@@ -73,6 +79,7 @@ def analyse(
     say: Say = lambda text: None,
 ) -> Sensitivity:
     """Lower every part of `model` (prepared, fp32) alone, then the cheapest together. `ranges` serve int8."""
+    network = loaded.network
     reached = magnitudes.magnitudes(model, cases) if precision == "fp16" else None
     plan = plan_of(model, network.name, precision, reached)
     work = _multiplications(model, cases[0])
@@ -82,13 +89,15 @@ def analyse(
     whole = batches(cases)
     run = session.onnx_runner(onnx_export.serialise(model))
     truth = [run(case) for case in whole]
+    steady, tied = verify.ties(loaded, whole)
+    rows = {gate: steady if gate.output in tied else None for gate in gates}
 
     def cost(parts: Sequence[str]) -> Cost:
         chosen = {name for part in parts for name in members[part]}
         types = {n: (k if n in chosen else FULL) for n, k in plan.types.items()}
         lowered = _lowered(model, dataclasses.replace(plan, types=types), ranges)
         share = sum(work.get(n, 0.0) for n in chosen) / max(sum(work.values()), 1.0)
-        return _cost(tuple(parts), share, lowered, network, crop_size, gates, whole, truth)
+        return _cost(tuple(parts), share, lowered, network, crop_size, rows, whole, truth)
 
     single = []
     for k, part in enumerate(members):
@@ -102,7 +111,8 @@ def analyse(
         front.append(cost(names[:count]))
     budgets = {gate_name(g.output, g.columns, g.task): g.limit for g in gates}
     dearest = tuple(sorted(single, key=lambda c: -c.over_budget))
-    return Sensitivity(network.name, precision, len(cases), dearest, tuple(front), budgets)
+    near_ties = sum(int((~s).sum()) for s in steady)
+    return Sensitivity(network.name, precision, len(cases), dearest, tuple(front), budgets, near_ties, tied)
 
 
 def _lowered(model: onnx.ModelProto, plan: PrecisionPlan, ranges: Mapping[str, Range]) -> onnx.ModelProto:
@@ -115,21 +125,24 @@ def _cost(
     lowered: onnx.ModelProto,
     network: Network,
     crop_size: int,
-    gates: Sequence[Gate],
+    gates: Mapping[Gate, Sequence[NDArray[np.bool_]] | None],
     cases: Sequence[session.Case],
     truth: Sequence[Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]],
 ) -> Cost:
+    """`gates` has, for a gate of an output that jumps at ties, which inputs of each case have none."""
     run = session.onnx_runner(onnx_export.serialise(lowered))
     differences: dict[str, float] = {}
     worst, worst_face, seen = -1.0, 0, 0
     gathered: dict[Gate, list[float]] = {}
-    for case, expected in zip(cases, truth, strict=True):
+    for k, (case, expected) in enumerate(zip(cases, truth, strict=True)):
         found = run(case)
         for row in range(len(case[0])):
             one = slice(row, row + 1)
             given = {t.name: a[one] for t, a in zip(network.inputs, case, strict=True)}
             a, b = ({n: v[one] for n, v in answer.items()} for answer in (expected, found))
-            for gate in gates:
+            for gate, steady in gates.items():
+                if steady is not None and not steady[k][row]:
+                    continue
                 gap = gate_difference(gate, a, b, crop_size, given)
                 gathered.setdefault(gate, []).extend(gap.tolist())
                 over = float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0)) / max(gate.limit, 1e-9)

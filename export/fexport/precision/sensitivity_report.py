@@ -56,7 +56,12 @@ def write(folder: Path, found: Found) -> None:
 
 def _about(found: Sensitivity) -> str:
     budgets = ", ".join(f"{name} {limit:g}" for name, limit in found.budgets.items())
-    return f"Compared with the fp32 graph on {found.faces} inputs. Budgets: {budgets}."
+    left_out = (
+        f" Near a tie on {found.near_ties} of them, which are left out of {', '.join(found.tied)}."
+        if found.near_ties
+        else ""
+    )
+    return f"Compared with the fp32 graph on {found.faces} inputs.{left_out} Budgets: {budgets}."
 
 
 def _rows(found: Sensitivity, names: Sequence[str]) -> list[list[str]]:

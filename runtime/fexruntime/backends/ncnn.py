@@ -14,10 +14,11 @@ import numpy as np
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Device, Place, Spec
 from fexruntime.bundle import BundleNetwork
+from fexruntime.contracts.ncnn import WAYS
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
 from fexruntime.manifest import Variant
 
-_ROUNDING = (
+ROUNDING = (
     "use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage",
     "use_int8_packed", "use_int8_storage", "use_int8_arithmetic", "use_int8_inference",
 )  # fmt: skip
@@ -39,10 +40,16 @@ class Ncnn:
         self.spec = Spec(network.record.inputs, network.record.outputs)
         (weights,) = variant.parts
         self._net: Any = self._ncnn.Net()
-        for option in _ROUNDING:
+        if unknown := sorted(set(variant.off) - set(WAYS)):
+            raise BundleError(
+                f"the manifest has {', '.join(unknown)} off for {self._name}, which is no way of ncnn's to convolve "
+                f"(those are {', '.join(WAYS)}): build the bundle again"
+            )
+        device = place.device_of(network.role)
+        self._off = variant.off if device.kind == "cpu" else ()  # they were measured on CPUs
+        for option in (*ROUNDING, *(f"use_{way}" for way in self._off)):
             setattr(self._net.opt, option, False)
         self._net.opt.num_threads = self.threads
-        device = place.device_of(network.role)
         self._device = "cpu" if device.kind == "cpu" else self._on_vulkan(device)
         with variant.model.opened(network.folder) as text, weights.opened(network.folder) as data:
             if self._net.load_param(text) or self._net.load_model(data):
@@ -77,8 +84,8 @@ class Ncnn:
     def _item(self, item: tuple[F32, ...], names: Sequence[str]) -> dict[str, F32]:
         extractor = self._net.create_extractor()
         for tensor, value in zip(self.spec.inputs, item, strict=True):
-            # a copy with ncnn's own row alignment
-            extractor.input(tensor.name, self._ncnn.Mat(np.ascontiguousarray(value)).clone())
+            whole = np.ascontiguousarray(value)  # a Mat of it holds no reference: it has to outlive the copy
+            extractor.input(tensor.name, self._ncnn.Mat(whole).clone())  # with ncnn's own row alignment
         answers = {}
         for name in names:  # ncnn runs the layers that what is extracted needs
             code, found = extractor.extract(name)
@@ -99,7 +106,7 @@ class Ncnn:
     def describe(self) -> dict[str, Any]:
         """What is in use: version, device, precision as the options say, threads."""
         opt = self._net.opt
-        precision = "fp32" if not any(getattr(opt, option) for option in _ROUNDING) else "reduced"
+        precision = "fp32" if not any(getattr(opt, option) for option in ROUNDING) else "reduced"
         said: dict[str, Any] = {
             "backend": "ncnn",
             "version": self._ncnn.__version__,
@@ -107,6 +114,8 @@ class Ncnn:
             "precision": precision,
             "threads": opt.num_threads,
         }
+        if self._off:
+            said["off"] = list(self._off)
         if opt.use_vulkan_compute:  # kinds of layers that ncnn has no shader for: it computes those on the CPU
             said["layers_on_cpu"] = sorted({layer.type for layer in self._net.layers() if not layer.support_vulkan})
         return said
