@@ -242,7 +242,7 @@ class Detector:
                 raise InputError("boxes and region='frame' exclude each other: give one of them")
             boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values | also
-        steps = needed(self._steps, wanted)
+        steps = needed(self._steps, wanted, chosen)
         finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
         find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
