@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -95,7 +95,6 @@ class Detector:
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
-        self._provenance = provenance(self.bundle)
 
     def __enter__(self) -> Detector:
         return self
@@ -303,6 +302,11 @@ class Detector:
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
             self._provenance,
         )
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        """What rows say of their origin; asking the installed packages' versions takes a tenth of a detector's loading."""
+        return provenance(self.bundle)
 
     def _called(self, role: str) -> str:
         """What fills a role, by the name that callers choose it by."""
