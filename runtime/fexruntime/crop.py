@@ -151,12 +151,13 @@ def _letterbox(boxes: F32, crop: Crop, found: Values) -> Region:
 
 def _rotated(boxes: F32, crop: Crop, found: Values) -> Region:
     """MediaPipe's mesh: the square that the finder turned with the face; an upright one where it said nothing."""
-    upright = _letterbox(boxes, crop, found)
     if "region_xy_px" not in found:
-        return upright
+        return _letterbox(boxes, crop, found)
     said = found["region_xy_px"].reshape(-1, 8)
     known = (np.ptp(said.reshape(-1, 4, 2), axis=1) > 0).any(axis=1)  # neither NaN nor a point
-    return _of_corners(np.where(known[:, None], said, upright.sample_xyxy_px))
+    if known.all():
+        return _of_corners(said)
+    return _of_corners(np.where(known[:, None], said, _letterbox(boxes, crop, found).sample_xyxy_px))
 
 
 def _of_corners(corners: Any) -> Region:
