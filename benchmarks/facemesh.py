@@ -1,6 +1,6 @@
 """FaceMesh beside mediapipe's own, equal work on both sides and in turns: time of a frame, import and load, memory, pixels.
 
-    python benchmarks/facemesh.py PICTURE VIDEO --mediapipe PYTHON [--rounds N]
+    python benchmarks/facemesh.py PICTURE VIDEO --mediapipe PYTHON [--plain BUNDLE] [--rounds N]
 
 PYTHON is an interpreter of an environment that has mediapipe 0.10.21 (numpy < 2). Each side runs in a process of its own, one after
 another in every round, on the same pixels: the picture at 640 x 480 for static images, the video's first frames for use_prev_landmarks
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("video", type=Path)
     parser.add_argument("--mediapipe", required=True, metavar="PYTHON")
+    parser.add_argument("--plain", type=Path, help="a bundle without refinement; without this one is built")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=60, help="of the video")
     given = parser.parse_args()
@@ -120,13 +121,14 @@ def main() -> None:
 
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The record of a run: where and when, samples by side and round, differences in pixels by video side and frame."""
-    build.build(plan.plan("facemesh"), folder / "plain")
+    if given.plain is None:
+        build.build(plan.plan("facemesh"), folder / "plain")
     np.save(folder / "static.npy", cv2.resize(read_image(given.picture), (640, 480))[None])
     np.save(folder / "video.npy", frames_of(given.video, given.frames))
     running = {}
     for number, (name, (_, bundle, refined, video, presence)) in enumerate(SIDES.items()):
         said = {
-            "bundle": str(folder / "plain") if bundle == "plain" else bundle, "refined": refined, "video": video,
+            "bundle": str(given.plain or folder / "plain") if bundle == "plain" else bundle, "refined": refined, "video": video,
             "presence": presence, "frames": str(folder / ("video.npy" if video else "static.npy")),
             "meshes": str(folder / f"{number}.npz"),
         }  # fmt: skip
