@@ -73,6 +73,25 @@ def test_the_full_goldens(facemesh, plain, reference):
                         assert np.abs(result.mesh_xyz_px[:, : expected.shape[1]] - expected).max() < WITHIN_PX
 
 
+def test_a_network_whose_word_is_replaced_is_not_run(frame):
+    """The plain one, where the attention network's answer is taken as it is."""
+    for presence, ran in ((False, {"faces", "mesh", "refine"}), (True, {"faces", "refine"})):
+        stages: list[str] = []
+        with Detector("facemesh", threads=1, observe=lambda stage, *_, to=stages: to.append(stage)) as detector:
+            assert len(next(iter(detector.stream(frame, mediapipe_presence=presence)))) == 1
+        assert {s.removesuffix(" network") for s in stages if s.endswith(" network")} == ran
+
+
+def test_a_remembered_square_is_read_as_a_new_one(frame):
+    for side, size in ((128, 640.0), (100, 500.0), (192, 77.3)):
+        corners = warp.corners_of(np.array([300.0, 200.0], np.float32), np.array([size, size], np.float32), 0.3)
+        new, *remembered = (np.empty((3, side, side), np.float32) for _ in range(3))
+        warp.warp(frame, corners, side, True, new)
+        for out in remembered:
+            warp.warp(frame, corners, side, True, out, again=True)
+            assert np.array_equal(out, new)
+
+
 @pytest.mark.reference
 def test_the_plain_model_decides_which_faces_stay(facemesh, reference):
     """The attention network's own presence head drops two of these three."""

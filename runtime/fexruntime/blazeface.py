@@ -73,18 +73,26 @@ def find(
 
 def _decoded(regressors: F32, logits: F32, threshold: float) -> tuple[F32, F32, F32]:
     """(boxes [N,4] x, y, width, height, keypoints [N,6,2], scores [N]) of the anchors above the threshold, best first."""
-    clipped = np.clip(logits[:, 0], np.float32(-C.SCORE_CLIP), np.float32(C.SCORE_CLIP))
+    # few are anywhere near it, and only these are worth an exact score; one that is no number is none
+    chosen = np.flatnonzero(logits[:, 0] >= _least_logit(threshold))
+    clipped = np.clip(logits[chosen, 0], np.float32(-C.SCORE_CLIP), np.float32(C.SCORE_CLIP))
     with np.errstate(over="ignore"):  # e^100 is no float32: the score is 0
         scores = _ONE / (_ONE + np.exp(-clipped))
-    chosen = np.flatnonzero(scores >= np.float32(threshold))
-    raw = regressors[chosen] / np.float32(C.DETECTOR_SIDE)
-    centre, size = raw[:, :2] + anchors()[chosen], raw[:, 2:4]
+    enough = scores >= np.float32(threshold)
+    chosen, scores = chosen[enough], scores[enough]
+    raw, near = regressors[chosen] / np.float32(C.DETECTOR_SIDE), anchors()[chosen]
+    centre, size = raw[:, :2] + near, raw[:, 2:4]
     low, high = centre - size / np.float32(2), centre + size / np.float32(2)
-    points = raw[:, 4:].reshape(-1, C.DETECTOR_KEYPOINTS, 2) + anchors()[chosen][:, None]
+    points = raw[:, 4:].reshape(-1, C.DETECTOR_KEYPOINTS, 2) + near[:, None]
     boxes = np.concatenate([low, high - low], axis=1)
     good = ((boxes[:, 2:] >= 0).all(axis=1)) & np.isfinite(boxes).all(axis=1)
-    order = np.flatnonzero(good)[np.argsort(-scores[chosen][good], kind="stable")]
-    return boxes[order], points[order], scores[chosen][order]
+    order = np.flatnonzero(good)[np.argsort(-scores[good], kind="stable")]
+    return boxes[order], points[order], scores[order]
+
+
+def _least_logit(threshold: float) -> float:
+    """Below it no score reaches the threshold, however it is rounded."""
+    return math.log(threshold / (1 - threshold)) - 0.01 if 1e-6 < threshold < 1 - 1e-6 else -math.inf
 
 
 def _merged(boxes: F32, points: F32, scores: F32) -> tuple[F32, F32, F32]:

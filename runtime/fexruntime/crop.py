@@ -151,12 +151,13 @@ def _letterbox(boxes: F32, crop: Crop, found: Values) -> Region:
 
 def _rotated(boxes: F32, crop: Crop, found: Values) -> Region:
     """MediaPipe's mesh: the square that the finder turned with the face; an upright one where it said nothing."""
-    upright = _letterbox(boxes, crop, found)
     if "region_xy_px" not in found:
-        return upright
+        return _letterbox(boxes, crop, found)
     said = found["region_xy_px"].reshape(-1, 8)
     known = (np.ptp(said.reshape(-1, 4, 2), axis=1) > 0).any(axis=1)  # neither NaN nor a point
-    return _of_corners(np.where(known[:, None], said, upright.sample_xyxy_px))
+    if known.all():
+        return _of_corners(said)
+    return _of_corners(np.where(known[:, None], said, _letterbox(boxes, crop, found).sample_xyxy_px))
 
 
 def _of_corners(corners: Any) -> Region:
@@ -166,10 +167,10 @@ def _of_corners(corners: Any) -> Region:
 
 
 def _warped(
-    frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, replicate: bool, read: Callable[..., F32] = warp
+    frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32, replicate: bool, again: bool, read: Callable[..., F32] = warp
 ) -> F32:
     for n, corners in enumerate(sample.reshape(-1, 4, 2)):
-        read(frame_rgb_u8, corners, crop.size, replicate, out[n])
+        read(frame_rgb_u8, corners, crop.size, replicate, out[n], again)
     return out
 
 
@@ -292,8 +293,8 @@ def _normalised(kind: Kind) -> Kind:
     return Kind(kind.locate, normalised(kind.cut), normalised(kind.cut_numpy))
 
 
-def _of_warp(where: Callable[[F32, Crop, Values], Region], replicate: bool) -> Kind:
-    fast, plain = (partial(_warped, replicate=replicate, read=r) for r in (warp, warp_numpy))
+def _of_warp(where: Callable[[F32, Crop, Values], Region], replicate: bool, again: bool) -> Kind:
+    fast, plain = (partial(_warped, replicate=replicate, again=again, read=r) for r in (warp, warp_numpy))
     return Kind(where, fast, plain)
 
 
@@ -303,8 +304,8 @@ KINDS: dict[str, Kind] = {
     "anisotropic": _ANISOTROPIC,
     "anisotropic-imagenet": _normalised(_ANISOTROPIC),
     "centre": Kind(_with_margin, _centre, _centre),
-    "letterbox": _of_warp(_letterbox, replicate=False),
-    "rotated": _of_warp(_rotated, replicate=True),
+    "letterbox": _of_warp(_letterbox, replicate=False, again=True),
+    "rotated": _of_warp(_rotated, replicate=True, again=False),
 }
 """Isotropic and mirrored outside the frame (Detectorv2); of the box's own shape and black outside (Detectorv1), and that
 normalised (what MobileNet's chips do to others in Detectorv1); the centre of what the frame has of the box with a margin

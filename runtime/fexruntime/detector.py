@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -95,7 +95,6 @@ class Detector:
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
-        self._provenance = provenance(self.bundle)
 
     def __enter__(self) -> Detector:
         return self
@@ -247,7 +246,7 @@ class Detector:
                 raise InputError("boxes and region='frame' exclude each other: give one of them")
             boxes = [finders.whole(frame) for frame in frames]
         wanted = self._selection(chosen).values | also
-        steps = needed(self._steps, wanted)
+        steps = needed(self._steps, wanted, chosen)
         finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
         find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
@@ -308,6 +307,11 @@ class Detector:
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
             self._provenance,
         )
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        """What rows say of their origin; asking the installed packages' versions takes a tenth of a detector's loading."""
+        return provenance(self.bundle)
 
     def _called(self, role: str) -> str:
         """What fills a role, by the name that callers choose it by."""

@@ -69,51 +69,58 @@ def pose_of(mesh_xyz_px: Any, size_wh: Any, vertical_fov_degrees: float | None =
 
 
 def _fit_flat(mesh_xyz_px: F64) -> tuple[F64, F64] | None:
-    face = canonical_face()
-    chosen = face.landmarks
-    found = _procrustes(face.vertices_cm[chosen], (mesh_xyz_px * [1.0, -1.0, -1.0])[chosen], face.weights)
+    found = _procrustes(mesh_xyz_px[canonical_face().landmarks] * [1.0, -1.0, -1.0])
     return None if found is None else (found[0], np.full(3, np.nan))
 
 
 def fit(mesh_xyz_px: F64, size_wh: tuple[float, float], vertical_fov_degrees: float) -> tuple[F64, F64] | None:
     """(rotation [3,3], translation [3] in cm) that bring the canonical face to a mesh [468,3]; None if none does."""
-    face = canonical_face()
     width, height = size_wh
     unit = 2 * math.tan(math.radians(vertical_fov_degrees) / 2) / height  # a pixel, on a plane at distance 1
     screen = (mesh_xyz_px - [width / 2, height / 2, 0.0]) * [unit, -unit, unit]
     middle = float(screen[:, 2].mean())
 
+    screen = screen[canonical_face().landmarks]
+
     def metric(scale: float) -> F64:
         depth = (screen[:, 2] - middle + 1.0) / scale
         return np.stack([screen[:, 0] * depth, screen[:, 1] * depth, -depth], axis=1)
 
-    chosen = face.landmarks
-    source, weights = face.vertices_cm[chosen], face.weights
     # the first scale without perspective, since only then is the relative depth one of a distance
-    first = _procrustes(source, (screen * [1.0, 1.0, -1.0])[chosen], weights)
+    first = _procrustes(screen * [1.0, 1.0, -1.0])
     if first is None or first[1] <= 0:
         return None
-    second = _procrustes(source, metric(first[1])[chosen], weights)
+    second = _procrustes(metric(first[1]))
     if second is None or second[1] <= 0:
         return None
-    found = _procrustes(source, metric(first[1] * second[1])[chosen], weights)
+    found = _procrustes(metric(first[1] * second[1]))
     return None if found is None else (found[0], found[2])
 
 
-def _procrustes(source: F64, target: F64, weights: F64) -> tuple[F64, float, F64] | None:
-    """(rotation, scale, translation) of the weighted least-squares similarity from source to target [K,3]."""
-    share = weights[:, None] / weights.sum()
+@lru_cache(maxsize=1)
+def _source() -> tuple[F64, F64, F64, F64, float]:
+    """What is the same in every fit, of the face's K landmarks: their places [K,3], those less the middle, weights [K,1], shares of
+    their sum, and the spread."""
+    face = canonical_face()
+    source, weights = face.vertices_cm[face.landmarks], face.weights[:, None]
+    share = weights / face.weights.sum()
     centred = source - (share * source).sum(axis=0)
+    return source, centred, weights, share, float((weights * centred * source).sum())
+
+
+def _procrustes(target: F64) -> tuple[F64, float, F64] | None:
+    """(rotation, scale, translation) of the weighted least-squares similarity from the canonical face's landmarks to target [K,3]."""
+    source, centred, weights, share, spread = _source()
+    weighted = weights * target
     try:
-        u, _, vt = np.linalg.svd((weights[:, None] * target).T @ centred)
+        u, _, vt = np.linalg.svd(weighted.T @ centred)
     except np.linalg.LinAlgError:
         return None
-    if np.linalg.det(u) * np.linalg.det(vt) < 0:
-        u[:, 2] *= -1
     rotation = u @ vt
-    scale = float(
-        (weights[:, None] * (centred @ rotation.T) * target).sum() / (weights[:, None] * centred * source).sum()
-    )
+    if np.linalg.det(rotation) < 0:
+        u[:, 2] *= -1
+        rotation = u @ vt
+    scale = float((centred @ rotation.T * weighted).sum()) / spread
     translation = (share * (target - scale * source @ rotation.T)).sum(axis=0)
     return rotation, scale, translation
 

@@ -15,6 +15,7 @@ from fexruntime.contracts import facemesh as C
 from fexruntime.contracts.labels import DLIB68_FROM_MESH, MESH_POINTS
 from fexruntime.decoding import Decoder, Faces
 from fexruntime.face_geometry import pose_of
+from fexruntime.options import Options
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
 
@@ -30,18 +31,28 @@ def _mesh(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[st
 def _refined(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
     """The attention network: its lips, eyes and irises in the plain mesh, or all of its answer."""
     assert crop is not None
-    mesh = np.array(faces.values["mesh_xyz_px"])
-    presence = faces.values["presence"]
-    if faces.options.mediapipe_presence:
+    if is_all(faces.options):
+        mesh = np.full((len(raw["mesh"]), MESH_POINTS, 3), np.nan, np.float32)
         mesh[:, : C.MESH_POINTS] = _in_frame(raw["mesh"], faces, crop)
         presence = _probability(raw["presence"])
-    for name, points in C.REFINED:
-        mesh[:, points, :2] = _in_frame(raw[name], faces, crop)
+    else:
+        mesh = np.array(faces.values["mesh_xyz_px"])
+        presence = faces.values["presence"]
+    finer = _in_frame(np.concatenate([raw[name] for name, _ in C.REFINED], axis=1), faces, crop)
+    at = 0
+    for name, points in C.REFINED:  # a later one's word on a point counts
+        mesh[:, points, :2] = finer[:, at : at + raw[name].shape[1]]
+        at += raw[name].shape[1]
     depths = {name: mesh[:, contour, 2].mean(axis=1) for name, contour in C.IRIS_DEPTHS}
     for name, points in C.REFINED:
         if name in depths:
             mesh[:, points, 2] = depths[name][:, None]
     return _said(mesh, presence)
+
+
+def is_all(options: Options) -> bool:
+    """Whether the attention network's answer is taken as it is, and nothing of the plain one's."""
+    return options.mediapipe_presence
 
 
 def _presence(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
@@ -92,9 +103,11 @@ def _in_frame(points: F32, faces: Faces, crop: Crop) -> F32:
     across, down = top_right - top_left, bottom_left - top_left
     share = points.astype(np.float64) / C.MESH_SIDE
     off = share[:, :, :2] - 0.5
-    xy = (top_left + bottom_right) / 2 + off[:, :, :1] * across + off[:, :, 1:] * down
-    z = share[:, :, 2:] * np.linalg.norm(across, axis=2, keepdims=True)
-    return np.concatenate([xy, z], axis=2).astype(np.float32)
+    found = np.empty(points.shape, np.float32)
+    found[:, :, :2] = (top_left + bottom_right) / 2 + off[:, :, :1] * across + off[:, :, 1:] * down
+    if points.shape[2] > 2:
+        found[:, :, 2:] = share[:, :, 2:] * np.linalg.norm(across, axis=2, keepdims=True)
+    return found
 
 
 DECODERS: dict[str, Decoder] = {
@@ -105,3 +118,6 @@ DECODERS: dict[str, Decoder] = {
     "mesh-features": _features,
 }
 """By the name that a stage's row has."""
+
+REPLACES = {"facemesh-refined": is_all}
+"""By decoder: under which options it takes nothing of the values of the same names that came before it."""

@@ -80,16 +80,18 @@ def _step(bundle: Bundle, stage: Stage) -> Step:
     return Step(given, network.choice, inputs, network.row.preprocessing, network.record.config)
 
 
-def needed(steps: Sequence[Step], wanted: frozenset[str]) -> tuple[Step, ...]:
+def needed(steps: Sequence[Step], wanted: frozenset[str], options: Options) -> tuple[Step, ...]:
     """The steps without which a wanted value, or what one of them reads, would be missing.
 
-    A step that drops faces always runs: it decides which faces there are.
+    A step that drops faces always runs: it decides which faces there are. One whose values a later step replaces does not.
     """
     kept: list[Step] = []
     missing = set(wanted)
     for step in reversed(steps):
         if missing & set(step.gives) or KEEP in step.gives:
             kept.append(step)
+            if step.stage.decode in heads.REPLACES and heads.REPLACES[step.stage.decode](options):
+                missing.difference_update(step.gives)
             missing.update(r for r in step.choice.reads if isinstance(r, str))
     return tuple(reversed(kept))
 

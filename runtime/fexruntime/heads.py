@@ -6,6 +6,8 @@ the original frame once, at the end of the walk (`faces`): (p - pad) / scale, in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fexruntime import facemesh, hog
@@ -14,6 +16,7 @@ from fexruntime.contracts import AxisMap, Crop, Stage
 from fexruntime.contracts.labels import DLIB68_FROM_MESH, LANDMARKS, MESH_POINTS, POSE
 from fexruntime.crop import to_frame
 from fexruntime.decoding import Decoder, Faces
+from fexruntime.options import Options
 from fexruntime.rotations import euler
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
@@ -123,3 +126,6 @@ DECODERS: dict[str, Decoder] = {
     "signed": _signed,
     **facemesh.DECODERS,
 }
+REPLACES: dict[str, Callable[[Options], bool]] = {**facemesh.REPLACES}
+"""By decoder: under which options it takes nothing of the values of the same names that came before it. What gave those
+alone is not run then."""

@@ -66,7 +66,7 @@ def draw(
         if result.mesh_xyz is not None:
             _dots(image, result.mesh_xyz[i, :, :2], MESH, max(1, round(side / 300)))
         if result.mesh_xyz_px is not None:
-            _triangles(image, result.mesh_xyz_px[i, :, :2], max(1, round(side / 400)), min(1.0, side / 300))
+            _triangles(image, result.mesh_xyz_px[i, :, :2], max(1, round(side / 600)), min(0.6, side / 600))
         elif result.landmarks_xy_px is not None:
             _dots(image, result.landmarks_xy_px[i], POINTS, max(1, round(side / 150)))
         elif result.points_xy_px is not None:
@@ -133,7 +133,8 @@ def _gaze_arrows(image: U8, result: FrameResult, face: int, pitch_up: float, thi
 
 
 def _triangles(image: U8, mesh_xy: NDArray[Any], thick: int, opaque: float) -> None:
-    """MediaPipe's mesh as thin lines, through which a small face is seen (`opaque` in 0..1), and a circle for each iris that is known (its centre, then four points round it)."""
+    """MediaPipe's mesh as thin lines through which the face is seen (`opaque` in 0..1), and a circle for each iris that is known (its
+    centre, then four points round it)."""
     import cv2
 
     known = mesh_xy[: len(canonical_face().vertices_cm)]

@@ -24,6 +24,8 @@ _STEPS = 32
 """Positions in a pixel that OpenCV tells apart (INTER_TAB_SIZE)."""
 _BLOCK = 64
 """Columns of a block: the first column's position is computed anew in each."""
+_NEAR = 2.0**19
+"""Positions, in steps, that are well within what 16 bits can say of whole pixels."""
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
 Maps = tuple[NDArray[np.int16], NDArray[np.uint16]]
@@ -47,25 +49,26 @@ def corners_of(centre_xy: F32, size_wh: F32, angle_rad: float) -> F32:
     return np.array([first, second, *opposite], np.float32)
 
 
-def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32) -> F32:
+def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32, again: bool = False) -> F32:
     """Cut the square with these corners [4,2] into `out` [3,S,S] float32 in [0,1].
 
-    Outside the frame lies its border (`replicate`) or black.
+    Outside the frame lies its border (`replicate`) or black. `again`: the same square is read from frame after frame, so where its
+    pixels lie is remembered.
     """
     if not remap_is_fixed_point():
         return warp_numpy(frame_rgb_u8, corners, side, replicate, out)
     import cv2
 
-    whole, part = _maps(corners, side)
+    corners = np.asarray(corners, np.float32)
+    whole, part = _remembered_maps(corners.tobytes(), side) if again else _maps(corners, side)
     border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
     chip = cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
-    values = cv2.LUT(chip, _UNIT)
     for c, plane in enumerate(out):
-        cv2.extractChannel(values, c, plane)
+        cv2.LUT(cv2.extractChannel(chip, c), _UNIT, plane)
     return out
 
 
-def warp_numpy(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32) -> F32:
+def warp_numpy(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32, again: bool = False) -> F32:
     """Plain twin of `warp`: (Σ weights·pixels + 2^9) >> 10, weights of 32 x 32."""
     out[:] = _UNIT[_gathered(frame_rgb_u8, _maps(corners, side), replicate).transpose(2, 0, 1)]
     return out
@@ -87,29 +90,50 @@ def _gathered(frame_rgb_u8: U8, maps: Maps, replicate: bool) -> U8:
     return (total >> 10).astype(np.uint8)
 
 
+@lru_cache(maxsize=4)
+def _remembered_maps(corners: bytes, side: int) -> Maps:
+    return _maps(np.frombuffer(corners, np.float32).reshape(4, 2), side)
+
+
 def _maps(corners: F32, side: int) -> Maps:
     """Where each pixel of the crop is read, as `warpPerspective` computes it."""
     m = _inverted(_perspective(np.asarray(corners, np.float32), side))
-    column, row = np.arange(side), np.arange(side, dtype=np.float64)[:, None]
-    first = (column // _BLOCK * _BLOCK).astype(np.float64)
-    within = column - first
-    x0, y0 = (m[k] * first + m[k + 1] * row + m[k + 2] for k in (0, 3))
+    row = np.arange(side, dtype=np.float64)[:, None, None]
+    first = np.arange(0, side, _BLOCK, dtype=np.float64)[:, None]
+    within = np.arange(_BLOCK, dtype=np.float64)
+    extent = side + _BLOCK  # of columns, those of the last block beyond the crop among them
+    tilt = (abs(m[6]) + abs(m[7])) * extent
     scale: Any
     if (abs(m[6]) + abs(m[7])) * side < abs(m[8]) * 2.0**-55:  # no perspective that a double could tell
-        scale = _STEPS / m[8]
+        scale, largest = _STEPS / m[8], abs(_STEPS / m[8])
     else:
-        w = m[6] * first + m[7] * row + m[8] + m[6] * within
-        with np.errstate(divide="ignore"):
-            scale = np.where(w != 0, _STEPS / w, 0.0)
-    x, y = (_rounded((start + m[k] * within) * scale) for start, k in ((x0, 0), (y0, 3)))
-    whole = np.empty((side, side, 2), np.int16)
-    for k, at in enumerate((x, y)):
-        whole[..., k] = np.clip(at >> 5, -32768, 32767)
-    return whole, ((y & 31) * _STEPS + (x & 31)).astype(np.uint16)
+        w = (m[6] * first + m[7] * row + m[8]) + m[6] * within
+        if tilt < abs(m[8]) / 2:  # nowhere near 0
+            scale, largest = np.divide(_STEPS, w, out=w), 2 * abs(_STEPS / m[8])
+        else:
+            with np.errstate(divide="ignore"):
+                scale, largest = np.where(w != 0, _STEPS / w, 0.0), math.inf
+    whole, part = np.empty((side, side, 2), np.int16), None
+    for k, axis in ((1, 3), (0, 0)):
+        at = (m[axis] * first + m[axis + 1] * row + m[axis + 2]) + m[axis] * within  # rows, blocks, columns of a block
+        at *= scale
+        reach = (extent * (abs(m[axis]) + abs(m[axis + 1])) + abs(m[axis + 2])) * largest
+        near = reach < _NEAR  # so nothing has to be clipped
+        fine = _rounded(at, near).reshape(side, -1)[:, :side]
+        whole[..., k] = fine >> 5 if near else np.clip(fine >> 5, -32768, 32767)
+        fine &= _STEPS - 1
+        if part is None:
+            part = fine << 5
+        else:
+            part |= fine
+    assert part is not None
+    return whole, part.astype(np.uint16)
 
 
-def _rounded(position: NDArray[np.float64]) -> NDArray[np.int32]:
-    return np.rint(np.clip(position, -(2.0**31), 2.0**31 - 1)).astype(np.int32)
+def _rounded(position: NDArray[np.float64], near: bool) -> NDArray[np.int32]:
+    if not near:
+        np.clip(position, -(2.0**31), 2.0**31 - 1, out=position)
+    return np.rint(position, out=position).astype(np.int32)
 
 
 def _perspective(corners: F32, side: int) -> list[float]:
