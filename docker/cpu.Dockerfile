@@ -1,10 +1,14 @@
 # fexport serve on a CPU. From the repository's root: docker build -f docker/cpu.Dockerfile -t fexport:cpu .
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY runtime runtime
 COPY export export
 COPY calibration calibration
+# the wheel brings its pages along
+COPY docs docs
+COPY benchmarks benchmarks
+COPY examples examples
 RUN pip install --no-cache-dir --prefix=/installed ".[cpu,tables,video,serve]"
 
 FROM python:3.12-slim

@@ -6,10 +6,14 @@ RUN apt-get update \
 RUN python3 -m venv /opt/fexport
 ENV PATH=/opt/fexport/bin:$PATH
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY runtime runtime
 COPY export export
 COPY calibration calibration
+# the wheel brings its pages along
+COPY docs docs
+COPY benchmarks benchmarks
+COPY examples examples
 RUN pip install --no-cache-dir ".[gpu,tables,video,serve]" \
  && useradd --create-home --uid 10001 fexport
 USER 10001
