@@ -107,7 +107,7 @@ def command(
             screen.print(f"  {role}: {step}", style="dim", markup=False)
 
         reports = building.build(plan, out, progress)
-    screen.print(tables.report_table([r.as_json() for r in reports.values()]))
+    tables.report_table([r.as_json() for r in reports.values()]).show()
     _warn_of_stand_ins(out, real)
     losses = tables.loss_sentences(open_bundle(out))
     for sentence in losses:

@@ -164,19 +164,21 @@ def _say_stand_ins(detector: Detector) -> None:
 
 
 def _show(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> None:
-    from rich.table import Table
-
     from fexport.cli import tables
 
-    table = Table(title=tables.plain(f"{called[0]} against {called[1]}: {found.frames} frames, {found.pairs} faces"))
-    for head in ("group", "unit", "columns", "values", "max", "p99", "mean", "budget", ""):
-        table.add_column(head, justify="left" if head in ("group", "unit", "") else "right", no_wrap=True)
+    column = tables.Column
+    table = tables.Sheet(
+        column("group", whole=True), column("unit"), column("columns", 4, right=True), column("values", 3, right=True),
+        column("max", right=True), column("p99", 2, right=True), column("mean", 1, right=True),
+        column("budget", right=True), column("", whole=True),
+        title=f"{called[0]} against {called[1]}: {found.frames} frames, {found.pairs} faces",
+    )  # fmt: skip
     for line in found.table():
         numbers = (f"{line[k]:.2e}" if line["values"] else "–" for k in ("max", "p99", "mean"))
-        verdict = "ok" if line["passed"] else "[bold red]BEYOND"
+        verdict = "ok" if line["passed"] else tables.BEYOND
         cells = (str(line[k]) for k in ("group", "unit", "columns", "values"))
-        table.add_row(*cells, *numbers, f"{line['budget']:.1e}", verdict if line["values"] else "none compared")
-    tables.console().print(table)
+        table.add(*cells, *numbers, f"{line['budget']:.1e}", verdict if line["values"] else "none compared")
+    table.show()
     if found.only_first or found.only_second:
         click.echo(f"Faces of one side alone: {found.only_first} of the first, {found.only_second} of the second.")
     if lone:

@@ -182,19 +182,19 @@ def _run(
 
 
 def _show(result: Evaluation) -> None:
-    from rich.table import Table
-
-    from fexport.cli import tables
+    from fexport.cli.sheet import Column, Sheet
     from fexport.evaluation import metrics, report
 
     dataset, found = result.dataset, metrics.scores(result.errors)
-    screen = tables.console()
-    table = Table(title=f"{dataset.name}: {found['n']} of {len(dataset)} samples ({dataset.chosen_by}), degrees")
-    for head in ("", "n", "yaw", "pitch", "roll", "MAE", "left", "down", "front", "VMAE", "geodesic"):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    ranks = {"n": 1, "left": 4, "down": 4, "front": 4, "VMAE": 2, "geodesic": 3}
+    heads = ("n", "yaw", "pitch", "roll", "MAE", "left", "down", "front", "VMAE", "geodesic")
+    table = Sheet(
+        Column("", whole=True), *(Column(head, ranks.get(head, 0), right=True) for head in heads),
+        title=f"{dataset.name}: {found['n']} of {len(dataset)} samples ({dataset.chosen_by}), degrees",
+    )  # fmt: skip
 
     def row(name: str, values: dict[str, float], names: tuple[str, ...]) -> None:
-        table.add_row(
+        table.add(
             name, str(values.get("n", found["n"])), *(f"{values[n]:.4f}" if n in values else "" for n in names)
         )
 
@@ -203,14 +203,13 @@ def _show(result: Evaluation) -> None:
     if inside is not None:
         row("NLML_HPE, its range", inside, ("yaw", "pitch", "roll", "mae", "left", "down", "front", "maev"))
     row("round the circle", metrics.strict(result.errors), ("yaw", "pitch", "roll", "mae"))
-    screen.print(table)
-    table = Table(title="errors by labelled yaw, degrees")
-    for head in ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic"):
-        table.add_column(head, justify="right")
+    table.show()
+    heads = ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic")
+    table = Sheet(*(Column(head, right=True) for head in heads), title="errors by labelled yaw, degrees")
     for line in report.over_yaw(result):
         numbers = (f"{line[n]:.2f}" for n in ("yaw", "pitch", "roll", "geodesic"))
-        table.add_row(f"{line['from']} … {line['to']}", str(line["n"]), *numbers)
-    screen.print(table)
+        table.add(f"{line['from']} … {line['to']}", str(line["n"]), *numbers)
+    table.show()
     if result.swapped_labels:
         click.echo(
             "Pitch and yaw labels are swapped, as TokenHPE's published BIWI test reads them: MAE is not the real one."
@@ -224,16 +223,13 @@ def _show(result: Evaluation) -> None:
 
 
 def _show_signs(detector: Detector, verdicts: list[Verdict]) -> None:
-    from rich.table import Table
+    from fexport.cli.sheet import Column, Sheet
 
-    from fexport.cli import tables
-
-    table = Table(title=f"signs of {detector.pipeline.name}, from images of known pose")
-    for head in ("column", "counts", "images that agree"):
-        table.add_column(head)
+    heads = ("column", "counts", "images that agree")
+    table = Sheet(*map(Column, heads), title=f"signs of {detector.pipeline.name}, from images of known pose")
     for v in verdicts:
-        table.add_row(v.column, v.words, f"{v.agree} of {v.of}")
-    tables.console().print(table)
+        table.add(v.column, v.words, f"{v.agree} of {v.of}")
+    table.show()
     wrong = [v.column for v in verdicts if v.sign == -1 and v.column == v.axis]
     if wrong:
         click.echo(

@@ -87,7 +87,7 @@ def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | Non
                 raise
             click.echo(f"{role} not compared with torch: {error}")
     if reports:
-        tables.console().print(tables.report_table([r.as_json() for r in reports]))
+        tables.report_table([r.as_json() for r in reports]).show()
     failed = [f"{r.network} ({r.against})" for r in reports if not r.passed]
     if failed:
         raise VerificationError(f"{', '.join(failed)} differs from torch beyond its tolerance")
