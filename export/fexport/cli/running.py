@@ -115,7 +115,7 @@ class Job:
                 for row in fex:
                     click.echo(json.dumps({c: printable(v) if isinstance(v, str) else v for c, v in row.items()}))
             else:
-                faces_table.show(fex)
+                faces_table.show(fex, self._options.get("columns") is not None)
         else:
             if not done.stopped and self._out.suffix.lower() != ".parquet":  # which says it itself
                 write_sidecar(self._out, self._detector.bundle, options_of(self._options))
