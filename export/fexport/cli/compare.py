@@ -70,7 +70,7 @@ def command(
     from fexport.comparison import measuring, sides
     from fexport.comparison import report as reporting
     from fexruntime import Detector
-    from fexruntime.files import check_folder
+    from fexruntime.files import check_folder, check_ours
     from fexruntime.options import options_of
     from fexruntime.sources.inputs import Frames
 
@@ -85,6 +85,7 @@ def command(
         check_folder(report)
     if json_path is not None:
         check_folder(json_path.parent)
+        check_ours(json_path, reporting.JSON_MARK)
     options: OptionFields = {
         "output_size": output_size,
         "columns": None if columns is None else [*(c.strip() for c in columns.split(",")), "facebox"],

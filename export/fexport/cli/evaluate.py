@@ -98,13 +98,14 @@ def command(
     from fexport.evaluation import datasets
     from fexport.evaluation import predictions as predicting
     from fexport.evaluation import report as reporting
-    from fexruntime.files import check_folder
+    from fexruntime.files import check_folder, check_ours
 
     _check(bundle, dataset, predictions, signs)
     if json_path is not None:
         if json_path.is_dir():
             raise InputError(f"--json {str(json_path)!r} is a folder: name a file")
         check_folder(json_path.parent)
+        check_ours(json_path, reporting.JSON_MARK)
     if report is not None:
         check_folder(report)
     opened = None if dataset is None else datasets.open_dataset(*dataset, bgr=bgr)
