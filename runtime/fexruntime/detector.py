@@ -6,7 +6,9 @@ The stages, each in its own file: `sources` (pixels), `finders` (faces), `faces`
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 
     from fexruntime.landmark_track import LandmarkTracker
     from fexruntime.track import Tracker
+
+
+_log = logging.getLogger("fexruntime.detector")
 
 
 class PlaceFields(TypedDict, total=False):
@@ -91,7 +96,9 @@ class Detector:
         if self.bundle.stand_ins:
             names = ", ".join(self.bundle.stand_ins)
             warnings.warn(f"stand-in weights in {names}: what they answer means nothing", StandInWarning, stacklevel=2)
+        began = time.perf_counter()
         self._networks = _load(self.bundle, running)
+        _tell(self, time.perf_counter() - began)
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
@@ -339,6 +346,17 @@ def _place(place: Place | None, given: PlaceFields) -> Place:
                 f"no option {name!r} of Detector: there are bundle, place, workspaces, observe, {', '.join(known)}"
             )
     return replace(place or Place(), **given)
+
+
+def _tell(detector: Detector, seconds: float) -> None:
+    """Log what was loaded, and where it runs."""
+    bundle = detector.bundle
+    _log.info("%s: %s, contract %s, loaded in %.2f s", bundle.path, bundle.pipeline.name, bundle.contract, seconds)
+    for role, said in detector.describe().items():
+        _log.info(
+            "%s: %s %s on %s, %s, %s threads",
+            role, said["backend"], said["version"], said["device"], said["precision"], said["threads"],
+        )  # fmt: skip
 
 
 def _made_again(bundle: str | None, place: Place, workspaces: int) -> Detector:

@@ -23,8 +23,8 @@ from fexruntime.identity import INCREMENTAL
 from fexruntime.manifest import MANIFEST
 from fexruntime.naming import Namer
 from fexruntime.options import OptionFields, Options, options_of
-from fexruntime.results import FrameResult
 from fexruntime.provenance import provenance, write_sidecar
+from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, PARQUET_KEY, check_target, write_table
 from fexruntime.sinks.appending import Appending
 from fexruntime.sinks.formats import Schema
@@ -117,7 +117,9 @@ class Run:
         columns = selection.all_columns if form.own else selection.columns
         identity = described(detector, self._files, options, columns)
         self._said = said(detector, options, identity)
-        schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(self._said, default=str)})
+        schema = Schema(
+            columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(self._said, default=str)}
+        )
         self._sink = Appending(target, form, schema, identity, resume)
         self._namer = Namer(options.face_identity_threshold)
         self.done = Recorded(rows=self._sink.rows)
@@ -286,7 +288,9 @@ def nothing_read(bad: Sequence[FexportError]) -> InputError:
 
 def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict[str, Any]:
     """Where the rows of a run come from: what both `provenance` and the run's own identity say."""
-    return identity | provenance(detector.bundle, options) | {"engines": identity["engines"], "inputs": identity["inputs"]}
+    return (
+        identity | provenance(detector.bundle, options) | {"engines": identity["engines"], "inputs": identity["inputs"]}
+    )
 
 
 def sidecar(target: Path, said: dict[str, Any], done: Recorded) -> None:

@@ -10,16 +10,17 @@ import click
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import EXTRAS, need
 from fexport.cli.lowering import REDUCED, precision_options, precisions_of
+from fexport.cli.paths import FILE
 from fexport.plan import TARGETS
 from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 @click.command("build")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=FILE)
 @pipeline_options
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="DIR|WHEEL",
     multiple=True,
     help="Take weights from here (a folder, or mediapipe's wheel), not the hub. Several may be given: the first that has a file is used.",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BUNDLE, FILE
 from fexruntime.bundle import EDGE
 from fexruntime.contracts.precision import PRECISIONS
 from fexruntime.errors import InputError
@@ -15,10 +16,14 @@ RANGES = ".json"
 
 
 @click.command("calibrate")
-@click.argument("target")
-@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("target", type=BUNDLE)
+@click.argument("pictures", nargs=-1, type=FILE)
 @click.option(
-    "--bundle", default=EDGE, show_default=True, help="An fp32 bundle: whose networks, and who finds the faces."
+    "--bundle",
+    type=BUNDLE,
+    default=EDGE,
+    show_default=True,
+    help="An fp32 bundle: whose networks, and who finds the faces.",
 )
 @click.option("--chips", type=click.IntRange(min=1), default=200, show_default=True, help="Faces to measure on.")
 @click.option("--sensitivity", is_flag=True, help="TARGET is a bundle: rank its parts by what lowering them costs.")
@@ -35,14 +40,14 @@ RANGES = ".json"
 )
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("sensitivity"),
     show_default=True,
     metavar="DIR",
     help="Where --sensitivity writes report.html, report.md and its plots.",
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path), multiple=True, metavar="DIR|WHEEL",
+    "--weights", type=FILE, multiple=True, metavar="DIR|WHEEL",
     help="Where the bundle's weights are, if it was built from a folder.",
 )  # fmt: skip
 def command(

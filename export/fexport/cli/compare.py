@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fexport.cli.paths import BACKEND, BUNDLE_OR_INPUT, FILE, FOLDER, PYTHON, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, StandInWarning, VerificationError
 
@@ -25,10 +26,10 @@ _JUDGES = ("max", "p99", "p95", "median")
 
 
 @click.command("compare")
-@click.argument("paths", nargs=-1, required=True, metavar="A [B] INPUT...")
+@click.argument("paths", nargs=-1, type=BUNDLE_OR_INPUT, required=True, metavar="A [B] INPUT...")
 @click.option("--against", type=click.Choice(["pyfeat"]), help="Instead of B: run py-feat on the same images.")
-@click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
+@click.option("--pyfeat-python", type=PYTHON, help="Python of an environment with py-feat.")
+@click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option("--columns", metavar="NAMES", help="Compare only these columns or groups.")
 @click.option(
     "--budget",
@@ -39,12 +40,16 @@ _JUDGES = ("max", "p99", "p95", "median")
 )
 @click.option("--judge", type=click.Choice(_JUDGES), default=_JUDGES[0], show_default=True, help="What is held to it.")
 @click.option("--worst", type=click.IntRange(min=0), default=8, show_default=True, help="Worst frames in the report.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Write the worst frames as pictures.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers as JSON.")
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write the worst frames as pictures.")
+@click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write all numbers as JSON.")
 @click.option("--output-size", type=click.IntRange(min=64), help="As for `fexport run`.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each side. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks of bundle A.")
-@click.option("--backend-b", default=AUTO, show_default=True, help="What runs the networks of bundle B.")
+@click.option(
+    "--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks of bundle A: {RUNS_ON}."
+)
+@click.option(
+    "--backend-b", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks of bundle B: {RUNS_ON}."
+)
 def command(
     paths: tuple[str, ...],
     against: str | None,

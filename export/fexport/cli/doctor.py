@@ -26,7 +26,10 @@ def command() -> None:
 
     needed, optional = _needed(), _optional()
     table = tables.Sheet(
-        tables.Column("what"), tables.Column("found"), tables.Column("verdict", whole=True), tables.Column("what mends it")
+        tables.Column("what"),
+        tables.Column("found"),
+        tables.Column("verdict", whole=True),
+        tables.Column("what mends it"),
     )
     for findings, otherwise in ((needed, tables.MISSING), (optional, "not here")):
         for f in findings:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BACKEND, BUNDLE, FILE, FOLDER, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, StandInWarning
 from fexruntime.options import REGIONS
@@ -24,29 +25,29 @@ _DATASETS, _CROPS = ("aflw2000", "biwi"), ("picture", "6drepnet", "nlml")
 
 
 @click.command("evaluate")
-@click.argument("bundle", required=False)
+@click.argument("bundle", type=BUNDLE, required=False)
 @click.option(
     "--dataset",
-    type=(click.Choice(_DATASETS), click.Path(path_type=Path)),
+    type=(click.Choice(_DATASETS), FILE),
     metavar="aflw2000|biwi DIR",
     help="Labelled pictures: AFLW2000's folder of X.jpg and X.mat, or the folder of BIWI's npz (or that file).",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="OUT", help="Write all numbers as JSON.")
+@click.option("--json", "json_path", type=FILE, metavar="OUT", help="Write all numbers as JSON.")
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="Write the plot of errors over yaw, the worst pictures, and each picture's errors as CSV.",
 )
 @click.option(
     "--predictions",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Score these instead of running BUNDLE: rotations (.npz, .npy, .json), or rows as `fexport run --out` writes them.",
 )
 @click.option(
     "--signs",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="IMAGES.csv",
     help="Establish which way round BUNDLE counts, from images of known pose (columns image, pitch, yaw, roll in degrees).",
 )
@@ -71,7 +72,7 @@ _DATASETS, _CROPS = ("aflw2000", "biwi"), ("picture", "6drepnet", "nlml")
 @click.option("--worst", type=click.IntRange(min=0), default=8, show_default=True, help="Worst pictures in the report.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures run together.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks.")
+@click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
 def command(
     bundle: str | None,
     dataset: tuple[str, Path] | None,
@@ -195,9 +196,7 @@ def _show(result: Evaluation) -> None:
     )  # fmt: skip
 
     def row(name: str, values: dict[str, float], names: tuple[str, ...]) -> None:
-        table.add(
-            name, str(values.get("n", found["n"])), *(f"{values[n]:.4f}" if n in values else "" for n in names)
-        )
+        table.add(name, str(values.get("n", found["n"])), *(f"{values[n]:.4f}" if n in values else "" for n in names))
 
     row("TokenHPE, 6DRepNet", found, ("yaw", "pitch", "roll", "mae", "vec1", "vec2", "vec3", "vmae", "geodesic"))
     inside = metrics.nlml(result.labels_rad, result.rotation)

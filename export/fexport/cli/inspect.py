@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from fexport.cli import tables
+from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
 
 
 @click.command("inspect")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option(
     "--sbom", is_flag=True, help="Print what it contains as a CycloneDX document: weights, digests, licences."

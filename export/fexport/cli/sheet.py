@@ -6,7 +6,6 @@ rich cuts cells where a terminal is narrow, verdicts and exponents among them. H
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -70,8 +69,12 @@ class Sheet:
 
     def shown(self, width: int | None, boxed: bool) -> list[int]:
         """Numbers of the columns that are shown where there are `width` cells (None: any number)."""
-        kept = [k for k, c in enumerate(self._columns) if not self._lines or c.head or any(line[k] for line in self._lines)]
-        while width is not None and sum(map(self._least, kept)) + (3 * len(kept) + 1 if boxed else 2 * len(kept)) > width:
+        kept = [
+            k for k, c in enumerate(self._columns) if not self._lines or c.head or any(line[k] for line in self._lines)
+        ]
+        while (
+            width is not None and sum(map(self._least, kept)) + (3 * len(kept) + 1 if boxed else 2 * len(kept)) > width
+        ):
             last = max(kept, key=lambda k: (self._columns[k].rank, k))
             if self._columns[last].rank == 0:
                 break
@@ -87,7 +90,12 @@ class Sheet:
         if width is None:
             widest = sum(max(self._widths(k), default=0) for k in kept)
             screen = Console(width=max(widest + 3 * len(kept) + 1, len(self._title) + 1))
-        made = Table(title=Text(self._title) if self._title else None, box=box.HEAVY_HEAD if boxed else None, pad_edge=boxed, title_justify="left")
+        made = Table(
+            title=Text(self._title) if self._title else None,
+            box=box.HEAVY_HEAD if boxed else None,
+            pad_edge=boxed,
+            title_justify="left",
+        )
         above = [k for k, c in enumerate(self._columns) if c.groups and k not in kept]
         for k in kept:
             column = self._columns[k]
@@ -102,7 +110,11 @@ class Sheet:
                     made.add_row(Text(line[k], style="bold"))
             made.add_row(*(_styled(line[k]) for k in kept))
         screen.print(made)
-        left_out = [self._columns[k].head for k in range(len(self._columns)) if k not in kept and k not in above and self._columns[k].head]
+        left_out = [
+            self._columns[k].head
+            for k in range(len(self._columns))
+            if k not in kept and k not in above and self._columns[k].head
+        ]
         if left_out:
             screen.print(Text(f"no room here for: {', '.join(left_out)}", style="dim"))
 

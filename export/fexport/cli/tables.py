@@ -8,7 +8,17 @@ from typing import Any
 from fexport.cli.sheet import BEYOND, MISSING, Column, Sheet, console
 from fexruntime.bundle import Bundle
 
-__all__ = ["BEYOND", "MISSING", "Column", "Sheet", "console", "loss_sentences", "report_table", "size", "stand_in_sentence"]
+__all__ = [
+    "BEYOND",
+    "MISSING",
+    "Column",
+    "Sheet",
+    "console",
+    "loss_sentences",
+    "report_table",
+    "size",
+    "stand_in_sentence",
+]
 
 
 def stand_in_sentence(names: Iterable[str]) -> str:

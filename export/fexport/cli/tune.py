@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from fexport.cli.extras import size_option
+from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE
 
 
 @click.command("tune")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option(
     "--size", callback=size_option, default="640x480", show_default=True, metavar="WxH", help="Of the frames."
 )

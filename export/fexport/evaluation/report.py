@@ -29,7 +29,7 @@ YAW_BIN_DEG = 15
 LABEL, FOUND = (255, 255, 255), ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Colours of the labelled axes (all one), and of the predicted left, down and forward."""
 _SIDE_PX = 450
-JSON_MARK = b"\"written_by\": \"fexport evaluate\""
+JSON_MARK = b'"written_by": "fexport evaluate"'
 """What the JSON of an evaluation has."""
 
 
@@ -127,7 +127,9 @@ def _sample(result: Evaluation, k: int) -> dict[str, Any]:
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:
     """Write a report, whole or not at all; a number that is none becomes null."""
-    text = json.dumps({"written_by": "fexport evaluate"} | _finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"written_by": "fexport evaluate"} | _finite(value), indent=1, ensure_ascii=False, allow_nan=False
+    )
     check_ours(path, JSON_MARK)
     with replacing(path) as temporary:
         temporary.write_text(printable(text) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Any
 
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder, check_ours, replacing
-from fexruntime.provenance import MARK, check_sidecar, sidecar_of, write_sidecar
+from fexruntime.provenance import check_sidecar, sidecar_of, write_sidecar
 from fexruntime.sinks.formats import FORMATS, Schema, Table, printable
 
 __all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "write_table"]
