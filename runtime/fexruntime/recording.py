@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fexruntime.behind import Behind
 from fexruntime.columns import Selection, select
 from fexruntime.errors import CutOffError, FexportError, InputError, OutputError
-from fexruntime.files import file_sha256
+from fexruntime.files import file_sha256, user_path
 from fexruntime.identity import INCREMENTAL
 from fexruntime.manifest import MANIFEST
 from fexruntime.naming import Namer
@@ -85,7 +85,7 @@ def record(
     written), OutputError if the file cannot be written; what was committed before is kept and the error says how much.
     """
     chosen = options_of(options)
-    target = Path(out)
+    target = Path(user_path(str(out)))
     suffix = check_target(target)
     files = listed([str(inputs)] if isinstance(inputs, (str, Path)) else [str(i) for i in inputs])
     selection = select(detector.pipeline, chosen.columns, any(is_video(f) for f in files), chosen.track)

@@ -85,9 +85,7 @@ def _talk(ctx: click.Context, param: click.Parameter, count: int) -> None:
 def _with_verbose(command: click.Command) -> None:
     """Give a command (and those of a group) `-v`, too."""
     if not any(p.name == "verbose" for p in command.params):
-        option = click.Option(
-            ["-v", "--verbose"], count=True, expose_value=False, callback=_talk, help=_VERBOSE
-        )
+        option = click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_talk, help=_VERBOSE)
         command.params.append(option)
     for inner in getattr(command, "commands", {}).values():
         _with_verbose(inner)

@@ -158,8 +158,8 @@ def command(
     "facemesh"; a folder of that name is ./edge. Without --out, a table is shown: a face a line.
     """
     from fexport.cli.running import Job
-    from fexport.cli.timings import Timings
     from fexport.cli.tables import loss_sentences, stand_in_sentence
+    from fexport.cli.timings import Timings
     from fexruntime import Detector, sinks
     from fexruntime.options import options_of
 

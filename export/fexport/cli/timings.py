@@ -24,4 +24,8 @@ class Timings:
         """Log a line a stage, and the whole: what the stages do not have is reading, writing and start-up."""
         for stage, (seconds, items) in self._stages.items():
             _log.info("%s: %.3f s, %d items, %.1f ms each", stage, seconds, items, 1000 * seconds / max(items, 1))
-        _log.info("in the stages %.2f s of %.2f s", sum(s for s, _ in self._stages.values()), time.perf_counter() - self._began)
+        _log.info(
+            "in the stages %.2f s of %.2f s",
+            sum(s for s, _ in self._stages.values()),
+            time.perf_counter() - self._began,
+        )
