@@ -23,12 +23,12 @@ from fexruntime.arrays import F32
 from fexruntime.backends.base import Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
 from fexruntime.columns import Selection, select
-from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
+from fexruntime.errors import FexportError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Identify, assemble, selection_of
 from fexruntime.identity import INCREMENTAL, name_identities
 from fexruntime.live import Live, LiveSource
-from fexruntime.loading import PlaceFields, is_the_frames, load, place_of, tell, with_frames
+from fexruntime.loading import PlaceFields, failed, is_the_frames, load, place_of, tell, with_frames
 from fexruntime.naming import Namer
 from fexruntime.options import Boxes, GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.provenance import provenance
@@ -262,7 +262,7 @@ class Detector:
             except Exception as error:
                 if not is_the_frames(error):
                     raise
-                raise InferenceError(with_frames(error, frames)) from error
+                raise failed(error)(with_frames(error, frames)) from error
             finally:
                 notes = workspace.end_of_call()
         if self._observe is not None:

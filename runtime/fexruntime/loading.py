@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import Bundle
-from fexruntime.errors import InferenceError, InputError
+from fexruntime.errors import InferenceError, InputError, OutOfMemoryError
 from fexruntime.sources.frame import Frame
 
 _log = logging.getLogger("fexruntime.detector")
@@ -66,6 +66,15 @@ def load(bundle: Bundle, place: Place) -> dict[str, Backend]:
 def is_the_frames(error: Exception) -> bool:
     """Whether an error of a run is one of these frames (too large for the memory there is), not of the program."""
     return isinstance(error, (InferenceError, MemoryError)) or "Insufficient memory" in str(error)  # OpenCV's words
+
+
+def failed(error: Exception) -> type[InferenceError]:
+    """What an error of a run is to a caller: for lack of memory, as far as engines say so, or another failure."""
+    words = str(error).lower()
+    short = isinstance(error, MemoryError) or any(
+        w in words for w in ("bad_alloc", "insufficient memory", "failed to allocate")
+    )
+    return OutOfMemoryError if short else InferenceError
 
 
 def with_frames(error: Exception, frames: Sequence[Frame]) -> str:

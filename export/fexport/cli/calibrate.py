@@ -11,8 +11,12 @@ from fexport.cli.paths import BUNDLE, FILE
 from fexruntime.bundle import EDGE
 from fexruntime.contracts.precision import PRECISIONS
 from fexruntime.errors import InputError
+from fexruntime.sources.inputs import listed
+from fexruntime.sources.video import is_video
 
 RANGES = ".json"
+FEW = "ONE PICTURE says little: what lowering costs differs from face to face. Give a folder of some dozens."
+"""What is said of a sensitivity that was measured on next to nothing."""
 
 
 @click.command("calibrate")
@@ -80,6 +84,11 @@ def command(
     missing = [str(p) for p in pictures if not p.exists()]
     if missing:
         raise InputError(f"there is no {missing[0]!r}")
+    read = [f for f in listed([str(p) for p in pictures]) if Path(f).is_file()]
+    if not read:
+        raise InputError(f"there is no picture or video in {str(pictures[0])!r} (subfolders are not searched)")
+    if sensitivity and len(read) == 1 and not is_video(read[0]):
+        click.secho(FEW, fg="yellow", err=True)
     if not sensitivity and not target.endswith(RANGES):
         raise InputError(
             f"ranges are written to a {RANGES} file, not to {target!r} (with --sensitivity it is a bundle)"

@@ -112,6 +112,8 @@ def command(
         else:
             detector = stack.enter_context(Detector(other, backend=backend_b, threads=threads))
             _say_stand_ins(detector)
+            if (a.pipeline.name, a.bundle.contract) != (detector.pipeline.name, detector.bundle.contract):
+                _other_pipelines(a, detector)
             b, inputs = sides.BundleSide(detector, options), _needed(inputs)
         mine = sides.BundleSide(a, options)
         what, lone = measuring.comparable(mine.columns, b.columns, a.pipeline.groups, allowed)
@@ -130,6 +132,19 @@ def command(
         click.echo(f"{len(written)} pictures of the worst frames in {report}")
     if not found.passed:
         raise VerificationError(_verdict(found))
+
+
+def _other_pipelines(a: Detector, b: Detector) -> None:
+    """InputError for bundles whose rows mean different things; a note where the contract alone is another."""
+    named = [f"{d.pipeline.name}, contract {d.bundle.contract}" for d in (a, b)]
+    if a.pipeline.name != b.pipeline.name:
+        raise InputError(
+            f"the first bundle is {named[0]}, the second {named[1]}: rows of different pipelines say different things of different "
+            "boxes; compare bundles of one pipeline"
+        )
+    click.secho(
+        f"The first bundle is {named[0]}, the second {named[1]}: signs and weights differ.", fg="yellow", err=True
+    )
 
 
 def _pixels(frame: Frame) -> U8:

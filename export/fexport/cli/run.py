@@ -54,18 +54,22 @@ _DEFAULT = Options()
     type=click.FloatRange(0, 1),
     default=_DEFAULT.face_detection_threshold,
     show_default=True,
+    help="Least score of a face; below 0.5 it changes nothing, as in py-feat.",
 )
 @click.option(
     "--face-identity-threshold",
     type=click.FloatRange(-1, 1),
     default=_DEFAULT.face_identity_threshold,
     show_default=True,
+    help="Least cosine of two embeddings that are one person.",
 )
-@click.option("--identity-method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
+@click.option(
+    "--identity-method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="How faces are named."
+)
 @click.option(
     "--detector-size",
     type=click.IntRange(min=LEAST_DETECTOR_SIZE),
-    help="Shrink what the face detector sees: faster, not exact.",
+    help="Shrink what the face detector sees to this longer side: faster, and on photographs of more than about 2000 px it finds faces better (1000 is a good size); not exact.",
 )
 @click.option(
     "--region",
@@ -80,6 +84,11 @@ _DEFAULT = Options()
     type=BUNDLE,
     metavar="NAME|DIR",
     help=f"The bundle, instead of naming it first. Packaged: {'; '.join(f'{name}, {what}' for name, what in PACKAGED.items())}.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Refuse frames of more pixels. Default: FEXPORT_MAX_PIXELS, else 64000000.",
 )
 @click.option("--max-faces", type=click.IntRange(min=1), help="The best so many faces of a picture. Default: all.")
 @click.option(
@@ -150,6 +159,7 @@ def command(
     chosen: str | None,
     backend: str,
     device: str,
+    max_pixels: int | None,
     **options: Any,
 ) -> None:
     """Find and read the faces of INPUTs: images, videos, folders of them, patterns.
@@ -195,6 +205,7 @@ def command(
         threads=threads,
         shared_pool=True,
         observe=timings.add,
+        max_pixels=max_pixels,
     ) as detector:
         for sentence in loss_sentences(detector.bundle):
             click.secho(sentence, fg="yellow", err=True)
