@@ -204,8 +204,8 @@ def _show(result: Evaluation) -> None:
         row("NLML_HPE, its range", inside, ("yaw", "pitch", "roll", "mae", "left", "down", "front", "maev"))
     row("round the circle", metrics.strict(result.errors), ("yaw", "pitch", "roll", "mae"))
     table.show()
-    heads = ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic")
-    table = Sheet(*(Column(head, right=True) for head in heads), title="errors by labelled yaw, degrees")
+    over = ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic")
+    table = Sheet(*(Column(head, right=True) for head in over), title="errors by labelled yaw, degrees")
     for line in report.over_yaw(result):
         numbers = (f"{line[n]:.2f}" for n in ("yaw", "pitch", "roll", "geodesic"))
         table.add(f"{line['from']} … {line['to']}", str(line["n"]), *numbers)

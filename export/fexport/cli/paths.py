@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -22,7 +22,13 @@ from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.files import user_path
 
 
-class _Given(click.ParamType):
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # older clicks' is not generic
+    _Type = click.ParamType
+
+
+class _Given(_Type):
     """A path, as `Path` or as text; `names` may be given instead of one."""
 
     name = "path"
@@ -74,7 +80,7 @@ class _Python(_Given):
         return Path(os.path.abspath(found))
 
 
-class _Names(click.ParamType):
+class _Names(_Type):
     """A name of a few, or names by role (faces=ncnn,identity=openvino): what it may be is for others to check."""
 
     name = "name"
