@@ -21,7 +21,6 @@ from fexruntime.bundle import PACKAGED
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.files import user_path
 
-
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
 else:  # older clicks' is not generic
