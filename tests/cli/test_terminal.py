@@ -53,14 +53,14 @@ def test_the_least_needed_column_goes_first_and_is_named(monkeypatch, capsys):
             Column("mean", 2, right=True),
             Column("max", right=True),
         )
-        sheet.add("a-network", "au", "1.2e-07", "3.4e-06")
+        sheet.add("a-net", "au", "1.2e-07", "3.4e-06")
         sheet.show()
         return capsys.readouterr().out
 
     wide, narrow = shown(80), shown(26)
     assert "no room" not in wide
-    assert wide.splitlines()[1].split() == ["a-network", "au", "1.2e-07", "3.4e-06"]
-    assert narrow.splitlines()[1].strip() == "a-network"  # above its lines
+    assert wide.splitlines()[1].split() == ["a-net", "au", "1.2e-07", "3.4e-06"]
+    assert narrow.splitlines()[1].strip() == "a-net"  # above its lines
     assert narrow.splitlines()[2].split() == ["au", "1.2e-07", "3.4e-06"]
     least = shown(16)
     assert "3.4e-06" in least

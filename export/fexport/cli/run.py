@@ -69,7 +69,7 @@ _DEFAULT = Options()
 @click.option(
     "--detector-size",
     type=click.IntRange(min=LEAST_DETECTOR_SIZE),
-    help="Shrink what the face detector sees to this longer side: faster, and on photographs of more than about 2000 px it finds faces better (1000 is a good size); not exact.",
+    help="Shrink what the face detector sees to this longer side: faster, and on photographs of more than 1200 px it finds faces better (1000 is a good size); not exact.",
 )
 @click.option(
     "--region",
