@@ -192,13 +192,14 @@ class Run:
         if bads and not self.done.frames:
             self._sink.discard()
             raise nothing_read(bads)
+        self.done.rows = self._sink.rows
+        # first: a table without it, had the process died in between, would be somebody's
+        sidecar(self._sink.target, self._said, self.done)
         if self.done.stopped:
             self._sink.publish()
             self._sink.close()
         else:
             self._sink.finish()
-        self.done.rows = self._sink.rows
-        sidecar(self._sink.target, self._said, self.done)
         if cut:
             raise CutOffError(
                 f"{'; '.join(str(e) for e in cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"

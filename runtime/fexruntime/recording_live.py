@@ -63,13 +63,13 @@ def record_live(
     except BaseException:
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:
-            sink.finish()
             done.rows, done.stopped = sink.rows, True
             sidecar(target, about, done)
+            sink.finish()
         else:
             sink.discard()
         raise
-    sink.finish()
     done.rows = sink.rows
     sidecar(target, about, done)
+    sink.finish()
     return done
