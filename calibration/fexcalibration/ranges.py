@@ -30,9 +30,11 @@ from fexcalibration.chips import Inputs
 from fexruntime.arrays import F32, F64
 from fexruntime.backends.onnxruntime import PROVIDER, import_onnxruntime
 from fexruntime.errors import InputError, one_line
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, replacing
 
 FORMAT = 1
+MARK = b'{\n "format": '
+"""What a file of ranges begins with."""
 BINS = 2048
 LEVELS = 256
 _OUTERMOST = 1e-4
@@ -185,6 +187,7 @@ def save(path: Path, found: Sequence[Ranges]) -> None:
         }
         for r in found
     ]
+    check_ours(path, MARK)
     with replacing(path) as partial:
         partial.write_text(json.dumps({"format": FORMAT, "networks": networks}, indent=1) + "\n", encoding="utf-8")
 

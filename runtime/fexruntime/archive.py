@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fexruntime.bundle import Bundle, open_bundle, read_manifest
 from fexruntime.errors import BundleError, InputError, OutputError, one_line
-from fexruntime.files import check_folder, replacing
+from fexruntime.files import check_folder, check_ours, replacing
 from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest
 
 _BLOCK = 1 << 20
@@ -34,6 +34,7 @@ def export_bundle(bundle: Bundle, target: Path) -> int:
     if target.suffix.lower() != _SUFFIX:
         raise InputError(f"cannot export to {str(target)!r}: an archive is called NAME{_SUFFIX}")
     check_folder(target.parent)
+    check_ours(target, MANIFEST.encode() + b"\0")  # which is its first member
     with replacing(target) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
         _put(archive, MANIFEST, bundle.manifest.as_json())
         for record in bundle.manifest.files:

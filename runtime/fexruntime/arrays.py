@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,3 +15,37 @@ Indices: TypeAlias = NDArray[np.int64]
 Bools: TypeAlias = NDArray[np.bool_]
 Values: TypeAlias = Mapping[str, F32]
 """Arrays by name, float32, the first axis one item a face (or a frame, for a network that reads frames)."""
+
+
+class ArrayLike(Protocol):
+    """What NumPy makes an array of: an array itself, a torch tensor."""
+
+    def __array__(self) -> Any:
+        """The array."""
+        ...
+
+
+class ByteFile(Protocol):
+    """An open file that gives bytes."""
+
+    def read(self) -> bytes:
+        """All of it."""
+        ...
+
+
+class PictureLike(Protocol):
+    """An image of PIL, which is not imported here."""
+
+    @property
+    def mode(self) -> str:
+        """Its kind of pixels."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        ...
+
+    def load(self) -> Any:
+        """Decode it."""
+        ...

@@ -7,34 +7,35 @@ The stages, each in its own file: `sources` (pixels), `finders` (faces), `faces`
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fexruntime import finders
 from fexruntime.arrays import F32
-from fexruntime.backends import open_backend
-from fexruntime.backends.base import Backend, Place
+from fexruntime.backends.base import Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
 from fexruntime.columns import Selection, select
-from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
+from fexruntime.errors import FexportError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Identify, assemble, selection_of
 from fexruntime.identity import INCREMENTAL, name_identities
 from fexruntime.live import Live, LiveSource
+from fexruntime.loading import PlaceFields, failed, is_the_frames, load, place_of, tell, with_frames
 from fexruntime.naming import Namer
-from fexruntime.options import GivenBoxes, OptionFields, Options, checked_boxes, options_of
+from fexruntime.options import Boxes, GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.provenance import provenance
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Frames, Inputs, Position
+from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.tuning import resolved
 from fexruntime.walk import Finding, Walk, tracker_of
 from fexruntime.workspace import Observer, Workspace, Workspaces
@@ -46,17 +47,6 @@ if TYPE_CHECKING:
     from fexruntime.track import Tracker
 
 
-class PlaceFields(TypedDict, total=False):
-    """The fields of `Place`, for the keywords of `Detector`."""
-
-    backend: Any
-    device: Any
-    precision: Any
-    threads: int | None
-    cache: Path | str | bool | None
-    shared_pool: bool
-
-
 class Detector:
     """A bundle, loaded and ready. Answers what py-feat's Detectorv2 (or Detectorv1) answers, without torch.
 
@@ -65,7 +55,8 @@ class Detector:
 
     Threads may share a detector: as many calls run side by side as there are `workspaces` (buffers of their own over the
     same loaded networks), the others wait. `observe` is called with (stage, seconds, items) after each run; what it raises
-    reaches the caller. A detector can be pickled, by its bundle's folder and its place (`observe` is left behind); make or
+    reaches the caller. `max_pixels` bounds what a frame may have, from whatever it comes (default: FEXPORT_MAX_PIXELS, else 64
+    million): a larger one is an InputError. A detector can be pickled, by its bundle's folder and its place (`observe` is left behind); make or
     unpickle it after a fork, not before.
 
     Raises BundleError, EnvironmentMissingError or InputError with what to do about it.
@@ -78,9 +69,11 @@ class Detector:
         *,
         workspaces: int = 1,
         observe: Observer | None = None,
+        max_pixels: int | None = None,
         **fields_of_place: Unpack[PlaceFields],
     ) -> None:
-        self.place = _place(place, fields_of_place)
+        self.max_pixels = bound(max_pixels)
+        self.place = place_of(place, fields_of_place)
         if isinstance(workspaces, bool) or not isinstance(workspaces, int) or workspaces < 1:
             raise InputError(f"workspaces must be a whole number of 1 or more, not {workspaces!r}")
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
@@ -91,7 +84,9 @@ class Detector:
         if self.bundle.stand_ins:
             names = ", ".join(self.bundle.stand_ins)
             warnings.warn(f"stand-in weights in {names}: what they answer means nothing", StandInWarning, stacklevel=2)
-        self._networks = _load(self.bundle, running)
+        began = time.perf_counter()
+        self._networks = load(self.bundle, running)
+        tell(self.bundle, self.describe(), time.perf_counter() - began)
         shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
         self._workspaces = Workspaces([Workspace(runners) for runners in shared])
         self._observe = observe
@@ -109,7 +104,7 @@ class Detector:
         # another machine has the packaged ones elsewhere
         named = next((name for name in PACKAGED if self.bundle.path == packaged_path(name)), None)
         bundle = named or os.path.abspath(self.bundle.path)
-        return _made_again, (bundle, self.place, len(self._workspaces))
+        return _made_again, (bundle, self.place, len(self._workspaces), self.max_pixels)
 
     def close(self) -> None:
         """Release the networks and buffers, once the calls that are under way are done."""
@@ -138,7 +133,7 @@ class Detector:
         box = np.array([width * 0.25, height * 0.25, width * 0.75, height * 0.75], np.float32)
         self.run([frame], boxes=[np.tile(box, (faces, 1))])
 
-    def detect(self, inputs: Inputs, *, boxes: Any = None, **options: Unpack[OptionFields]) -> Fex:
+    def detect(self, inputs: Inputs, *, boxes: Boxes | None = None, **options: Unpack[OptionFields]) -> Fex:
         """Fex rows of all faces of all inputs, in order; within a frame the best score first.
 
         - `inputs`: path, folder, encoded bytes, file object, PIL image, array [H,W,3] or [N,H,W,3] (uint8 RGB), torch
@@ -158,7 +153,7 @@ class Detector:
         self,
         inputs: Inputs,
         *,
-        boxes: Any = None,
+        boxes: Boxes | None = None,
         on_bad: Callable[[FexportError], None] | None = None,
         rows_only: bool = False,
         **options: Unpack[OptionFields],
@@ -180,7 +175,7 @@ class Detector:
         chosen = options_of(options)
         selection = self._selection(chosen)
         self._workspaces.check_open()
-        live = Live(source, chosen, reconnects)
+        live = Live(source, chosen, reconnects, self.max_pixels)
         tracker = self._tracker(chosen, selection)
         read = partial(self._run, also=frozenset() if tracker is None else tracker.reads)
         return live.through(Walk(live.frames(), chosen, read, tracker=tracker))
@@ -190,7 +185,7 @@ class Detector:
         inputs: Inputs,
         options: Options,
         *,
-        boxes: Any = None,
+        boxes: Boxes | None = None,
         on_bad: Callable[[FexportError], None] | None = None,
         after: Position | None = None,
         rows_only: bool = False,
@@ -200,7 +195,7 @@ class Detector:
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
         own = options.batch_size > 1
-        frames = Frames(inputs, options, on_bad, own=own, after=after)
+        frames = Frames(inputs, options, on_bad, own=own, after=after, max_pixels=self.max_pixels)
         read = partial(self._run, rows_only=rows_only, also=frozenset() if tracker is None else tracker.reads)
         return Walk(frames, options, read, given, on_bad, tracker)
 
@@ -239,6 +234,7 @@ class Detector:
                 raise InputError(
                     f"run takes Frame objects, not a {type(frame).__name__}: give Frame(rgb_u8, index, name), or use detect"
                 )
+            check_pixels(frame.rgb_u8.shape[1::-1], repr(frame.name), self.max_pixels)
         if boxes is not None and len(boxes) != len(frames):
             raise InputError(f"boxes were given for {len(boxes)} frames, but there are {len(frames)}")
         if chosen.region == "frame":
@@ -264,9 +260,9 @@ class Detector:
                 if chosen.columns is not None:
                     results = [_less(r, wanted | {*finder.gives, "track"}) for r in results]
             except Exception as error:
-                if not _is_the_frames(error):
+                if not is_the_frames(error):
                     raise
-                raise InferenceError(_with_frames(error, frames)) from error
+                raise failed(error)(with_frames(error, frames)) from error
             finally:
                 notes = workspace.end_of_call()
         if self._observe is not None:
@@ -331,48 +327,10 @@ class Detector:
         return selection
 
 
-def _place(place: Place | None, given: PlaceFields) -> Place:
-    known = [f.name for f in fields(Place)]
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"no option {name!r} of Detector: there are bundle, place, workspaces, observe, {', '.join(known)}"
-            )
-    return replace(place or Place(), **given)
-
-
-def _made_again(bundle: str | None, place: Place, workspaces: int) -> Detector:
-    return Detector(bundle, place, workspaces=workspaces)
-
-
-def _load(bundle: Bundle, place: Place) -> dict[str, Backend]:
-    """Every network by role; those that were loaded are closed if another cannot be."""
-    with ThreadPoolExecutor(max_workers=2) as pool:  # two at a time: one is hashed while another is parsed
-        loading = {role: pool.submit(open_backend, network, place) for role, network in bundle.networks.items()}
-    failed = next((f.exception() for f in loading.values() if f.exception() is not None), None)
-    if failed is not None:
-        for future in loading.values():
-            if future.exception() is None:
-                future.result().close()
-        raise failed
-    return {role: future.result() for role, future in loading.items()}
+def _made_again(bundle: str | None, place: Place, workspaces: int, max_pixels: int) -> Detector:
+    return Detector(bundle, place, workspaces=workspaces, max_pixels=max_pixels)
 
 
 def _less(result: FrameResult, wanted: frozenset[str]) -> FrameResult:
     """A result with the values that were asked for, of those that a network gave along."""
     return replace(result, values={name: value for name, value in result.values.items() if name in wanted})
-
-
-def _is_the_frames(error: Exception) -> bool:
-    """Whether an error of a run is one of these frames (too large for the memory there is), not of the program."""
-    return isinstance(error, (InferenceError, MemoryError)) or "Insufficient memory" in str(error)  # OpenCV's words
-
-
-def _with_frames(error: Exception, frames: Sequence[Frame]) -> str:
-    names = ", ".join(f"{f.name!r} ({f.rgb_u8.shape[1]} x {f.rgb_u8.shape[0]})" for f in frames[:3])
-    more = f" and {len(frames) - 3} more" if len(frames) > 3 else ""
-    cause = str(error).strip().splitlines()[0] if str(error).strip() else "there is not enough memory"
-    return (
-        f"{names}{more} could not be read: {cause}; if memory is short: a smaller detector_size or output_size "
-        "(--detector-size, --output-size), or a smaller batch"
-    )

@@ -45,6 +45,10 @@ class InferenceError(FexportError):
     """A network could not be run on what it was given: most often there was not enough memory for it."""
 
 
+class OutOfMemoryError(InferenceError):
+    """There was not enough memory to read an input, or to run on it."""
+
+
 class CheckpointError(FexportError):
     """A weights file is missing, unreadable, or not what its contract says."""
 

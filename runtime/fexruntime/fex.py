@@ -19,6 +19,7 @@ from fexruntime.contracts import Group, Pipeline
 from fexruntime.contracts import labels as L
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.fex_views import FexViews
+from fexruntime.files import user_path
 from fexruntime.results import FrameResult
 from fexruntime.sinks import write_table
 
@@ -129,8 +130,11 @@ class Fex(FexViews):
         return whole
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the table as CSV, as `DataFrame.to_csv(index=False)` would; whole or not at all."""
-        write_table(self, Path(path), ".csv")
+        """Write the table as CSV, as `DataFrame.to_csv(index=False)` would, whole or not at all; `PATH.meta.json` says where it comes from.
+
+        OutputError where a file is that fexport did not write.
+        """
+        write_table(self, Path(user_path(str(path))), ".csv", self.info)
 
     def to_feat(self) -> Any:
         """The table as a `feat.Fex`, py-feat's own class, with its column groups and model names (needs py-feat)."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fexruntime.arrays import F32
 from fexruntime.contracts import Pipeline
 from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.files import user_path
 from fexruntime.sinks import write_table
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ class FexViews:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write the table as Parquet (needs pyarrow); whole or not at all."""
-        write_table(self, Path(path), ".parquet")
+        """Write the table as Parquet (needs pyarrow), whole or not at all; its metadata (key "fexport") says where it comes from."""
+        write_table(self, Path(user_path(str(path))), ".parquet", self.info)
 
     def plot(self, frame: int | None = None, picture: Any = None) -> Figure:
         """A matplotlib Figure of one frame: picture, boxes, landmarks, and bars of each face's AUs and emotions.

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -13,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fexruntime.errors import OutputError
+from fexruntime.errors import InputError, OutputError
 
 _BLOCK = 1 << 20
+_VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
 _NO_RENAME_ONTO = frozenset({errno.EBUSY, errno.EXDEV})
 """What the system says of a target that is a mount point: it can be written, but nothing can be renamed onto it."""
 
@@ -32,6 +34,48 @@ def stream_sha256(file: BinaryIO) -> str:
     while block := file.read(_BLOCK):
         digest.update(block)
     return digest.hexdigest()
+
+
+def user_path(text: str) -> str:
+    """A path as a person means it: `~` is the home, where no file is called so. InputError for an empty one, and for a variable's
+    name that no shell has replaced ('$HOME/x' in single quotes, or in a file of settings): a folder called so would be made.
+    """
+    if not text:
+        raise InputError("an empty path was given: name a file or a folder ('.' is the current one)")
+    if text.startswith("~") and not os.path.lexists(text):
+        return os.path.expanduser(text)
+    if (found := _VARIABLE.search(text)) and not os.path.lexists(text):
+        first = text[: text.find("/", found.end())] if "/" in text[found.end() :] else ""
+        if not first or not os.path.lexists(first):
+            raise InputError(
+                f"{text!r} holds the variable {found[0]}, which only a shell replaces, and not in single quotes: write the path out"
+            )
+    return text
+
+
+def check_ours(path: Path, *marks: bytes) -> None:
+    """OutputError if a file is at `path` that fexport did not write: one that is not empty, without one of `marks` at either end.
+
+    What fexport wrote it may write again; what is somebody's stays.
+    """
+    if not is_ours(path, *marks):
+        raise OutputError(
+            f"{str(path)!r} is there already, and fexport did not write it: give another name, or remove it first"
+        )
+
+
+def is_ours(path: Path, *marks: bytes) -> bool:
+    """Whether a file may be written there: nothing is, or an empty file (or none, such as a pipe), or one with one of `marks`."""
+    try:
+        if not path.is_file() or not (size := path.stat().st_size):
+            return True
+        with path.open("rb") as file:
+            ends = file.read(_BLOCK)
+            file.seek(max(0, size - _BLOCK))
+            ends += file.read(_BLOCK)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+    return any(mark in ends for mark in marks)
 
 
 def check_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, InputError, one_line
@@ -22,12 +22,13 @@ from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.frame import Frame, Moment, frame_of
+from fexruntime.sources.limits import check_pixels
 from fexruntime.sources.video import import_av
 
 if TYPE_CHECKING:
     from fexruntime.walk import Walk
 
-LiveSource = Any
+LiveSource: TypeAlias = int | str | Iterable[U8]
 """The index of a webcam, an address that FFmpeg reads (rtsp://…, http://…, a device's path), or an iterable of arrays
 [H,W,3] uint8 RGB."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0
@@ -55,7 +56,9 @@ class Live:
     row, None: until stopped, each after a longer wait, ten seconds at most); one that cannot be opened at first is an error.
     """
 
-    def __init__(self, source: LiveSource, options: Options, reconnects: int | None = None) -> None:
+    def __init__(
+        self, source: LiveSource, options: Options, reconnects: int | None = None, max_pixels: int | None = None
+    ) -> None:
         for name, value in (("start", options.start), ("end", options.end)):
             if value is not None:
                 raise InputError(f"{name} is of files: a live source has none")
@@ -67,7 +70,7 @@ class Live:
             raise InputError(
                 f"cannot watch a {type(source).__name__}: give a webcam's index, an address or an iterable"
             )
-        self._source, self._options, self._most = source, options, reconnects
+        self._source, self._options, self._most, self._pixels = source, options, reconnects, max_pixels
         self.grabbed = self.dropped = self.reconnected = 0
         """Frames that the source gave; those of them that nobody read; times it was opened again."""
         self._newest: tuple[Frame, float] | None = None
@@ -173,6 +176,7 @@ class Live:
             self.reconnected += 1
 
     def _put(self, rgb: U8, pts: int | None, base: Fraction, connection: int) -> None:
+        check_pixels((rgb.shape[1], rgb.shape[0]), repr(self.name), self._pixels)
         now = time.monotonic()
         if self._began is None:
             self._began = now

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 
-from fexruntime.arrays import F32
+from fexruntime.arrays import F32, ArrayLike
 from fexruntime.contracts import detection
 from fexruntime.errors import InputError
 from fexruntime.identity import METHODS, SAME_PERSON
@@ -217,6 +217,10 @@ def _names(columns: Any) -> tuple[str, ...] | None:
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"columns must be names of columns or of groups of them, not {columns!r}")
     return tuple(names)
+
+
+Boxes: TypeAlias = "ArrayLike | Sequence[ArrayLike | Sequence[Sequence[float]]]"
+"""The caller's own faces: an array [N,4] (x1, y1, x2, y2) for one frame, or a list with an array, or its rows, for each frame."""
 
 
 class GivenBoxes:

@@ -20,7 +20,7 @@ from fexruntime.arrays import U8
 from fexruntime.contracts import VALUES
 from fexruntime.errors import OutputError
 from fexruntime.face_geometry import canonical_face
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, is_ours, replacing
 from fexruntime.results import FrameResult
 
 BOX, POINTS, MESH, BANNER = (60, 220, 90), (255, 210, 60), (90, 170, 255), (200, 30, 30)
@@ -28,6 +28,8 @@ GAZE, WORDS = (255, 110, 220), (255, 255, 255)
 SHOWN_AUS = 4
 """At most so many action units are written beside a face: the strongest, of 0.5 and more."""
 LEAST_SIDE = 480
+MARK = b"fexport overlay"
+"""What every picture and video that is drawn here has in it."""
 _EYES = (slice(36, 42), slice(42, 48))
 IRIS = (255, 120, 40)
 AXES = ((230, 60, 60), (60, 200, 60), (70, 110, 255))
@@ -165,7 +167,7 @@ def pose_axes(pitch: float, roll: float, yaw: float) -> NDArray[np.float64]:
 
 
 def write_png(image_rgb_u8: U8, path: Path) -> None:
-    """Write an image as PNG, whole or not at all, with a mark that it is a drawing of ours (see `is_drawing`)."""
+    """Write an image as PNG, whole or not at all, with a mark that it is a drawing of ours (see `is_drawing`). OutputError where another file is."""
     import cv2
 
     done, encoded = cv2.imencode(".png", cv2.cvtColor(image_rgb_u8, cv2.COLOR_RGB2BGR))
@@ -173,24 +175,21 @@ def write_png(image_rgb_u8: U8, path: Path) -> None:
         raise OutputError(f"OpenCV could not encode {str(path)!r}")
     data = encoded.tobytes()
     head = 8 + 25  # signature and IHDR, behind which other chunks may stand
+    check_ours(path, MARK)
     with replacing(path) as temporary:
-        temporary.write_bytes(data[:head] + _MARK + data[head:])
+        temporary.write_bytes(data[:head] + _CHUNK + data[head:])
 
 
 def is_drawing(path: Path) -> bool:
-    """Whether a file is a PNG that `write_png` wrote: such a one may be replaced."""
-    try:
-        with path.open("rb") as file:
-            return _MARK in file.read(256)
-    except OSError:
-        return False
+    """Whether a file is a PNG or a video that fexport drew (or an empty one): such a one may be replaced."""
+    return path.is_file() and is_ours(path, MARK)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-_MARK = _chunk(b"tEXt", b"Software\0fexport overlay")
+_CHUNK = _chunk(b"tEXt", b"Software\0" + MARK)
 
 
 def _dots(image: U8, points_xy: NDArray[Any], colour: tuple[int, int, int], radius: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, OutputError
 from fexruntime.files import replacing
+from fexruntime.overlay import MARK
 from fexruntime.sources.frame import Moment
 from fexruntime.sources.video import import_av
 
@@ -42,6 +43,7 @@ class OverlayVideo:
         temporary = self._stack.enter_context(replacing(self.path))
         form = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}[self.path.suffix.lower()]
         self._container = self._av.open(str(temporary), "w", format=form)
+        self._container.metadata["comment"] = MARK.decode()
         return self
 
     def add(self, rgb: U8, moment: Moment | None) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, replacing
 from fexruntime.versions import installed
 
 if TYPE_CHECKING:
     from fexruntime.bundle import Bundle
     from fexruntime.options import Options
 
+MARK = b'"contract": "'
+"""What every such file has, and no other."""
 PACKAGES = ("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow")
 """Those whose versions can change a number, or a file."""
 
@@ -51,10 +54,16 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.meta.json")
 
 
-def write_sidecar(path: Path, bundle: Bundle, options: Options) -> Path:
-    """Write it; answers where."""
+def check_sidecar(path: Path) -> None:
+    """OutputError if the place of the file beside the table `path` is taken by somebody's."""
+    check_ours(sidecar_of(path), MARK)
+
+
+def write_sidecar(path: Path, said: Mapping[str, Any]) -> Path:
+    """Write what is said of the table `path` beside it; answers where."""
     target = sidecar_of(path)
-    text = json.dumps(provenance(bundle, options), indent=1, ensure_ascii=False, default=str) + "\n"
+    check_sidecar(path)
+    text = json.dumps(said, indent=1, ensure_ascii=False, default=str) + "\n"
     with replacing(target) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     return target

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 from fexruntime.behind import Behind
 from fexruntime.columns import Selection, select
 from fexruntime.errors import CutOffError, FexportError, InputError, OutputError
-from fexruntime.files import file_sha256
+from fexruntime.files import file_sha256, user_path
 from fexruntime.identity import INCREMENTAL
 from fexruntime.manifest import MANIFEST
 from fexruntime.naming import Namer
 from fexruntime.options import OptionFields, Options, options_of
+from fexruntime.provenance import provenance, write_sidecar
 from fexruntime.results import FrameResult
-from fexruntime.sinks import FORMATS, check_target, write_table
+from fexruntime.sinks import FORMATS, PARQUET_KEY, check_target, write_table
 from fexruntime.sinks.appending import Appending
 from fexruntime.sinks.formats import Schema
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Position, listed
 from fexruntime.sources.video import is_video
-from fexruntime.versions import installed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,6 +55,10 @@ class Recorded:
     """Frames of these that an earlier run did."""
     stopped: bool = False
     """Whether it was asked to stop before the end."""
+
+    def said(self) -> dict[str, Any]:
+        """How much of its inputs a file of rows holds."""
+        return {"frames": self.frames, "rows": self.rows, "stopped": self.stopped}
 
 
 def record(
@@ -81,7 +85,7 @@ def record(
     written), OutputError if the file cannot be written; what was committed before is kept and the error says how much.
     """
     chosen = options_of(options)
-    target = Path(out)
+    target = Path(user_path(str(out)))
     suffix = check_target(target)
     files = listed([str(inputs)] if isinstance(inputs, (str, Path)) else [str(i) for i in inputs])
     selection = select(detector.pipeline, chosen.columns, any(is_video(f) for f in files), chosen.track)
@@ -112,13 +116,10 @@ class Run:
         form = FORMATS[suffix]
         columns = selection.all_columns if form.own else selection.columns
         identity = described(detector, self._files, options, columns)
-        metadata = {
-            "fexport": json.dumps(
-                identity
-                | {"versions": _versions(), "stand_ins": detector.bundle.stand_ins, "weights": _weights(detector)}
-            )
-        }
-        schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, metadata)
+        self._said = said(detector, options, identity)
+        schema = Schema(
+            columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(self._said, default=str)}
+        )
         self._sink = Appending(target, form, schema, identity, resume)
         self._namer = Namer(options.face_identity_threshold)
         self.done = Recorded(rows=self._sink.rows)
@@ -152,8 +153,10 @@ class Run:
     ) -> Recorded:
         """Do it; see `record`."""
         cut: list[CutOffError] = []
+        bads: list[FexportError] = []
 
         def bad(error: FexportError) -> None:
+            bads.append(error)
             if on_bad is not None:
                 on_bad(error)
             elif isinstance(error, CutOffError):  # its rows are worth having; said at the end
@@ -186,12 +189,17 @@ class Run:
             raise
         finally:
             batches.close()  # type: ignore[attr-defined]
+        if bads and not self.done.frames:
+            self._sink.discard()
+            raise nothing_read(bads)
+        self.done.rows = self._sink.rows
+        # first: a table without it, had the process died in between, would be somebody's
+        sidecar(self._sink.target, self._said, self.done)
         if self.done.stopped:
             self._sink.publish()
             self._sink.close()
         else:
             self._sink.finish()
-        self.done.rows = self._sink.rows
         if cut:
             raise CutOffError(
                 f"{'; '.join(str(e) for e in cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"
@@ -250,18 +258,46 @@ def _whole(
 ) -> Recorded:  # fmt: skip
     """All rows at the end, for names that need all faces at once."""
     results: list[FrameResult] = []
+    bads: list[FexportError] = []
     done = Recorded()
-    for batch in detector.walk(files, chosen, on_bad=on_bad, rows_only=rows_only).batches():
+
+    def bad(error: FexportError) -> None:
+        bads.append(error)
+        if on_bad is None:
+            raise error
+        on_bad(error)
+
+    for batch in detector.walk(files, chosen, on_bad=bad, rows_only=rows_only).batches():
         results += [result for _, result in batch]
         if batch and on_batch is not None:
             on_batch(batch)
         if stop is not None and stop.is_set():
             done.stopped = True
             break
+    if bads and not results:
+        raise nothing_read(bads)
     fex = detector.to_fex(results, **options)
-    write_table(fex, target, suffix)
     done.frames, done.faces, done.rows = len(results), sum(len(r) for r in results), len(fex)
+    write_table(fex, target, suffix, provenance(detector.bundle, chosen) | done.said())
     return done
+
+
+def nothing_read(bad: Sequence[FexportError]) -> InputError:
+    """The error of a run in which every input was passed over."""
+    return InputError(f"no input could be read, of {len(bad)}: {bad[0]}" if len(bad) > 1 else str(bad[0]))
+
+
+def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict[str, Any]:
+    """Where the rows of a run come from: what both `provenance` and the run's own identity say."""
+    return (
+        identity | provenance(detector.bundle, options) | {"engines": identity["engines"], "inputs": identity["inputs"]}
+    )
+
+
+def sidecar(target: Path, said: dict[str, Any], done: Recorded) -> None:
+    """Write what is said of a file of rows beside it; Parquet says it itself."""
+    if target.suffix.lower() != ".parquet":
+        write_sidecar(target, {k: v for k, v in said.items() if k not in ("columns", "inputs")} | done.said())
 
 
 def described(detector: Detector, files: Sequence[str], options: Options, columns: Sequence[str]) -> dict[str, Any]:
@@ -290,14 +326,6 @@ def fingerprint(name: str) -> list[Any]:
             file.seek(at)
             digest.update(file.read(_SAMPLE))
     return [size, digest.hexdigest()]
-
-
-def _weights(detector: Detector) -> dict[str, Any]:
-    return {role: [w.sha256 for w in n.record.weights] for role, n in detector.bundle.networks.items()}
-
-
-def _versions() -> dict[str, str]:
-    return installed(("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow"))
 
 
 def _plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ from fexruntime.identity import INCREMENTAL
 from fexruntime.live import Live, Seen
 from fexruntime.naming import Namer
 from fexruntime.options import Options
-from fexruntime.recording import COMMIT_EVERY_S, Recorded, described
-from fexruntime.sinks import FORMATS, check_target
+from fexruntime.recording import COMMIT_EVERY_S, Recorded, described, said, sidecar
+from fexruntime.sinks import FORMATS, PARQUET_KEY, check_target
 from fexruntime.sinks.appending import Appending
 from fexruntime.sinks.formats import Schema
 
@@ -46,7 +46,8 @@ def record_live(
     form = FORMATS[suffix]
     columns = selection.all_columns if form.own else selection.columns
     identity = described(detector, [live.name], options, columns) | {"began": time.time()}
-    schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, {"fexport": json.dumps(identity)})
+    about = said(detector, options, identity)
+    schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(about, default=str)})
     sink = Appending(target, form, schema, identity)
     namer, done, last = Namer(options.face_identity_threshold), Recorded(), time.monotonic()
     try:
@@ -62,10 +63,13 @@ def record_live(
     except BaseException:
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:
+            done.rows, done.stopped = sink.rows, True
+            sidecar(target, about, done)
             sink.finish()
         else:
             sink.discard()
         raise
-    sink.finish()
     done.rows = sink.rows
+    sidecar(target, about, done)
+    sink.finish()
     return done

@@ -194,7 +194,8 @@ def test_rows_of_a_live_source_are_kept_whatever_ends_it(photo, tmp_path, suffix
     rows = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert rows["frame"].tolist() == [0, 1, 2]
     assert rows["FaceScore"].gt(0.5).all()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name]
+    beside = [] if out.suffix == ".parquet" else [f"{out.name}.meta.json"]  # where the rows come from, and how many
+    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, *beside]
 
 
 def test_the_command_watches_until_it_is_stopped(served, photo, tmp_path):

@@ -87,7 +87,9 @@ def test_killed_at_random_and_gone_on_with_it_is_what_it_would_have_been(
     pd.testing.assert_frame_equal(table(out), table(whole), rtol=0, atol=0)
     if suffix == ".csv":
         assert out.read_bytes() == whole.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([out.name, whole.name])
+    beside = [] if suffix == ".parquet" else [f"{p.name}.meta.json" for p in (out, whole)]
+    assert {p.name for p in tmp_path.iterdir()} - set(beside) == {out.name, whole.name}
+    assert (tmp_path / f"{whole.name}.meta.json").exists() == bool(beside)
 
 
 def stopped_after(frames, detector, inputs, out, **options):

@@ -102,6 +102,7 @@ def test_a_suffix_that_is_not_known(fex, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monkeypatch):
     target = tmp_path / "fex.csv"
     target.write_text("old")
+    sinks.sidecar_of(target).write_text('{"contract": "x"}')
 
     class Full(type(sinks.FORMATS[".csv"])):
         def block(self, table, schema):
@@ -111,7 +112,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monk
     with pytest.raises(OutputError, match="disk full"):
         sinks.write_table(fex, target)
     assert target.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["fex.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fex.csv", "fex.csv.meta.json"]
 
 
 def test_a_target_that_cannot_be_is_found_before_the_work(tmp_path):

@@ -68,6 +68,33 @@ EXAMPLES = {
 """By command: what its help ends with."""
 
 
+PIPE_CLOSED = 141
+"""Exit status where the output's reader went away, as of any program."""
+_VERBOSE = "Say what runs, where and how long; the traceback of an error. Twice: every detail."
+_LOGGERS = ("fexruntime", "fexport", "fexcalibration")
+"""The packages, whose names their loggers begin with."""
+
+
+def _talk(ctx: click.Context, param: click.Parameter, count: int) -> None:
+    """What `-v` does, before or after the command's name."""
+    if count:
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.INFO if count == 1 else logging.DEBUG)
+
+
+def _with_verbose(command: click.Command) -> None:
+    """Give a command (and those of a group) `-v`, too."""
+    if not any(p.name == "verbose" for p in command.params):
+        option = click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_talk, help=_VERBOSE)
+        command.params.append(option)
+    for inner in getattr(command, "commands", {}).values():
+        _with_verbose(inner)
+
+
+def _verbose() -> bool:
+    return logging.getLogger("fexport").isEnabledFor(logging.INFO)
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,6 +104,7 @@ class _Commands(click.Group):
             return None
         command: click.Command = import_module(f"fexport.cli.{name.replace('-', '_')}").command
         lines = EXAMPLES.get(name, ())
+        _with_verbose(command)
         command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else command.epilog
         return command
 
@@ -87,12 +115,12 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fexport", prog_name="fexport")
-@click.option("-v", "--verbose", is_flag=True, help="Show what is done, and the traceback of an error.")
-def group(verbose: bool) -> None:
-    """py-feat's networks as verified artefacts: the same numbers, faster, without torch."""
-    if not verbose:  # it reports each of its retries, twice
-        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+@click.option("-v", "--verbose", count=True, expose_value=False, callback=_talk, help=_VERBOSE)
+def group() -> None:
+    """py-feat's networks as verified artefacts: the same numbers, faster, without torch.
+
+    Shell completion: eval "$(_FEXPORT_COMPLETE=bash_source fexport)" in ~/.bashrc (zsh_source, fish_source likewise).
+    """
 
 
 def _colourless() -> bool:
@@ -101,19 +129,29 @@ def _colourless() -> bool:
 
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
-    verbose = "--verbose" in sys.argv or "-v" in sys.argv[1:2]
+    # huggingface_hub reports each of its retries, twice
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     # OpenCV says on stderr what fexport says in one sentence; this has to be set before it is imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         # None lets click decide by the stream
         group(standalone_mode=False, color=False if _colourless() else None)
     except FexportError as error:
-        if verbose:
+        if _verbose():
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+    except MemoryError:
+        if _verbose():
+            raise
+        click.echo("Error: there is not enough memory for this", err=True)
+        sys.exit(1)
     except OSError as error:  # what no command foresaw: a full disk, a folder that cannot be read
-        if verbose:
+        if _verbose():
             raise
         where = f" {error.filename!r}" if error.filename else ""
         click.echo(f"Error: the system refused{where}: {error.strerror or error}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need, size_option
+from fexport.cli.paths import AGAINST, BACKEND, BUNDLE, FILE, FOLDER, PYTHON, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, OutputError, StandInWarning
 
@@ -19,8 +20,8 @@ PYFEAT = "pyfeat"
 
 
 @click.command("bench")
-@click.argument("bundle")
-@click.argument("picture", required=False, type=click.Path(path_type=Path), metavar="[INPUT]")
+@click.argument("bundle", type=BUNDLE)
+@click.argument("picture", required=False, type=FILE, metavar="[INPUT]")
 @click.option(
     "--faces", type=click.IntRange(1, 64), help="Read this many faces, whatever is found. Default: those found."
 )
@@ -34,17 +35,18 @@ PYFEAT = "pyfeat"
 @click.option(
     "--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides."
 )
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks; auto: what was tuned here.")
+@click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
 @click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
 @click.option(
     "--against",
+    type=AGAINST,
     metavar="pyfeat|BUNDLE",
     help="Run py-feat, or another bundle of the same pipeline, on the same frames, in turns.",
 )
-@click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("fexport-bench"), show_default=True, metavar="DIR")
+@click.option("--pyfeat-python", type=PYTHON, help="Python of an environment with py-feat.")
+@click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
+@click.option("--out", type=FOLDER, default=Path("fexport-bench"), show_default=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Write into --out although there is something in it.")
 def command(
     bundle: str,

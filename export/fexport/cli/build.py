@@ -10,16 +10,17 @@ import click
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import EXTRAS, need
 from fexport.cli.lowering import REDUCED, precision_options, precisions_of
+from fexport.cli.paths import FILE
 from fexport.plan import TARGETS
 from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 @click.command("build")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=FILE)
 @pipeline_options
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="DIR|WHEEL",
     multiple=True,
     help="Take weights from here (a folder, or mediapipe's wheel), not the hub. Several may be given: the first that has a file is used.",
@@ -107,7 +108,7 @@ def command(
             screen.print(f"  {role}: {step}", style="dim", markup=False)
 
         reports = building.build(plan, out, progress)
-    screen.print(tables.report_table([r.as_json() for r in reports.values()]))
+    tables.report_table([r.as_json() for r in reports.values()]).show()
     _warn_of_stand_ins(out, real)
     losses = tables.loss_sentences(open_bundle(out))
     for sentence in losses:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.paths import BUNDLE, FILE, FOLDER
+
 
 @click.group("bundle")
 def command() -> None:
@@ -13,8 +15,8 @@ def command() -> None:
 
 
 @command.command("export")
-@click.argument("bundle")
-@click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
+@click.argument("bundle", type=BUNDLE)
+@click.argument("archive", type=FILE, metavar="FILE.tar")
 def export(bundle: str, archive: Path) -> None:
     """Write BUNDLE as one archive: the same bundle gives the same bytes; every file is checked."""
     from fexport.cli import tables
@@ -27,8 +29,8 @@ def export(bundle: str, archive: Path) -> None:
 
 
 @command.command("import")
-@click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("archive", type=FILE, metavar="FILE.tar")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 def unpack(archive: Path, folder: Path) -> None:
     """Make the bundle DIR of an archive. Nothing is written but the files that its manifest names, with their digests."""
     from fexruntime.archive import import_bundle

@@ -16,8 +16,6 @@ def command(clear: bool, path_only: bool) -> None:
     The folder is $FEXPORT_CACHE, else "fexport" in your cache folder. It is private to you, and bounded: what was not used
     for longest goes first.
     """
-    from rich.table import Table
-
     from fexport.cli import tables
     from fexruntime.errors import EnvironmentMissingError
     from fexruntime.store import MOST_BYTES, VARIABLE, Store, default_folder
@@ -36,18 +34,14 @@ def command(clear: bool, path_only: bool) -> None:
         click.echo(f"{tables.size(store.clear())} dropped from {store.folder}")
         return
     items = store.items()
-    table = Table()
-    for head in ("what", "of", "size", "made", "last used"):
-        table.add_column(head)
+    table = tables.Sheet(
+        tables.Column("what", 1), tables.Column("of"), tables.Column("size", right=True), tables.Column("made", 3, whole=True),
+        tables.Column("last used", 2, whole=True),
+    )  # fmt: skip
     for item in items:
         made, used = (time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) for t in (item.made, item.used))
-        table.add_row(
-            *map(tables.plain, (item.key.get("kind", ""), item.key.get("network", ""))),
-            tables.size(item.size_bytes),
-            made,
-            used,
-        )
+        table.add(item.key.get("kind", ""), item.key.get("network", ""), tables.size(item.size_bytes), made, used)
     if items:
-        tables.console().print(table)
+        table.show()
     total = sum(item.size_bytes for item in items)
     click.echo(f"{store.folder}: {len(items)} items, {tables.size(total)} of {tables.size(MOST_BYTES)} at most")

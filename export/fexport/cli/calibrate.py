@@ -7,18 +7,27 @@ from pathlib import Path
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BUNDLE, FILE
 from fexruntime.bundle import EDGE
 from fexruntime.contracts.precision import PRECISIONS
 from fexruntime.errors import InputError
+from fexruntime.sources.inputs import listed
+from fexruntime.sources.video import is_video
 
 RANGES = ".json"
+FEW = "ONE PICTURE says little: what lowering costs differs from face to face. Give a folder of some dozens."
+"""What is said of a sensitivity that was measured on next to nothing."""
 
 
 @click.command("calibrate")
-@click.argument("target")
-@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("target", type=BUNDLE)
+@click.argument("pictures", nargs=-1, type=FILE)
 @click.option(
-    "--bundle", default=EDGE, show_default=True, help="An fp32 bundle: whose networks, and who finds the faces."
+    "--bundle",
+    type=BUNDLE,
+    default=EDGE,
+    show_default=True,
+    help="An fp32 bundle: whose networks, and who finds the faces.",
 )
 @click.option("--chips", type=click.IntRange(min=1), default=200, show_default=True, help="Faces to measure on.")
 @click.option("--sensitivity", is_flag=True, help="TARGET is a bundle: rank its parts by what lowering them costs.")
@@ -35,14 +44,14 @@ RANGES = ".json"
 )
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("sensitivity"),
     show_default=True,
     metavar="DIR",
     help="Where --sensitivity writes report.html, report.md and its plots.",
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path), multiple=True, metavar="DIR|WHEEL",
+    "--weights", type=FILE, multiple=True, metavar="DIR|WHEEL",
     help="Where the bundle's weights are, if it was built from a folder.",
 )  # fmt: skip
 def command(
@@ -75,6 +84,11 @@ def command(
     missing = [str(p) for p in pictures if not p.exists()]
     if missing:
         raise InputError(f"there is no {missing[0]!r}")
+    read = [f for f in listed([str(p) for p in pictures]) if Path(f).is_file()]
+    if not read:
+        raise InputError(f"there is no picture or video in {str(pictures[0])!r} (subfolders are not searched)")
+    if sensitivity and len(read) == 1 and not is_video(read[0]):
+        click.secho(FEW, fg="yellow", err=True)
     if not sensitivity and not target.endswith(RANGES):
         raise InputError(
             f"ranges are written to a {RANGES} file, not to {target!r} (with --sensitivity it is a bundle)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fexport.cli.paths import BACKEND, BUNDLE_OR_INPUT, FILE, FOLDER, PYTHON, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, StandInWarning, VerificationError
 
@@ -25,10 +26,10 @@ _JUDGES = ("max", "p99", "p95", "median")
 
 
 @click.command("compare")
-@click.argument("paths", nargs=-1, required=True, metavar="A [B] INPUT...")
+@click.argument("paths", nargs=-1, type=BUNDLE_OR_INPUT, required=True, metavar="A [B] INPUT...")
 @click.option("--against", type=click.Choice(["pyfeat"]), help="Instead of B: run py-feat on the same images.")
-@click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="Weights for py-feat, not the hub's.")
+@click.option("--pyfeat-python", type=PYTHON, help="Python of an environment with py-feat.")
+@click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option("--columns", metavar="NAMES", help="Compare only these columns or groups.")
 @click.option(
     "--budget",
@@ -39,12 +40,16 @@ _JUDGES = ("max", "p99", "p95", "median")
 )
 @click.option("--judge", type=click.Choice(_JUDGES), default=_JUDGES[0], show_default=True, help="What is held to it.")
 @click.option("--worst", type=click.IntRange(min=0), default=8, show_default=True, help="Worst frames in the report.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help="Write the worst frames as pictures.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers as JSON.")
+@click.option("--report", type=FOLDER, metavar="DIR", help="Write the worst frames as pictures.")
+@click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write all numbers as JSON.")
 @click.option("--output-size", type=click.IntRange(min=64), help="As for `fexport run`.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each side. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks of bundle A.")
-@click.option("--backend-b", default=AUTO, show_default=True, help="What runs the networks of bundle B.")
+@click.option(
+    "--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks of bundle A: {RUNS_ON}."
+)
+@click.option(
+    "--backend-b", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks of bundle B: {RUNS_ON}."
+)
 def command(
     paths: tuple[str, ...],
     against: str | None,
@@ -70,7 +75,7 @@ def command(
     from fexport.comparison import measuring, sides
     from fexport.comparison import report as reporting
     from fexruntime import Detector
-    from fexruntime.files import check_folder
+    from fexruntime.files import check_folder, check_ours
     from fexruntime.options import options_of
     from fexruntime.sources.inputs import Frames
 
@@ -85,6 +90,7 @@ def command(
         check_folder(report)
     if json_path is not None:
         check_folder(json_path.parent)
+        check_ours(json_path, reporting.JSON_MARK)
     options: OptionFields = {
         "output_size": output_size,
         "columns": None if columns is None else [*(c.strip() for c in columns.split(",")), "facebox"],
@@ -106,6 +112,8 @@ def command(
         else:
             detector = stack.enter_context(Detector(other, backend=backend_b, threads=threads))
             _say_stand_ins(detector)
+            if (a.pipeline.name, a.bundle.contract) != (detector.pipeline.name, detector.bundle.contract):
+                _other_pipelines(a, detector)
             b, inputs = sides.BundleSide(detector, options), _needed(inputs)
         mine = sides.BundleSide(a, options)
         what, lone = measuring.comparable(mine.columns, b.columns, a.pipeline.groups, allowed)
@@ -124,6 +132,19 @@ def command(
         click.echo(f"{len(written)} pictures of the worst frames in {report}")
     if not found.passed:
         raise VerificationError(_verdict(found))
+
+
+def _other_pipelines(a: Detector, b: Detector) -> None:
+    """InputError for bundles whose rows mean different things; a note where the contract alone is another."""
+    named = [f"{d.pipeline.name}, contract {d.bundle.contract}" for d in (a, b)]
+    if a.pipeline.name != b.pipeline.name:
+        raise InputError(
+            f"the first bundle is {named[0]}, the second {named[1]}: rows of different pipelines say different things of different "
+            "boxes; compare bundles of one pipeline"
+        )
+    click.secho(
+        f"The first bundle is {named[0]}, the second {named[1]}: signs and weights differ.", fg="yellow", err=True
+    )
 
 
 def _pixels(frame: Frame) -> U8:
@@ -164,19 +185,21 @@ def _say_stand_ins(detector: Detector) -> None:
 
 
 def _show(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> None:
-    from rich.table import Table
-
     from fexport.cli import tables
 
-    table = Table(title=tables.plain(f"{called[0]} against {called[1]}: {found.frames} frames, {found.pairs} faces"))
-    for head in ("group", "unit", "columns", "values", "max", "p99", "mean", "budget", ""):
-        table.add_column(head, justify="left" if head in ("group", "unit", "") else "right", no_wrap=True)
+    column = tables.Column
+    table = tables.Sheet(
+        column("group", whole=True), column("unit"), column("columns", 4, right=True), column("values", 3, right=True),
+        column("max", right=True), column("p99", 2, right=True), column("mean", 1, right=True),
+        column("budget", right=True), column("", whole=True),
+        title=f"{called[0]} against {called[1]}: {found.frames} frames, {found.pairs} faces",
+    )  # fmt: skip
     for line in found.table():
         numbers = (f"{line[k]:.2e}" if line["values"] else "–" for k in ("max", "p99", "mean"))
-        verdict = "ok" if line["passed"] else "[bold red]BEYOND"
+        verdict = "ok" if line["passed"] else tables.BEYOND
         cells = (str(line[k]) for k in ("group", "unit", "columns", "values"))
-        table.add_row(*cells, *numbers, f"{line['budget']:.1e}", verdict if line["values"] else "none compared")
-    tables.console().print(table)
+        table.add(*cells, *numbers, f"{line['budget']:.1e}", verdict if line["values"] else "none compared")
+    table.show()
     if found.only_first or found.only_second:
         click.echo(f"Faces of one side alone: {found.only_first} of the first, {found.only_second} of the second.")
     if lone:

@@ -21,20 +21,20 @@ _ELSEWHERE = ("torch", "onnx", "feat")
 @click.command("doctor")
 def command() -> None:
     """Show what this environment can do. Exit status 1 if `fexport run` cannot work here."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from fexport.cli import tables
     from fexruntime.versions import with_packages
 
     needed, optional = _needed(), _optional()
-    table = Table()
-    for head in ("what", "found", "verdict", "what mends it"):
-        table.add_column(head)
-    for findings, otherwise in ((needed, "[bold red]missing"), (optional, "not here")):
-        for f in findings:  # escaped: an extra in brackets is no markup
-            table.add_row(f.what, escape(f.found), "ok" if f.good else otherwise, escape(with_packages(f.fix)))
-    tables.console().print(table)
+    table = tables.Sheet(
+        tables.Column("what"),
+        tables.Column("found"),
+        tables.Column("verdict", whole=True),
+        tables.Column("what mends it"),
+    )
+    for findings, otherwise in ((needed, tables.MISSING), (optional, "not here")):
+        for f in findings:
+            table.add(f.what, f.found, "ok" if f.good else otherwise, with_packages(f.fix))
+    table.show()
     if not all(finding.good for finding in needed):
         click.echo("`fexport run` cannot work here: see the lines marked missing.", err=True)
         sys.exit(1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fexruntime import overlay
 from fexruntime.arrays import U8
 from fexruntime.errors import FexportError, InputError, OutputError
-from fexruntime.files import check_folder
+from fexruntime.files import check_folder, check_ours
 from fexruntime.overlay_video import OVERLAY_SUFFIXES, OverlayVideo
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
@@ -55,6 +55,7 @@ class Drawings:
             if self._film.resolve() in self._kept:
                 raise InputError(f"--overlay {str(where)!r} is the input itself: give another name")
             check_folder(where.parent)
+            check_ours(where, overlay.MARK)
         else:
             check_folder(where)
             if any(Path(f).parent.resolve() == where.resolve() and is_video(f) for f in files):
@@ -125,4 +126,4 @@ class Drawings:
 
 def _ours(path: Path) -> bool:
     """Whether a drawing may be written there: nothing is, or an earlier drawing."""
-    return path.suffix != ".png" or not path.is_file() or overlay.is_drawing(path)
+    return not path.exists() or overlay.is_drawing(path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE
 
 
 @click.command("engines")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), help="Default: what BUNDLE was built in."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BACKEND, BUNDLE, FILE, FOLDER, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import InputError, StandInWarning
 from fexruntime.options import REGIONS
@@ -24,29 +25,29 @@ _DATASETS, _CROPS = ("aflw2000", "biwi"), ("picture", "6drepnet", "nlml")
 
 
 @click.command("evaluate")
-@click.argument("bundle", required=False)
+@click.argument("bundle", type=BUNDLE, required=False)
 @click.option(
     "--dataset",
-    type=(click.Choice(_DATASETS), click.Path(path_type=Path)),
+    type=(click.Choice(_DATASETS), FILE),
     metavar="aflw2000|biwi DIR",
     help="Labelled pictures: AFLW2000's folder of X.jpg and X.mat, or the folder of BIWI's npz (or that file).",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="OUT", help="Write all numbers as JSON.")
+@click.option("--json", "json_path", type=FILE, metavar="OUT", help="Write all numbers as JSON.")
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     help="Write the plot of errors over yaw, the worst pictures, and each picture's errors as CSV.",
 )
 @click.option(
     "--predictions",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Score these instead of running BUNDLE: rotations (.npz, .npy, .json), or rows as `fexport run --out` writes them.",
 )
 @click.option(
     "--signs",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="IMAGES.csv",
     help="Establish which way round BUNDLE counts, from images of known pose (columns image, pitch, yaw, roll in degrees).",
 )
@@ -71,7 +72,7 @@ _DATASETS, _CROPS = ("aflw2000", "biwi"), ("picture", "6drepnet", "nlml")
 @click.option("--worst", type=click.IntRange(min=0), default=8, show_default=True, help="Worst pictures in the report.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures run together.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks.")
+@click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
 def command(
     bundle: str | None,
     dataset: tuple[str, Path] | None,
@@ -98,13 +99,14 @@ def command(
     from fexport.evaluation import datasets
     from fexport.evaluation import predictions as predicting
     from fexport.evaluation import report as reporting
-    from fexruntime.files import check_folder
+    from fexruntime.files import check_folder, check_ours
 
     _check(bundle, dataset, predictions, signs)
     if json_path is not None:
         if json_path.is_dir():
             raise InputError(f"--json {str(json_path)!r} is a folder: name a file")
         check_folder(json_path.parent)
+        check_ours(json_path, reporting.JSON_MARK)
     if report is not None:
         check_folder(report)
     opened = None if dataset is None else datasets.open_dataset(*dataset, bgr=bgr)
@@ -182,35 +184,32 @@ def _run(
 
 
 def _show(result: Evaluation) -> None:
-    from rich.table import Table
-
-    from fexport.cli import tables
+    from fexport.cli.sheet import Column, Sheet
     from fexport.evaluation import metrics, report
 
     dataset, found = result.dataset, metrics.scores(result.errors)
-    screen = tables.console()
-    table = Table(title=f"{dataset.name}: {found['n']} of {len(dataset)} samples ({dataset.chosen_by}), degrees")
-    for head in ("", "n", "yaw", "pitch", "roll", "MAE", "left", "down", "front", "VMAE", "geodesic"):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    ranks = {"n": 1, "left": 4, "down": 4, "front": 4, "VMAE": 2, "geodesic": 3}
+    heads = ("n", "yaw", "pitch", "roll", "MAE", "left", "down", "front", "VMAE", "geodesic")
+    table = Sheet(
+        Column("", whole=True), *(Column(head, ranks.get(head, 0), right=True) for head in heads),
+        title=f"{dataset.name}: {found['n']} of {len(dataset)} samples ({dataset.chosen_by}), degrees",
+    )  # fmt: skip
 
     def row(name: str, values: dict[str, float], names: tuple[str, ...]) -> None:
-        table.add_row(
-            name, str(values.get("n", found["n"])), *(f"{values[n]:.4f}" if n in values else "" for n in names)
-        )
+        table.add(name, str(values.get("n", found["n"])), *(f"{values[n]:.4f}" if n in values else "" for n in names))
 
     row("TokenHPE, 6DRepNet", found, ("yaw", "pitch", "roll", "mae", "vec1", "vec2", "vec3", "vmae", "geodesic"))
     inside = metrics.nlml(result.labels_rad, result.rotation)
     if inside is not None:
         row("NLML_HPE, its range", inside, ("yaw", "pitch", "roll", "mae", "left", "down", "front", "maev"))
     row("round the circle", metrics.strict(result.errors), ("yaw", "pitch", "roll", "mae"))
-    screen.print(table)
-    table = Table(title="errors by labelled yaw, degrees")
-    for head in ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic"):
-        table.add_column(head, justify="right")
+    table.show()
+    over = ("labelled yaw", "n", "yaw", "pitch", "roll", "geodesic")
+    table = Sheet(*(Column(head, right=True) for head in over), title="errors by labelled yaw, degrees")
     for line in report.over_yaw(result):
         numbers = (f"{line[n]:.2f}" for n in ("yaw", "pitch", "roll", "geodesic"))
-        table.add_row(f"{line['from']} … {line['to']}", str(line["n"]), *numbers)
-    screen.print(table)
+        table.add(f"{line['from']} … {line['to']}", str(line["n"]), *numbers)
+    table.show()
     if result.swapped_labels:
         click.echo(
             "Pitch and yaw labels are swapped, as TokenHPE's published BIWI test reads them: MAE is not the real one."
@@ -224,16 +223,13 @@ def _show(result: Evaluation) -> None:
 
 
 def _show_signs(detector: Detector, verdicts: list[Verdict]) -> None:
-    from rich.table import Table
+    from fexport.cli.sheet import Column, Sheet
 
-    from fexport.cli import tables
-
-    table = Table(title=f"signs of {detector.pipeline.name}, from images of known pose")
-    for head in ("column", "counts", "images that agree"):
-        table.add_column(head)
+    heads = ("column", "counts", "images that agree")
+    table = Sheet(*map(Column, heads), title=f"signs of {detector.pipeline.name}, from images of known pose")
     for v in verdicts:
-        table.add_row(v.column, v.words, f"{v.agree} of {v.of}")
-    tables.console().print(table)
+        table.add(v.column, v.words, f"{v.agree} of {v.of}")
+    table.show()
     wrong = [v.column for v in verdicts if v.sign == -1 and v.column == v.axis]
     if wrong:
         click.echo(

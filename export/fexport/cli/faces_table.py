@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
-from fexport.cli.tables import console, plain
-from fexport.cli.tables import table as new_table
+from fexport.cli.sheet import Column, Sheet
 from fexruntime.arrays import F32
 from fexruntime.contracts import labels as L
 from fexruntime.fex import NO_FACE, Fex
@@ -35,6 +35,10 @@ _SHOWN: dict[str, tuple[str, Callable[[tuple[str, ...], F32], str]]] = {
     "emotion": ("emotion", _best),
 }
 """By group of Fex columns: the head of its column here, and how a row of it is shown."""
+_RANKS = {"pose": 0, "emotion": 1, "au": 2, "gaze": 5}
+"""By group: how much it is needed where not all have room."""
+_MOST = 8
+"""Columns without a summary that are shown, of those that were asked for."""
 
 
 def _faces(fex: Fex) -> NDArray[np.bool_]:
@@ -47,35 +51,47 @@ def _faces(fex: Fex) -> NDArray[np.bool_]:
     return known
 
 
-def show(fex: Fex) -> None:
-    """Print the faces of a table."""
+def show(fex: Fex, asked: bool = False) -> None:
+    """Print the faces of a table. `asked`: its columns were chosen (`--columns`), so those without a summary are shown, too."""
     groups = [
-        (_SHOWN[g.name], g.columns)
+        (g.name, *_SHOWN[g.name], g.columns)
         for g in fex.pipeline.groups
         if g.name in _SHOWN and set(g.columns) <= set(fex.columns) and np.isfinite(fex.block(g.columns)).any()
     ]
     box = next(g.columns for g in fex.pipeline.groups if g.name == "facebox")
     has_box, named = set(box) <= set(fex.columns), L.IDENTITY in fex
-    found = _faces(fex)
+    said = {c for *_, columns in groups for c in columns} | (set(box) if has_box else set())
+    alone = [c for c in fex.numeric_columns if c not in said] if asked else []
     whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
-    table = new_table()
-    for head in ("image", "face", *((whole, "score") if has_box else ()), *(head for (head, _), _ in groups)):
-        table.add_column(head)
-    if named:
-        table.add_column("identity")
-    blocks = [fex.block(columns) for _, columns in groups]
+    table = Sheet(
+        Column("image"), Column("face", right=True),
+        *((Column(whole, 6), Column("score", 4, right=True)) if has_box else ()),
+        *(Column(head, _RANKS[name], whole=name != "au") for name, head, *_ in groups),
+        *(Column(c, 1, right=True) for c in alone[:_MOST]),
+        *([Column("identity", 3, whole=True)] if named else []),
+    )  # fmt: skip
+    found = _faces(fex)
+    blocks = [fex.block(columns) for *_, columns in groups]
     boxes = fex.block(box) if has_box else np.zeros((len(fex), 5), np.float32)
     face = 0
     for i in range(len(fex)):
         face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
-        name = plain(Path(fex.inputs[i]).name)
+        name = Path(fex.inputs[i]).name
         if not found[i]:
-            table.add_row(name, "none")
+            table.add(name, "none")
             continue
         cells = [name if face == 0 else "", str(face)]
         if has_box:
             cells += [", ".join(f"{v:.0f}" for v in boxes[i, :4]), f"{boxes[i, 4]:.3f}"]
-        for ((_, text), columns), block in zip(groups, blocks, strict=True):
+        for (*_, text, columns), block in zip(groups, blocks, strict=True):
             cells.append("" if np.isnan(block[i]).all() else text(columns, block[i]))
-        table.add_row(*cells, *([fex.identities[i] or ""] if named else []))
-    console().print(table)
+        cells += [_number(fex[c][i]) for c in alone[:_MOST]]
+        table.add(*cells, *([fex.identities[i] or ""] if named else []))
+    table.show()
+    if len(alone) > _MOST:
+        more = len(alone) - _MOST
+        click.echo(f"{more} more column{'s' * (more != 1)} not shown here: --out FILE or --json gives them")
+
+
+def _number(value: np.float32) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

@@ -9,11 +9,12 @@ import click
 
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import need
+from fexport.cli.paths import FOLDER
 
 
 @click.command("fetch")
 @pipeline_options
-@click.option("--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The folder (it is made).")
+@click.option("--to", type=FOLDER, required=True, metavar="DIR", help="The folder (it is made).")
 def command(pipeline: str, contract: str | None, pyfeat_bugs: bool, to: Path, **stages: Any) -> None:
     """Fetch the weights of a pipeline from the hub into a folder.
 

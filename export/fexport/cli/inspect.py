@@ -6,16 +6,16 @@ import json
 from typing import Any
 
 import click
-from rich.table import Table
 
 from fexport.cli import tables
+from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
 
 
 @click.command("inspect")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option(
     "--sbom", is_flag=True, help="Print what it contains as a CycloneDX document: weights, digests, licences."
@@ -33,14 +33,14 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
     if as_json:
         click.echo(found.manifest.as_json().decode(), nl=False)
         return
-    screen = tables.console()
     manifest = found.manifest
     tools = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
     click.echo(f"{found.path}: {manifest.pipeline}, contract {manifest.contract} ({manifest.reference})")
     click.echo(f"built by fexport {manifest.fexport} with {tools}")
-    table = Table()
-    for head in ("role", "network", "artefacts", "rewrites", "weights", "licence"):
-        table.add_column(head)
+    table = tables.Sheet(
+        tables.Column("role"), tables.Column("network"), tables.Column("artefacts", 1), tables.Column("rewrites", 4),
+        tables.Column("weights", 2), tables.Column("licence", 3),
+    )  # fmt: skip
     for role, network in found.networks.items():
         record = network.record
         passes = ", ".join(f"{name} ×{count}" for name, count in record.passes.items())
@@ -54,12 +54,12 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
             "\n".join(_origin(w) for w in record.weights),
             f"{record.licence}: {record.licence_note}",
         )
-        table.add_row(*map(tables.plain, cells))
+        table.add(*cells)
     for role in sorted(found.host_roles):
-        table.add_row(role, "a function of the runtime", "", "", "", "")
-    screen.print(table)
+        table.add(role, "a function of the runtime")
+    table.show()
     report = _report(found)
-    screen.print(tables.report_table(report["networks"].values()))
+    tables.report_table(report["networks"].values()).show()
     sense = report.get("sense", {})
     if sense.get("checked"):
         click.echo(f"the photograph's face was found, score {sense['score']}, overlap {sense['iou']}")

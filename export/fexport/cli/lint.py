@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.paths import FILE
 from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 @click.command("lint")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+@click.argument("model", type=FILE, metavar="MODEL.onnx")
 @click.option("--tensorrt", default="8.6", show_default=True, metavar="VERSION", help="8.6, 10.3 or later, 11.x.")
 def command(model: Path, tensorrt: str) -> None:
     """Look for what TensorRT's parser refuses in MODEL.onnx, and for what it takes and gets wrong. Needs no TensorRT.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
 from fexcalibration import METHODS
+from fexport.cli.paths import FILE
 from fexruntime.contracts.precision import FULL, PRECISIONS
 from fexruntime.errors import InputError
 
@@ -31,14 +31,14 @@ def precision_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option(
                 "--calibration",
-                type=click.Path(path_type=Path),
+                type=FILE,
                 multiple=True,
                 metavar="FOLDER|VIDEO|IMAGE",
                 help="Pictures of faces like those that will be read, for int8 and for fp16's range. May be given several times.",
             ),
             click.option(
                 "--ranges",
-                type=click.Path(path_type=Path),
+                type=FILE,
                 metavar="FILE",
                 help="What `fexport calibrate` measured, instead.",
             ),

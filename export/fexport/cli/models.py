@@ -21,28 +21,30 @@ def command(as_json: bool) -> None:
         }
         click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    from rich.table import Table
-
     from fexport.cli import tables
 
-    screen = tables.console()
-    table = Table(title="networks")
-    for head in ("network", "what it gives", "licence of the weights", "file", "size", "from", "pinned"):
-        table.add_column(head, overflow="fold")
+    table = tables.Sheet(
+        tables.Column("network", whole=True), tables.Column("what it gives", 1), tables.Column("licence of the weights"),
+        tables.Column("file", 3), tables.Column("size", 2, right=True), tables.Column("from", 4), tables.Column("pinned", 5),
+        title="networks",
+    )  # fmt: skip
     for row in NETWORKS.values():
-        for k, file in enumerate(row.files):
-            origin = "comes with fexport" if file.packaged else file.repository
-            first = (row.name, row.title, f"{row.licence}: {row.licence_note}") if k == 0 else ("", "", "")
-            cells = (*first, file.filename, tables.size(file.size_bytes), origin, _pin(file))
-            table.add_row(*map(tables.plain, cells))
-    screen.print(table)
-    table = Table(title="pipelines")
-    for head in ("pipeline", "contracts", "stages and their networks, the default first", "Fex columns"):
-        table.add_column(head)
+        of_files = zip(*((f.filename, tables.size(f.size_bytes), _origin(f), _pin(f)) for f in row.files), strict=True)
+        table.add(row.name, row.title, f"{row.licence}: {row.licence_note}", *map("\n".join, of_files))
+    table.show()
+    table = tables.Sheet(
+        tables.Column("pipeline", whole=True), tables.Column("contracts", 1),
+        tables.Column("stages and their networks, the default first"), tables.Column("Fex columns", 2, right=True),
+        title="pipelines",
+    )  # fmt: skip
     for line in PIPELINES:
         stages = "\n".join(f"{s.role}: {', '.join(s.names)}" for s in (line.finder, *line.stages) if s.names)
-        table.add_row(line.name, ", ".join(line.contracts), stages, str(len(line.columns)))
-    screen.print(table)
+        table.add(line.name, ", ".join(line.contracts), stages, str(len(line.columns)))
+    table.show()
+
+
+def _origin(file: WeightsFile) -> str:
+    return "comes with fexport" if file.packaged else file.repository
 
 
 def _pin(file: WeightsFile) -> str:

@@ -20,7 +20,7 @@ from fexport.cli.progress import Bar
 from fexport.cli.tables import console
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
-from fexruntime.provenance import sentence, write_sidecar
+from fexruntime.provenance import sentence
 from fexruntime.results import FrameResult
 from fexruntime.sinks import printable
 from fexruntime.sources.frame import Frame
@@ -115,10 +115,8 @@ class Job:
                 for row in fex:
                     click.echo(json.dumps({c: printable(v) if isinstance(v, str) else v for c, v in row.items()}))
             else:
-                faces_table.show(fex)
+                faces_table.show(fex, self._options.get("columns") is not None)
         else:
-            if not done.stopped and self._out.suffix.lower() != ".parquet":  # which says it itself
-                write_sidecar(self._out, self._detector.bundle, options_of(self._options))
             click.echo(self._said(done))
         click.echo(sentence(self._detector.bundle), err=self._as_json)
         if drawings is not None:
@@ -186,7 +184,7 @@ class Job:
         )  # fmt: skip
 
     def _collect(self, on_batch: OnBatch, stop: Stop) -> Recorded:
-        from fexruntime.recording import Recorded
+        from fexruntime.recording import Recorded, nothing_read
 
         done = Recorded()
         on_bad = None if self._skipped is None else self._skipped.append
@@ -198,6 +196,8 @@ class Job:
             if stop.is_set():
                 done.stopped = True
                 break
+        if self._skipped and not self._results:
+            raise nothing_read(self._skipped)
         return done
 
     def _said(self, done: Recorded) -> str:

@@ -10,12 +10,13 @@ import warnings
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import EnvironmentMissingError, StandInWarning
 
 
 @click.command("serve")
-@click.argument("bundle", required=False)
+@click.argument("bundle", type=BUNDLE, required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: every interface. There is no login.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(
@@ -35,7 +36,7 @@ from fexruntime.errors import EnvironmentMissingError, StandInWarning
     help="Of a picture; more: 400.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks.")
+@click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
 def command(
     bundle: str | None,
     host: str,

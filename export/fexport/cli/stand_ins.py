@@ -9,10 +9,11 @@ import click
 
 from fexport.cli.choosing import choices_of, contract_of, pipeline_options
 from fexport.cli.extras import need
+from fexport.cli.paths import FOLDER
 
 
 @click.command("stand-ins")
-@click.argument("out", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("out", type=FOLDER, metavar="DIR")
 @pipeline_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights.")
 def command(out: Path, pipeline: str, contract: str | None, pyfeat_bugs: bool, seed: int, **stages: Any) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from fexport.cli.extras import size_option
+from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE
 
 
 @click.command("tune")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option(
     "--size", callback=size_option, default="640x480", show_default=True, metavar="WxH", help="Of the frames."
 )
@@ -22,8 +23,6 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
     `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
     versions of the backends; `fexport cache` lists it. Precision is never changed. Nothing else should run meanwhile.
     """
-    from rich.table import Table
-
     from fexport.cli import tables
     from fexruntime.backends.base import Place
     from fexruntime.bundle import open_bundle
@@ -32,10 +31,11 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
     width, height = size
     with tables.console(stderr=True).status("measuring") as status:
         found = tune(open_bundle(bundle), Place(threads=threads), Workload(height, width, faces), rounds, status.update)
-    table = Table(title=f"{width} x {height}, {faces} faces")
-    for head in ("role", "network", "backend", "p50 ms", ""):
-        table.add_column(head, justify="right" if head == "p50 ms" else "left")
+    table = tables.Sheet(
+        tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("p50 ms", right=True),
+        tables.Column("", whole=True), title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",
+    )  # fmt: skip
     for m in found:
-        table.add_row(m.role, m.network, m.backend, f"{m.p50_ms:.2f}", "chosen" if m.chosen else "")
-    tables.console().print(table)
+        table.add(m.role, m.network, m.backend, f"{m.p50_ms:.2f}", "chosen" if m.chosen else "")
+    table.show()
     click.echo("kept: " + ", ".join(f"{m.role}={m.backend}" for m in found if m.chosen))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fexport.cli.extras import need
+from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, FOLDER, RUNS_ON
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import CheckpointError, EnvironmentMissingError, InputError, VerificationError
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("bundle", default=EDGE)
+@click.argument("bundle", type=BUNDLE, default=EDGE)
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     metavar="DIR",
     multiple=True,
     help="Weights to compare with, not the hub's. Several folders may be given.",
@@ -27,11 +28,16 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
 @click.option(
     "--device",
+    type=DEVICE,
     default="cpu",
     show_default=True,
     help="Where the recorded answers are to be reproduced: cpu, vulkan, gpu, npu, vulkan:1, …",
 )
-@click.option("--backend", help="What runs the artefacts that it reads. Default: the first that reads them.")
+@click.option(
+    "--backend",
+    type=BACKEND,
+    help=f"What runs the artefacts that it reads, {RUNS_ON}. Default: the first that reads them.",
+)
 def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device: str, backend: str | None) -> None:
     """Check that BUNDLE is whole and still answers what it answered when it was verified.
 
@@ -87,7 +93,7 @@ def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | Non
                 raise
             click.echo(f"{role} not compared with torch: {error}")
     if reports:
-        tables.console().print(tables.report_table([r.as_json() for r in reports]))
+        tables.report_table([r.as_json() for r in reports]).show()
     failed = [f"{r.network} ({r.against})" for r in reports if not r.passed]
     if failed:
         raise VerificationError(f"{', '.join(failed)} differs from torch beyond its tolerance")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.paths import FILE
 from fexruntime.errors import InputError
 
 
 @click.command("view")
-@click.argument("rows", type=click.Path(path_type=Path))
-@click.argument("media", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="PAGE.html")
+@click.argument("rows", type=FILE)
+@click.argument("media", nargs=-1, type=FILE)
+@click.option("--out", type=FILE, required=True, metavar="PAGE.html")
 @click.option("--contract", metavar="NAME", help="Whose conventions a CSV follows (Parquet says so itself).")
 @click.option(
     "--link", is_flag=True, help="Leave videos outside the page: it names them by their path from its folder."

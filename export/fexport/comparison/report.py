@@ -13,13 +13,15 @@ import numpy as np
 from fexport.comparison.measuring import Comparison, FrameDifference, Rows
 from fexruntime.arrays import U8
 from fexruntime.contracts.labels import FACEBOX, LANDMARK_XY, LANDMARKS
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, replacing
 from fexruntime.overlay import write_png
 from fexruntime.sinks import printable
 
 FIRST, SECOND = (60, 220, 90), (255, 70, 160)
 """RGB colours of the two sides."""
 _SHORTEST_PX = 480
+JSON_MARK = b'"faces_of_second_alone": '
+"""What the JSON of a comparison has."""
 
 
 def as_json(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def _finite(value: Any) -> Any:
 def write_json(found: Comparison, called: tuple[str, str], lone: Sequence[str], path: Path) -> None:
     """Write `as_json`, whole or not at all."""
     text = json.dumps(as_json(found, called, lone), indent=1, ensure_ascii=False, allow_nan=False)
+    check_ours(path, JSON_MARK)
     with replacing(path) as temporary:
         temporary.write_text(printable(text) + "\n", encoding="utf-8")
 

@@ -20,8 +20,8 @@ from fexport.evaluation.metrics import Errors
 from fexport.evaluation.predictions import Predictions
 from fexruntime.arrays import F64, U8
 from fexruntime.errors import InputError
-from fexruntime.files import replacing
-from fexruntime.overlay import write_png
+from fexruntime.files import check_ours, replacing
+from fexruntime.overlay import MARK, write_png
 from fexruntime.rotations import axes_in_picture, euler, from_euler
 from fexruntime.sinks import printable
 
@@ -29,6 +29,8 @@ YAW_BIN_DEG = 15
 LABEL, FOUND = (255, 255, 255), ((230, 60, 60), (60, 200, 60), (70, 110, 255))
 """Colours of the labelled axes (all one), and of the predicted left, down and forward."""
 _SIDE_PX = 450
+JSON_MARK = b'"written_by": "fexport evaluate"'
+"""What the JSON of an evaluation has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,10 @@ def _sample(result: Evaluation, k: int) -> dict[str, Any]:
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:
     """Write a report, whole or not at all; a number that is none becomes null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        {"written_by": "fexport evaluate"} | _finite(value), indent=1, ensure_ascii=False, allow_nan=False
+    )
+    check_ours(path, JSON_MARK)
     with replacing(path) as temporary:
         temporary.write_text(printable(text) + "\n", encoding="utf-8")
 
@@ -142,6 +147,8 @@ def write_folder(result: Evaluation, folder: Path, worst: int) -> list[Path]:
     """errors.csv, error_over_yaw.png and worst/NN_NAME.png in a folder; answers what was written."""
     pictures = list(_worst_pictures(result, worst))  # first: one that is not there must not leave half a report
     written = [folder / "errors.csv", folder / "error_over_yaw.png"]
+    check_ours(written[0], b"name,label_pitch,label_yaw")
+    check_ours(written[1], MARK)
     with replacing(written[0]) as temporary:
         temporary.write_text(_samples_csv(result), encoding="utf-8")
     with replacing(written[1]) as temporary:
@@ -190,7 +197,7 @@ def plot(result: Evaluation) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": MARK.decode()})
     return buffer.getvalue()
 
 

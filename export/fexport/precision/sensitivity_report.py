@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fexport.precision.sensitivity import Cost, Sensitivity
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, replacing
+from fexruntime.overlay import MARK
 
 Found = Sequence[tuple[str, Sensitivity, Sequence[str]]]
 """(role, what was found, where each input was from)."""
@@ -31,6 +32,9 @@ def sentence(found: Sensitivity) -> str:
     )
 
 
+_TITLE = "What lowering each part costs"
+
+
 def write(folder: Path, found: Found) -> None:
     """Write report.md, report.html and a plot a network into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +52,11 @@ def write(folder: Path, found: Found) -> None:
             f'<img alt="cost of each part, and of the cheapest together" src="data:image/png;base64,{source}">',
             _table(rows),
         ]
-    _replace(folder / "report.md", ("\n".join(["# What lowering each part costs", "", *text]) + "\n").encode())
-    head = "<!doctype html><meta charset=utf-8><title>What lowering each part costs</title>"
+    _replace(folder / "report.md", ("\n".join([f"# {_TITLE}", "", *text]) + "\n").encode())
+    head = "<!doctype html><meta charset=utf-8><title>"
+    head += f"{_TITLE}</title>"
     style = "<style>body{font:16px sans-serif;max-width:70em;margin:2em auto}td,th{padding:.2em .6em;text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
-    _replace(folder / "report.html", f"{head}{style}<h1>What lowering each part costs</h1>{''.join(page)}\n".encode())
+    _replace(folder / "report.html", f"{head}{style}<h1>{_TITLE}</h1>{''.join(page)}\n".encode())
 
 
 def _about(found: Sensitivity) -> str:
@@ -112,10 +117,11 @@ def _plot(found: Sensitivity) -> bytes:
         title="the cheapest parts together",
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": MARK.decode()})
     return buffer.getvalue()
 
 
 def _replace(path: Path, data: bytes) -> None:
+    check_ours(path, MARK, _TITLE.encode())
     with replacing(path) as partial:
         partial.write_bytes(data)

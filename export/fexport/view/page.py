@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from fexport.view import media
 from fexport.view.rows import Rows
-from fexruntime.files import replacing
+from fexruntime.files import check_ours, replacing
 from fexruntime.sources.video import is_video
 
 POINT_UNITS = 8
 """Landmarks are in eighths of a pixel, as unsigned 16-bit numbers; the largest stands for none."""
 _NONE = 65535
+MARK = b"<title>fexport view</title>"
+"""What every page has."""
 
 
 def write_page(rows: Rows, source: Path, given: Sequence[Path], out: Path, link: bool = False) -> None:
@@ -31,6 +33,7 @@ def write_page(rows: Rows, source: Path, given: Sequence[Path], out: Path, link:
     template = files("fexport.view").joinpath("page.html").read_text(encoding="utf-8")
     # "</" would end the script that holds the data
     text = template.replace("/*DATA*/null", data.replace("</", "<\\/"))
+    check_ours(out, MARK)
     with replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

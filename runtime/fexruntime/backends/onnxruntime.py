@@ -33,6 +33,9 @@ from fexruntime.manifest import Variant
 
 PROVIDER = "CPUExecutionProvider"
 _log = logging.getLogger("fexruntime.onnxruntime")
+LARGE_BYTES = 48 << 20
+"""Inputs of more bytes than this (a frame of four megapixels) are run with the arena given back afterwards: it would stay as large
+for as long as the session lives. Smaller ones keep it, which is faster."""
 _process_pool: dict[str, int] = {}
 """{"threads": n} once this process has a global pool of our making: ONNX Runtime allows one, for good."""
 _pool_lock = threading.Lock()
@@ -71,21 +74,29 @@ class OnnxRuntime:
         self._only_what_is_read = self._ort.RunOptions()
         self._only_what_is_read.only_execute_path_to_fetches = True
         self._outputs = [t.name for t in self.spec.outputs]
+        self._shrinking = self._ort.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._shrinking_only = self._ort.RunOptions()
+        self._shrinking_only.only_execute_path_to_fetches = True
+        self._shrinking_only.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network; see `Backend.infer`."""
+        large = sum(v.nbytes for v in inputs.values()) > LARGE_BYTES
         try:
             if out is None:
-                values = self._session.run(self._outputs, dict(inputs))
+                values = self._session.run(self._outputs, dict(inputs), self._shrinking if large else None)
                 return dict(zip(self._outputs, values, strict=True))
             binding = self._session.io_binding()
             for name, value in inputs.items():
                 binding.bind_cpu_input(name, value)
             for name, array in out.items():
                 binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-            self._session.run_with_iobinding(
-                binding, None if len(out) == len(self._outputs) else self._only_what_is_read
-            )
+            if large:
+                how = self._shrinking if len(out) == len(self._outputs) else self._shrinking_only
+            else:
+                how = None if len(out) == len(self._outputs) else self._only_what_is_read
+            self._session.run_with_iobinding(binding, how)
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
             raise InferenceError(f"ONNX Runtime could not run {self._name} on {shapes}: {one_line(error)}") from error

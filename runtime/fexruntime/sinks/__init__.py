@@ -6,15 +6,21 @@ names that are not UTF-8 are written with their odd bytes as backslash escapes (
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fexruntime.errors import InputError, OutputError
-from fexruntime.files import check_folder, replacing
+from fexruntime.files import check_folder, check_ours, replacing
+from fexruntime.provenance import check_sidecar, sidecar_of, write_sidecar
 from fexruntime.sinks.formats import FORMATS, Schema, Table, printable
 
 __all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "write_table"]
 
 SUFFIXES = tuple(FORMATS)
+PARQUET_KEY = "fexport"
+"""The key of a Parquet file's metadata under which it says where it comes from."""
 
 
 def check_target(path: Path) -> str:
@@ -25,17 +31,39 @@ def check_target(path: Path) -> str:
     if path.is_dir():
         raise OutputError(f"cannot write {str(path)!r}: it is a folder")
     check_folder(path.parent)
+    _check_ours(path, suffix)
     FORMATS[suffix].check()
     return suffix
 
 
-def write_table(table: Table, path: Path, suffix: str | None = None) -> None:
-    """Write a table as CSV, JSON lines or Parquet, whole or not at all; the suffix decides unless given."""
-    form = FORMATS[suffix or check_target(path)]
+def _check_ours(path: Path, suffix: str) -> None:
+    """OutputError if somebody's file is there: not a table of ours, which says so itself (Parquet) or has the file beside it."""
+    if suffix == ".parquet":
+        check_ours(path, PARQUET_KEY.encode())
+        return
+    check_sidecar(path)
+    if not sidecar_of(path).is_file():
+        check_ours(path)
+
+
+def write_table(table: Table, path: Path, suffix: str | None = None, said: Mapping[str, Any] | None = None) -> None:
+    """Write a table as CSV, JSON lines or Parquet, whole or not at all; the suffix decides unless given.
+
+    `said`: where the rows come from (`provenance`), which Parquet holds itself and the others have beside them. Raises OutputError
+    where somebody's file is.
+    """
+    if suffix is None:
+        suffix = check_target(path)
+    else:
+        _check_ours(path, suffix)
+    form = FORMATS[suffix]
     columns = table.all_columns if form.own else table.columns
-    schema = Schema(columns, {c: table.dtypes[c] for c in columns})
+    metadata = {} if said is None else {PARQUET_KEY: json.dumps(said, default=str)}
+    schema = Schema(columns, {c: table.dtypes[c] for c in columns}, metadata)
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(form.head(schema))
             file.write(form.block(table, schema))
         form.finish(temporary, temporary)
+    if said is not None and suffix != ".parquet":
+        write_sidecar(path, said)

@@ -6,8 +6,6 @@ is kinder: 16-bit images are brought to 8 bits.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,12 @@ from numpy.typing import NDArray
 from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
+from fexruntime.sources.limits import check_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
-MOST_PIXELS, PIXELS_VARIABLE = 64_000_000, "FEXPORT_MAX_PIXELS"
 
-
-def read_image(path: Path, exif: bool = False) -> U8:
+def read_image(path: Path, exif: bool = False, max_pixels: int | None = None) -> U8:
     """Decode an image file as [H,W,3] uint8 RGB; `exif` turns it as its orientation tag says.
 
     Raises InputError for what is not an image, and for one that is cut off.
@@ -32,11 +29,11 @@ def read_image(path: Path, exif: bool = False) -> U8:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
-    return decode_image(data, repr(str(path)), exif)
+    return decode_image(data, repr(str(path)), exif, max_pixels)
 
 
-def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
-    """Decode an image file's bytes as [H,W,3] uint8 RGB; `called` is how errors name it."""
+def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int | None = None) -> U8:
+    """Decode an image file's bytes as [H,W,3] uint8 RGB; `called` is how errors name it. `max_pixels`: see `limits.bound`."""
     try:
         import cv2
     except ImportError as error:
@@ -47,34 +44,18 @@ def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
         raise InputError(f"{called} is empty")
     if _is_truncated(data):
         raise InputError(f"{called} is cut off: its end marker is missing; copy the file again")
-    check_pixels(_encoded_size(data), called)
+    check_pixels(_encoded_size(data), called, max_pixels)
     flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
     try:
         image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if "Insufficient memory" in str(error):
+            raise MemoryError from None
         image = None
     if image is None:
         raise InputError(f"{called} is not an image that OpenCV can decode")
-    check_pixels(image.shape[1::-1], called)
+    check_pixels(image.shape[1::-1], called, max_pixels)
     return checked(_as_rgb_u8(image, called), called)
-
-
-def most_pixels() -> int:
-    """The bound of an image: FEXPORT_MAX_PIXELS, else `MOST_PIXELS`. InputError for a value that is no number."""
-    given = os.environ.get(PIXELS_VARIABLE, "")
-    if given and not (given.isdecimal() and int(given)):
-        raise InputError(f"{PIXELS_VARIABLE}={given!r} must be a whole number of 1 or more")
-    return int(given) if given else MOST_PIXELS
-
-
-def check_pixels(size_wh: Sequence[int] | None, called: str) -> None:
-    """InputError for an image of more pixels than the bound: a few kilobytes may stand for gigabytes."""
-    if size_wh is not None and size_wh[0] * size_wh[1] > most_pixels():
-        width, height = size_wh
-        raise InputError(
-            f"{called} has {width} x {height} pixels, more than the {most_pixels() / 1e6:g} million that are read: make it "
-            f"smaller, or set {PIXELS_VARIABLE}={width * height} where there is the memory for it"
-        )
 
 
 def _encoded_size(data: bytes) -> tuple[int, int] | None:

@@ -13,17 +13,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from fexruntime.arrays import U8
-from fexruntime.errors import FexportError, InputError
+from fexruntime.arrays import U8, ArrayLike, ByteFile, PictureLike
+from fexruntime.errors import FexportError, InputError, OutOfMemoryError
+from fexruntime.files import user_path
 from fexruntime.options import Options
 from fexruntime.sources.ahead import Ahead
 from fexruntime.sources.arrays import checked, from_pil, from_tensor, is_pil, is_tensor
 from fexruntime.sources.frame import Frame, frame_of
 from fexruntime.sources.images import IMAGE_SUFFIXES, decode_image, read_image
+from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.sources.video import VIDEO_SUFFIXES, Video, is_video
 
 ARRAY_NAME = "tensor"
@@ -32,10 +34,20 @@ MEMORY = -1
 """Number of the source of frames that come from memory: one sequence, in the order they come."""
 _log = logging.getLogger("fexruntime.video")
 
-Inputs = Any
+Inputs: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | ArrayLike | PictureLike | ByteFile | Iterable[Inputs]"
+)
 """A path (of an image, a video, a folder; a pattern with *), encoded bytes, a file object, a PIL image, an array [H,W,3] or
 [N,H,W,3] uint8 RGB, a torch tensor [3,H,W] or [B,3,H,W], or an iterable of these."""
 OnBad = Callable[[FexportError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How pictures are read: turned as their tag says, and of how many pixels at most."""
+
+    exif: bool
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +93,12 @@ class Frames:
         own: bool = False,
         after: Position | None = None,
         ahead: bool = True,
+        max_pixels: int | None = None,
     ) -> None:
         self.count = self.read = 0
         self._options = options or Options()
-        self._sources = _sources(inputs, self._options.exif, own)
+        self._most = bound(max_pixels)
+        self._sources = _sources(inputs, Reading(self._options.exif, self._most), own)
         self._on_bad = on_bad
         self._after = after
         self._ahead = ahead and _are_files(inputs)
@@ -113,16 +127,30 @@ class Frames:
                     yield from self._film(source, number)
                 elif self._after is None or number > self._after.source:
                     order, self.read = self.read, self.read + 1
-                    frame = frame_of(source.pixels(), number, source.name, self._options.output_size)
+                    pixels = source.pixels()
+                    self._check(pixels.shape[:2], source.name)
+                    frame = frame_of(pixels, number, source.name, self._options.output_size)
                     yield replace(frame, order=order, source=MEMORY if source.sequence else number, number=number)
                 else:
                     self.read += 1
             except InputError as error:
                 yield error
+            except MemoryError:
+                yield OutOfMemoryError(f"there is not enough memory to read {source.name!r}: make it smaller")
+
+    def _check(self, height_width: tuple[int, ...], name: str) -> None:
+        """Check the size of a frame, as it is and as it is to become, before it is made."""
+        height, width = height_width
+        check_pixels((width, height), repr(name), self._most)
+        if self._options.output_size is not None:
+            size = self._options.output_size
+            high, wide = size if isinstance(size, tuple) else (size, size)
+            check_pixels((wide, high), f"{name!r} at output_size={size}", self._most)
 
     def _film(self, film: Film, number: int) -> Iterator[Frame]:
         options = self._options
         video = Video(film.path, options.rotate)
+        self._check(video.size_hw, film.name)
         numbers = video.timeline.numbers(options.skip_frames, options.start_s, options.end_s)
         if not numbers:
             times = f"{(video.timeline.frames / video.timeline.rate if video.timeline.rate else 0):.2f} s"
@@ -167,29 +195,34 @@ def _size(item: Frame | FexportError) -> int:
     return item.rgb_u8.nbytes + (item.original_rgb_u8.nbytes if item.original_rgb_u8 is not None else 0)
 
 
-def _sources(inputs: Inputs, exif: bool, own: bool) -> Iterator[Still | Film]:
+def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
     if isinstance(inputs, (str, os.PathLike)):
-        yield from _of_path(inputs, exif)
+        yield from _of_path(inputs, how)
     elif isinstance(inputs, (bytes, bytearray, memoryview)):
-        yield Still(lambda: decode_image(bytes(inputs), "an image given as bytes", exif), "bytes")
+        yield Still(lambda: decode_image(bytes(inputs), "an image given as bytes", how.exif, how.most), "bytes")
     elif is_tensor(inputs):
         yield from _of_tensor(inputs, own)
     elif is_pil(inputs):
         name = str(getattr(inputs, "filename", "") or "image")
-        yield Still(lambda: checked(from_pil(inputs, exif), "a PIL image"), name)
+        yield Still(lambda: checked(_pil(inputs, how), "a PIL image"), name)
     elif isinstance(inputs, np.ndarray) and inputs.ndim == 0 and inputs.dtype.kind in "OSU":
-        yield from _sources(inputs.item(), exif, own)
+        yield from _sources(inputs.item(), how, own)
     elif isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU":
         yield from _of_array(inputs, own)
     elif hasattr(inputs, "read"):
-        yield from _of_file(inputs, exif)
+        yield from _of_file(inputs, how)
     elif hasattr(inputs, "__array__") and not isinstance(inputs, np.ndarray) and not hasattr(inputs, "iloc"):
         yield from _of_array(np.asarray(inputs), own)
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
-            yield from _sources(item, exif, own)
+            yield from _sources(item, how, own)
     else:
         yield _bad(f"cannot read frames from a {type(inputs).__name__}: give paths, bytes or [H,W,3] uint8 arrays")
+
+
+def _pil(image: Any, how: Reading) -> U8:
+    check_pixels(image.size, "a PIL image", how.most)
+    return from_pil(image, how.exif)
 
 
 def _bad(message: str, name: str = "") -> Still:
@@ -199,30 +232,34 @@ def _bad(message: str, name: str = "") -> Still:
     return Still(fail, name)
 
 
-def _of_path(given: str | os.PathLike[str], exif: bool) -> Iterator[Still | Film]:
+def _of_path(given: str | os.PathLike[str], how: Reading) -> Iterator[Still | Film]:
     name = os.fspath(given)
     if isinstance(name, bytes):
         name = os.fsdecode(name)
+    if "://" not in name:
+        try:
+            name = user_path(name)
+        except InputError as error:
+            yield _bad(str(error))
+            return
     path = Path(name)
-    if not name:
-        yield _bad("an empty path was given: name a file or a folder ('.' is the current one)")
-    elif "://" in name:
+    if "://" in name:
         yield _bad(
             f"{name!r} is an address: download it first, and give the file or its bytes (a live stream: Detector.live)"
         )
     elif os.path.isdir(name):  # which says no to a name that no file can have
-        yield from _of_folder(path, exif)
+        yield from _of_folder(path, how)
     elif not os.path.exists(name) and (matching := _matching(name)):
         for match in matching:
-            yield _of_file_at(Path(match), match, exif)
+            yield _of_file_at(Path(match), match, how)
     elif not os.path.exists(name) and glob.has_magic(name):
         yield _bad(f"no file matches {name!r}")
     else:
-        yield _of_file_at(path, name, exif)
+        yield _of_file_at(path, name, how)
 
 
-def _of_file_at(path: Path, name: str, exif: bool) -> Still | Film:
-    return Film(path, name) if is_video(path) else Still(lambda: read_image(path, exif), name)
+def _of_file_at(path: Path, name: str, how: Reading) -> Still | Film:
+    return Film(path, name) if is_video(path) else Still(lambda: read_image(path, how.exif, how.most), name)
 
 
 def _matching(name: str) -> list[str]:
@@ -236,7 +273,7 @@ def _in_folder(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
 
 
-def _of_folder(folder: Path, exif: bool) -> Iterator[Still | Film]:
+def _of_folder(folder: Path, how: Reading) -> Iterator[Still | Film]:
     try:
         files = _in_folder(folder)
     except OSError as error:
@@ -246,7 +283,7 @@ def _of_folder(folder: Path, exif: bool) -> Iterator[Still | Film]:
         looked = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         yield _bad(f"no images in the folder {str(folder)!r} (subfolders are not searched): looked for {looked}")
     for path in files:
-        yield _of_file_at(path, str(path), exif)
+        yield _of_file_at(path, str(path), how)
 
 
 def _of_array(array: Any, own: bool) -> Iterator[Still]:
@@ -263,7 +300,7 @@ def _of_tensor(tensor: Any, own: bool) -> Iterator[Still]:
         yield from _of_array(array, own)
 
 
-def _of_file(file: Any, exif: bool) -> Iterator[Still]:
+def _of_file(file: Any, how: Reading) -> Iterator[Still]:
     name = getattr(file, "name", None)
     called = name if isinstance(name, str) else "file"
 
@@ -274,6 +311,6 @@ def _of_file(file: Any, exif: bool) -> Iterator[Still]:
             raise InputError(f"cannot read {called!r}: {error}") from None
         if not isinstance(data, (bytes, bytearray)):
             raise InputError(f"{called!r} gives text, not bytes: open it with mode 'rb'")
-        return decode_image(bytes(data), repr(called), exif)
+        return decode_image(bytes(data), repr(called), how.exif, how.most)
 
     yield Still(pixels, called)

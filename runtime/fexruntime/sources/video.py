@@ -66,6 +66,8 @@ class Video:
         self.turned = 0
         """Degrees by which the file says that it is to be turned, counter-clockwise; known once a frame was read."""
         with self._opened() as (container, stream):
+            self.size_hw: tuple[int, int] = (int(stream.height), int(stream.width))
+            """As its head says."""
             self.timeline: Timeline = scan(container, stream)
         if not self.timeline.frames:
             cut = f" ({self.timeline.cut})" if self.timeline.cut else ""

@@ -1,0 +1,110 @@
+"""Paths and names on the command line: read as a person means them, completed by the shell.
+
+One kind of type for every argument that is a path: `~` is the home wherever it stands, nothing and a variable that no shell has
+replaced are refused (`fexruntime.files.user_path`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from fexruntime.backends import BACKENDS
+from fexruntime.backends.base import AUTO
+from fexruntime.bundle import PACKAGED
+from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.files import user_path
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:  # older clicks' is not generic
+    _Type = click.ParamType
+
+
+class _Given(_Type):
+    """A path, as `Path` or as text; `names` may be given instead of one."""
+
+    name = "path"
+
+    def __init__(self, folders: bool = False, names: Sequence[str] = (), text: bool = False) -> None:
+        self._folders, self._names, self._text = folders, tuple(names), text
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        given = os.fspath(value)
+        if given in self._names:
+            return given
+        # an address is no path; what is wrong with it is said where it is read
+        meant = given if "://" in given else user_path(given)
+        return meant if self._text else Path(meant)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name) for name in self._names if name.startswith(incomplete)]
+        if not names:
+            return [CompletionItem(incomplete, type="dir" if self._folders else "file")]
+        # a shell completes either files by itself or what it is told: beside names they have to be told
+        return names + [CompletionItem(path) for path in _beginning(incomplete, self._folders)]
+
+
+def _beginning(incomplete: str, folders: bool) -> list[str]:
+    head, tail = os.path.split(incomplete)
+    try:
+        entries = sorted(os.scandir(os.path.expanduser(head) or "."), key=lambda e: e.name)
+    except OSError:
+        return []
+    there = [e for e in entries if e.name.startswith(tail) and (tail.startswith(".") or e.name[0] != ".")]
+    return [os.path.join(head, e.name) + ("/" if e.is_dir() else "") for e in there if e.is_dir() or not folders]
+
+
+class _Python(_Given):
+    """A Python to be run from another folder: absolute, links left as they are (an environment's Python is one)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path: Path = super().convert(value, param, ctx)
+        found = shutil.which(path)
+        if found is None:
+            what = (
+                "is a folder: name the Python in its bin"
+                if path.is_dir()
+                else "is not there"
+                if not path.exists()
+                else "cannot be run"
+            )
+            raise EnvironmentMissingError(f"the Python {str(path)!r} {what}")
+        return Path(os.path.abspath(found))
+
+
+class _Names(_Type):
+    """A name of a few, or names by role (faces=ncnn,identity=openvino): what it may be is for others to check."""
+
+    name = "name"
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            raise InputError(f"{param.opts[0] if param else 'a name'} is empty: use {', '.join(self._names)}")
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        cut = max(incomplete.rfind(","), incomplete.rfind("=")) + 1
+        head, tail = incomplete[:cut], incomplete[cut:]
+        return [CompletionItem(head + name) for name in self._names if name.startswith(tail)]
+
+
+FILE, FOLDER = _Given(), _Given(folders=True)
+INPUT = _Given(text=True)
+BUNDLE = _Given(folders=True, names=tuple(PACKAGED), text=True)
+BUNDLE_OR_INPUT = _Given(names=tuple(PACKAGED), text=True)
+AGAINST = _Given(folders=True, names=("pyfeat", *PACKAGED), text=True)
+PYTHON = _Python()
+BACKEND = _Names((AUTO, *BACKENDS))
+DEVICE = _Names(("cpu", "vulkan", "gpu", "npu", "cuda"))
+RUNS_ON = f"one of {', '.join(BACKENDS)}; auto: what `fexport tune` chose here"
+"""The values of --backend, for help."""
