@@ -249,7 +249,7 @@ def every_fifth(
 
         finders.FINDERS["retinaface"] = replaced
         detectors = {
-            name: stack.enter_context(Detector(path, threads=threads))
+            name: stack.enter_context(Detector(path, backend="auto", threads=threads))
             for name, _, path in (b.partition("=") for b in bundles)
         }
         pyfeat = stack.enter_context(

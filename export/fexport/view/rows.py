@@ -99,7 +99,7 @@ def read_rows(path: Path, contract: str | None = None) -> Rows:
         axes=axes,
         series={name: columns for name, columns in series.items() if columns},
         stand_ins=list(said.get("stand_ins", [])),
-        rotate=bool(said.get("options", {}).get("rotate", Options.rotate)),
+        rotate=bool(said.get("options", {}).get("rotate", Options().rotate)),
         notes=notes,
     )
 
