@@ -4,12 +4,15 @@
     python benchmarks/video.py kills BUNDLE CLIP        runs that are killed at random and gone on with, for CSV and Parquet
     python benchmarks/video.py overlap BUNDLE CLIP      the whole run's rate beside each stage's own, in turns
     python benchmarks/video.py tracking BUNDLE CLIP     time a frame and drift of boxes for --detect-every 1, 2, 5, 10, in turns
+    python benchmarks/video.py every-fifth CLIP --weights DIR --pyfeat-python PYTHON --bundle fp32=BUNDLE --bundle int8=BUNDLE
+                                                        Detectorv2 that detects in every 5th frame, beside py-feat, in turns
 
 Every sample goes to results/video_NAME.json. CLIP is any short video; 10 000 frames are made of it by repeating its packets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import platform
@@ -29,7 +32,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from fexruntime import Detector, record
+from fexport.bench.pyfeat import PyFeat
+from fexruntime import Detector, finders, record
 from fexruntime.columns import select
 from fexruntime.naming import Namer
 from fexruntime.options import Options
@@ -205,6 +209,89 @@ def tracking(bundle: str, clip: Path, rounds: int, threads: int) -> None:
         "threads": threads, "seconds_a_frame": samples, "median_s": middle,
         "times_faster_than_every_frame": {n: middle[1] / middle[n] for n in every}, "drift": drift,
     })  # fmt: skip
+
+
+@main.command("every-fifth")
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--weights", type=click.Path(path_type=Path, exists=True), required=True, help="Weights both sides load.")
+@click.option("--pyfeat-python", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--bundle", "bundles", multiple=True, required=True, metavar="PRECISION=DIR")
+@click.option("--frames", default=20, show_default=True)
+@click.option("--every", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def every_fifth(
+    clip: Path,
+    weights: Path,
+    pyfeat_python: Path,
+    bundles: tuple[str, ...],
+    frames: int,
+    every: int,
+    rounds: int,
+    threads: int,
+) -> None:
+    """A whole `detect` of a video, beside py-feat's.
+
+    Both run their RetinaFace-R34; made-up weights find noise, so its answer is then replaced: by the one face that the packaged detector
+    finds in that frame here, by the first frame's there. So each reads one face a frame, and what is followed is a real one.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        film = Path(folder) / "film.mp4"
+        cut = ["ffmpeg", "-v", "error", "-i", str(clip), "-an", "-frames:v", str(frames), "-crf", "12", str(film)]
+        subprocess.run(cut, check=True)
+        with Detector() as edge:
+            real = {r.index: r.boxes_xyxy_px[:1] for r in edge.stream(film)}
+        network = finders.FINDERS["retinaface"]
+
+        def replaced(step: Any, some: Any, options: Any, workspace: Any) -> Any:
+            network(step, some, options, workspace)
+            return [finders.given(step, real[frame.index]) for frame in some]
+
+        finders.FINDERS["retinaface"] = replaced
+        detectors = {
+            name: stack.enter_context(Detector(path, backend="auto", threads=threads))
+            for name, _, path in (b.partition("=") for b in bundles)
+        }
+        pyfeat = stack.enter_context(
+            PyFeat(
+                pyfeat_python,
+                "detectorv2",
+                "arcface",
+                weights,
+                threads,
+                real[0].tolist(),
+                np.zeros((64, 64, 3), np.uint8),
+            )
+        )
+        samples: dict[str, list[float]] = {name: [] for name in ("pyfeat", *detectors)}
+        drift: dict[str, dict[str, float]] = {}
+        for k in range(rounds + 1):  # the first warms up
+            said = pyfeat.video(film)
+            assert said["frames"] == said["rows"] == frames
+            taken = {"pyfeat": said["seconds"]}
+            for name, detector in detectors.items():
+                time.sleep(0.3)
+                start = time.perf_counter()
+                assert len(detector.detect(film, detect_every=every)) == frames
+                taken[name] = time.perf_counter() - start
+            if k:
+                for name, seconds in taken.items():
+                    samples[name].append(seconds / frames)
+        for name, detector in detectors.items():
+            near = {r.index: r.boxes_xyxy_px for r in detector.stream(film, detect_every=every, columns=["facebox"])}
+            apart = np.concatenate([np.abs(near[n] - real[n]) for n in real])
+            drift[name] = {
+                "box_corner_px_mean": float(apart.mean()), "box_corner_px_p95": float(np.percentile(apart, 95)),
+                "box_corner_px_max": float(apart.max()),
+                "box_width_px_mean": float(np.mean([b[0, 2] - b[0, 0] for b in real.values()])),
+            }  # fmt: skip
+        middle = {name: statistics.median(s) for name, s in samples.items()}
+        save("every_fifth", bundles[0].partition("=")[2], clip, {
+            "frames": frames, "every": every, "threads": threads, "pyfeat": pyfeat.ready["versions"],
+            "networks": {n: {r: [s["backend"], s["precision"]] for r, s in d.describe().items()} for n, d in detectors.items()},
+            "seconds_a_frame": samples, "median_s": middle,
+            "times_pyfeat": {name: middle["pyfeat"] / middle[name] for name in detectors}, "drift": drift,
+        })  # fmt: skip
 
 
 def looped(clip: Path, long: Path, frames: int) -> Path:

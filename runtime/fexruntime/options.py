@@ -74,7 +74,7 @@ class Options:
 
     - `skip_frames`: read frames 0, N, 2·N, … (py-feat's word for it).
     - `start`, `end`: read frames shown from `start` to before `end`: seconds, or "minutes:seconds", "h:m:s".
-    - `rotate`: turn frames as the file says (by default they are read as they are stored).
+    - `rotate`: turn a video's frames as its file says, as py-feat's decoder does (False: as they are stored).
     - `detect_every`: look for faces in every Nth frame that is read; in between they are followed (see `track`). Faster
       and **not parity**: 1 is.
     - `track`: number faces that are one from frame to frame, as the value and column "track"; each track's embedding is
@@ -101,7 +101,7 @@ class Options:
     skip_frames: int = 1
     start: float | str | None = None
     end: float | str | None = None
-    rotate: bool = False
+    rotate: bool = True
     detect_every: int = 1
     track: bool = False
     use_prev_landmarks: bool = False

@@ -212,10 +212,15 @@ def test_an_error_of_the_reading_thread_comes_after_what_was_read():
         next(reading)
 
 
-def test_rotation_is_an_option(tmp_path):
+def test_frames_are_turned_as_torchcodec_turns_them_unless_an_option_says_no(tmp_path):
     wide = np.zeros((48, 96, 3), np.uint8)
     wide[:, :48, 0] = 200
+    wide[:24, :, 1] = 200
     path = clips.write(tmp_path / "wide.mp4", [wide] * 3, display_rotation=90)
-    assert read(path)[0].rgb_u8.shape == (48, 96, 3)
-    turned = read(path, rotate=True)[0].rgb_u8
+    assert read(path, rotate=False)[0].rgb_u8.shape == (48, 96, 3)
+    turned = read(path)[0].rgb_u8
     assert turned.shape == (96, 48, 3)
+    # torchcodec 0.17's answer for this file: red above, green at the right
+    corners = turned[::48, ::24] > 100
+    np.testing.assert_array_equal(corners[..., 0], [[True, True], [False, False]])
+    np.testing.assert_array_equal(corners[..., 1], [[False, True], [False, True]])

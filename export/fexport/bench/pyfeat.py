@@ -159,6 +159,11 @@ class PyFeat:
         """Rows of image files, one `detect` for all, as py-feat's own `to_csv` writes them to `out`."""
         self._ask({"do": "table", "inputs": [str(p.resolve()) for p in images], "out": str(out)})
 
+    def video(self, path: Path, skip_frames: int = 1, out: Path | None = None) -> dict[str, Any]:
+        """One `detect` of a video: how many rows and frames, and seconds; its rows go to `out`."""
+        said = {"input": str(path.resolve()), "skip_frames": skip_frames, "out": out and str(out.resolve())}
+        return self._ask({"do": "video"} | said)
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # a worker that died says why in its log, below

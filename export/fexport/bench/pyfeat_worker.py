@@ -2,7 +2,8 @@
 
 Started as a script with a JSON object as its argument (pipeline, weights, identity, models, threads, boxes, frame file, picture,
 output_size). Answers one JSON line a request: {"do": "frame"} runs one whole detect; {"do": "network", "name": …} runs one network on random input;
-{"do": "table", "inputs": […], "out": FILE} writes the rows of image files.
+{"do": "table", "inputs": […], "out": FILE} writes the rows of image files; {"do": "video", "input": FILE, "skip_frames": N, "out": FILE
+or null} reads a video, and writes its rows.
 """
 
 from __future__ import annotations
@@ -49,6 +50,20 @@ def main() -> None:
             fex = detector.detect(request["inputs"], data_type="image", batch_size=1, progress_bar=False)
             fex.to_csv(request["out"], index=False)
             answer(channel, rows=len(fex))
+            continue
+        if request["do"] == "video":
+            wall = time.perf_counter()
+            fex = detector.detect(
+                request["input"],
+                data_type="video",
+                batch_size=1,
+                skip_frames=request["skip_frames"],
+                progress_bar=False,
+            )
+            wall = time.perf_counter() - wall
+            if request["out"]:
+                fex.to_csv(request["out"], index=False)
+            answer(channel, rows=len(fex), frames=int(fex["frame"].nunique()), seconds=wall)
             continue
         if request["do"] == "network":
             module, shape = network(detector, request["name"], frame.shape)

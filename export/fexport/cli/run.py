@@ -99,7 +99,12 @@ _DEFAULT = Options()
 @click.option("--skip-frames", type=click.IntRange(min=1), default=1, show_default=True, help="Read every Nth frame.")
 @click.option("--start", metavar="TIME", help="Read a video from here: seconds, or 1:30.")
 @click.option("--end", metavar="TIME", help="Read a video up to here.")
-@click.option("--rotate", is_flag=True, help="Turn videos as their file says.")
+@click.option(
+    "--rotate/--no-rotate",
+    default=_DEFAULT.rotate,
+    show_default=True,
+    help="Turn videos as their file says, like py-feat's decoder; or read them as they are stored.",
+)
 @click.option(
     "--detect-every",
     type=click.IntRange(min=1),

@@ -14,6 +14,7 @@ from fexruntime.contracts import Group, Pipeline
 from fexruntime.contracts import labels as L
 from fexruntime.contracts.pipelines import PIPELINES, pipeline_row
 from fexruntime.errors import EnvironmentMissingError, InputError, one_line
+from fexruntime.options import Options
 from fexruntime.overlay import pose_axes
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def read_rows(path: Path, contract: str | None = None) -> Rows:
         axes=axes,
         series={name: columns for name, columns in series.items() if columns},
         stand_ins=list(said.get("stand_ins", [])),
-        rotate=bool(said.get("options", {}).get("rotate", False)),
+        rotate=bool(said.get("options", {}).get("rotate", Options().rotate)),
         notes=notes,
     )
 

@@ -8,7 +8,6 @@ error of its own: it takes a number, so that what comes after keeps its own.
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,7 +31,6 @@ ARRAY_NAME = "tensor"
 """py-feat's word in the `input` column for a frame that came from memory."""
 MEMORY = -1
 """Number of the source of frames that come from memory: one sequence, in the order they come."""
-_log = logging.getLogger("fexruntime.video")
 
 Inputs: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | ArrayLike | PictureLike | ByteFile | Iterable[Inputs]"
@@ -159,14 +157,7 @@ class Frames:
             )
         if self._after is not None and number == self._after.source:
             numbers = numbers[numbers.index(self._after.frame) + 1 :] if self._after.frame in numbers else numbers
-        said = False
         for picked in video.frames(numbers):
-            if video.turned and not options.rotate and not said:
-                said = True
-                _log.warning(
-                    "%s says that it is to be turned by %d degrees: it is read as it is stored; turn it with rotate=True "
-                    "(--rotate)", film.name, video.turned,
-                )  # fmt: skip
             order, self.read = self.read, self.read + 1
             frame = frame_of(picked.rgb_u8, picked.index, film.name, options.output_size, padded=False)
             yield replace(frame, moment=picked.moment, order=order, source=number, number=number)

@@ -1,7 +1,8 @@
 """Videos -> frames with exact numbers and times, decoded by PyAV (FFmpeg's libraries).
 
 Mirrors py-feat's VideoDataset over torchcodec: pixels of 8-bit video are torchcodec's bit for bit (both are libswscale's
-default conversion, with the matrix and range that the frame says). Sample aspect ratios are ignored, as there.
+default conversion, with the matrix and range that the frame says). Frames are turned as the file's display matrix says, and sample aspect
+ratios ignored, as there.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Video:
     `rotate` turns frames as the file's display matrix says. Raises InputError for what is not a video or has no frames.
     """
 
-    def __init__(self, path: Path, rotate: bool = False) -> None:
+    def __init__(self, path: Path, rotate: bool = True) -> None:
         self.path, self.rotate = path, rotate
         self.turned = 0
         """Degrees by which the file says that it is to be turned, counter-clockwise; known once a frame was read."""
@@ -115,7 +116,7 @@ class Video:
                 pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
                 self.turned = int(frame.rotation)
                 if self.turned and self.rotate:
-                    pixels = np.rot90(pixels, self.turned // 90)
+                    pixels = np.rot90(pixels, round(self.turned / 90))
                 moment = self.timeline.moment(index, frame.pts, frame.time_base or self.timeline.time_base)
                 yield Picked(index, np.ascontiguousarray(pixels), moment)
             undecoded = decoded.undecoded
