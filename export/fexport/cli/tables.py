@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fexruntime.bundle import Bundle
-from fexruntime.sinks import printable
+from fexruntime.sinks import shown
 
 
 def console(stderr: bool = False) -> Console:
@@ -22,8 +22,8 @@ def console(stderr: bool = False) -> Console:
 
 
 def plain(text: str) -> str:
-    """Text that is shown as it is: a file name's brackets are no markup, its odd bytes are shown as escapes."""
-    return escape(printable(text))
+    """Text that is shown as it is: a file name's brackets are no markup, its odd bytes and control characters are shown as escapes."""
+    return escape(shown(text))
 
 
 def stand_in_sentence(names: Iterable[str]) -> str:

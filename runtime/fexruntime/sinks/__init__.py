@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder, replacing
-from fexruntime.sinks.formats import FORMATS, Schema, Table, printable
+from fexruntime.sinks.formats import FORMATS, Schema, Table, printable, shown
 
-__all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "write_table"]
+__all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "shown", "write_table"]
 
 SUFFIXES = tuple(FORMATS)
 

@@ -18,7 +18,11 @@ from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff",
+    ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+"""What is read of a folder: every kind that OpenCV's wheels decode, all of which are read when they are named, too."""
 
 MOST_PIXELS, PIXELS_VARIABLE = 64_000_000, "FEXPORT_MAX_PIXELS"
 
@@ -54,9 +58,16 @@ def decode_image(data: bytes, called: str, exif: bool = False) -> U8:
     except cv2.error:
         image = None
     if image is None:
-        raise InputError(f"{called} is not an image that OpenCV can decode")
+        raise InputError(f"{called} is {_kind(data)}")
     check_pixels(image.shape[1::-1], called)
     return checked(_as_rgb_u8(image, called), called)
+
+
+def _kind(data: bytes) -> str:
+    """What is said of bytes that could not be decoded."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "HEIC, which OpenCV cannot decode: convert it to JPEG or PNG"
+    return "not an image that OpenCV can decode"
 
 
 def most_pixels() -> int:
