@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fexruntime.sinks import printable
+from fexruntime.sinks import shown
 
 BEYOND, MISSING = "BEYOND", "missing"
 """Verdicts that are shown in red."""
@@ -61,7 +61,7 @@ class Sheet:
 
     def add(self, *cells: str) -> None:
         """A line; cells that are not given are empty."""
-        self._lines.append([*map(printable, cells), *[""] * (len(self._columns) - len(cells))])
+        self._lines.append([*map(_shown, cells), *[""] * (len(self._columns) - len(cells))])
 
     def cells(self, k: int) -> list[str]:
         """What is in a column."""
@@ -131,3 +131,8 @@ class Sheet:
 
 def _styled(cell: str) -> Text:
     return Text(cell, style="bold red" if cell in (BEYOND, MISSING) else "")
+
+
+def _shown(cell: str) -> str:
+    """A cell as it is shown, line by line: what a file's name may hold must not colour or clear what it stands in."""
+    return "\n".join(map(shown, cell.split("\n")))

@@ -96,9 +96,13 @@ class Csv:
         _copied(part, target)
 
     def _lines(self, rows: list[list[str]]) -> bytes:
+        return "".join(map(self._line, rows)).encode()
+
+    def _line(self, row: list[str]) -> str:
+        """The writer quotes what its line end is made of: a carriage return in a file's name ends a reader's line, too."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue().encode()
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        return f"{text.getvalue()[:-2]}\n"
 
 
 class JsonLines:
@@ -184,6 +188,14 @@ class Parquet:
 def printable(text: str) -> str:
     """Text with what is not valid Unicode (bytes of a file name that are not UTF-8) as backslash escapes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shown(text: str) -> str:
+    """Text for a terminal: line ends, escape sequences and whatever else has no sign of its own as backslash escapes.
+
+    A file's name must not colour, clear or break the lines that it stands in.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable(text))
 
 
 def _copied(part: Path, target: Path) -> None:
