@@ -113,7 +113,8 @@ def _maps(corners: F32, side: int) -> Maps:
         else:
             with np.errstate(divide="ignore"):
                 scale, largest = np.where(w != 0, _STEPS / w, 0.0), math.inf
-    whole, part = np.empty((side, side, 2), np.int16), None
+    whole = np.empty((side, side, 2), np.int16)
+    part: NDArray[np.int32] | None = None
     for k, axis in ((1, 3), (0, 0)):
         at = (m[axis] * first + m[axis + 1] * row + m[axis + 2]) + m[axis] * within  # rows, blocks, columns of a block
         at *= scale
