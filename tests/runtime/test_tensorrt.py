@@ -34,7 +34,7 @@ def version(request):
 def here(monkeypatch, tmp_path):
     """A machine with a GPU: its driver, memory and cache."""
     monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fexruntime.backends.tensorrt.gpu", lambda: GPU)
+    monkeypatch.setattr("fexruntime.backends.tensorrt.gpu", lambda index: GPU)
     monkeypatch.setattr(TensorRT, "memory", lambda self: HostMemory())
     monkeypatch.setattr(HostMemory, "open", 0)
     return tmp_path

@@ -60,7 +60,8 @@ class TensorRT:
     target: ClassVar[str] = "tensorrt"
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
-        here = gpu()  # asked first: without a GPU TensorRT's Runtime ends the process
+        # asked first: without a GPU TensorRT's Runtime ends the process
+        here = gpu(place.device_of(network.role).index)
         variant.model.check(network.folder)  # what runs was made from it: a bundle that was changed must not run
         self._open(import_tensorrt(), here, network, variant, place)
 
@@ -104,9 +105,9 @@ class TensorRT:
 
     def memory(self) -> Memory:
         """Memory and a stream of the GPU, for one runner."""
-        from fexruntime.cuda import CudaMemory
+        from fexruntime.cuda import Cuda
 
-        return CudaMemory()
+        return Cuda(self._gpu.index)
 
     def close(self) -> None:
         """Release this runner; the engine goes with the last one."""
@@ -118,7 +119,7 @@ class TensorRT:
         return {
             "backend": "tensorrt",
             "version": self._trt.__version__,
-            "device": f"cuda ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
+            "device": f"cuda:{self._gpu.index} ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
             "precision": self.note["precision"],
             "profiles": self.note["profiles"],
             "options": self.note["options"],
