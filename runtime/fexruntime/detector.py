@@ -21,7 +21,7 @@ import numpy as np
 from fexruntime import finders
 from fexruntime.arrays import F32
 from fexruntime.backends import open_backend
-from fexruntime.backends.base import Backend, Place
+from fexruntime.backends.base import CPU, Backend, Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
 from fexruntime.columns import Selection, select
 from fexruntime.errors import FexportError, InferenceError, InputError, StandInWarning
@@ -55,6 +55,7 @@ class PlaceFields(TypedDict, total=False):
     threads: int | None
     cache: Path | str | bool | None
     shared_pool: bool
+    pixels: str
 
 
 class Detector:
@@ -92,8 +93,7 @@ class Detector:
             names = ", ".join(self.bundle.stand_ins)
             warnings.warn(f"stand-in weights in {names}: what they answer means nothing", StandInWarning, stacklevel=2)
         self._networks = _load(self.bundle, running)
-        shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
-        self._workspaces = Workspaces([Workspace(runners) for runners in shared])
+        self._workspaces = Workspaces([self._workspace(running) for _ in range(workspaces)])
         self._observe = observe
 
     def __enter__(self) -> Detector:
@@ -116,9 +116,17 @@ class Detector:
         for workspace in self._workspaces.close():
             for runner in workspace.runners.values():
                 runner.close()
+            workspace.ops.close()
         for network in self._networks.values():
             network.close()
         self._networks = {}
+
+    def _workspace(self, running: Place) -> Workspace:
+        if running.pixels == CPU:
+            return Workspace({r: n.share() for r, n in self._networks.items()})
+        from fexruntime.ops.opened import resident_workspace
+
+        return resident_workspace(self._networks, self._finder, self._steps, running)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """For each role, the provider, device, precision and threads really in use, whether its weights are made up, and the
@@ -248,9 +256,11 @@ class Detector:
         wanted = self._selection(chosen).values | also
         steps = needed(self._steps, wanted, chosen)
         finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
-        find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
+            find = workspace.ops.finders.get(finder.stage.decode) or finders.FINDERS[finder.stage.decode]
             try:
+                # what follows or smooths boxes reads other faces than those that are found: nothing is read ahead then
+                workspace.ops.begin(frames, steps if boxes is None and finding is None else ())
                 if boxes is not None:
                     found = finders.best([finders.given(finder, checked_boxes(b)) for b in boxes], chosen)
                 else:

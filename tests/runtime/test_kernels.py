@@ -53,7 +53,13 @@ def test_frame_to_tensor(kernels, seed, height, width):
 
 
 @CASES
-@given(seed=SEEDS, height=SIDES, width=SIDES, new=st.tuples(SIDES, SIDES), corner=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+@given(
+    seed=SEEDS,
+    height=SIDES,
+    width=SIDES,
+    new=st.tuples(SIDES, SIDES),
+    corner=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+)
 def test_rescaled_frames(kernels, seed, height, width, new, corner):
     frame = frame_of(np.random.RandomState(seed), height, width)
     canvas = (new[0] + corner[0] + 3, new[1] + corner[1] + 1)
@@ -241,4 +247,3 @@ def test_every_kernel_of_the_source_is_known():
     assert set(devices.signatures()) == names
     assert len(names) >= 10
     assert ctypes.sizeof(ctypes.c_longlong) == 8
-

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.arrays import F32, Values
-from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.base import Located, Place, Resident, Spec
 from fexruntime.bundle import BundleNetwork
 from fexruntime.driver import Gpu, gpu
 from fexruntime.engines import Profile, Shape, find, import_tensorrt
@@ -103,6 +103,10 @@ class TensorRT:
         other._runner = _Runner(other)
         return other
 
+    def resident(self, memory: Any) -> Resident:
+        """A runner on somebody's memory and stream (a `cuda.Cuda`), every profile run once."""
+        return _Resident(self, memory)
+
     def memory(self) -> Memory:
         """Memory and a stream of the GPU, for one runner."""
         from fexruntime.cuda import Cuda
@@ -136,6 +140,20 @@ def _profiles(trt: Any, engine: Any, inputs: list[str]) -> list[Profile]:
     return made
 
 
+def _fitting(owner: TensorRT, shapes: Mapping[str, Shape]) -> int:
+    """The profile for these shapes; InputError that names the option if there is none."""
+    for index, profile in enumerate(owner._profiles):
+        if profile.holds(shapes):
+            return index
+    asked = ", ".join(f"{n} {list(s)}" for n, s in shapes.items())
+    last = next(iter(shapes.values()))
+    size = f"--profile {last[-2]}x{last[-1]}" if len(last) == 4 else "other batches"
+    raise InputError(
+        f"the TensorRT engine of {owner._name} was not made for {asked}: it has {owner.note['profiles']}; "
+        f"make it with `fexport engines BUNDLE {size}`"
+    )
+
+
 class _Bucket:
     """A profile with its context and buffers."""
 
@@ -148,12 +166,18 @@ class _Bucket:
                 f"there is not enough GPU memory to run {owner._name}: fewer workspaces or profiles"
             )
         self.shapes: dict[str, Shape] = {}
+        self.addresses: dict[str, int] = {}
         self.buffers: dict[str, Any] = {}
         self.set_shapes(profile.most, owner._name)
         for name in (*profile.most, *(t.name for t in owner.spec.outputs)):
             size = int(np.prod(self.context.get_tensor_shape(name))) * np.dtype(np.float32).itemsize
             self.buffers[name] = memory.empty(size)
-            self.context.set_tensor_address(name, memory.address(self.buffers[name]))
+            self.set_address(name, memory.address(self.buffers[name]))
+
+    def set_address(self, name: str, address: int) -> None:
+        if self.addresses.get(name) != address:
+            self.context.set_tensor_address(name, address)
+            self.addresses[name] = address
 
     def set_shapes(self, shapes: Mapping[str, Shape], name: str) -> None:
         if self.shapes == shapes:
@@ -175,15 +199,7 @@ class _Runner:
 
     def run(self, inputs: Values, out: Values | None) -> dict[str, F32]:
         shapes = {name: value.shape for name, value in inputs.items()}
-        bucket = next((b for b in self._buckets if b.profile.holds(shapes)), None)
-        if bucket is None:
-            asked = ", ".join(f"{n} {list(s)}" for n, s in shapes.items())
-            last = next(iter(shapes.values()))
-            size = f"--profile {last[-2]}x{last[-1]}" if len(last) == 4 else "other batches"
-            raise InputError(
-                f"the TensorRT engine of {self._owner._name} was not made for {asked}: it has {self._owner.note['profiles']}; "
-                f"make it with `fexport engines BUNDLE {size}`"
-            )
+        bucket = self._buckets[_fitting(self._owner, shapes)]
         return self._run(bucket, inputs, out)
 
     def _run(self, bucket: _Bucket, inputs: Values, out: Values | None) -> dict[str, F32]:
@@ -209,3 +225,34 @@ class _Runner:
     def close(self) -> None:
         self._buckets = []
         self._memory.close()
+
+
+class _Resident:
+    """Contexts on a caller's stream, which read and write where the caller says."""
+
+    def __init__(self, owner: TensorRT, memory: Any) -> None:
+        self._owner, self._memory, self.spec = owner, memory, owner.spec
+        self._buckets = [_Bucket(owner, memory, k, p) for k, p in enumerate(owner._profiles)]
+        for bucket in self._buckets:
+            self._enqueue(bucket)
+        memory.synchronise()
+        for bucket in self._buckets:  # they were for this first run
+            for buffer in bucket.buffers.values():
+                memory.free(buffer)
+            bucket.buffers = {}
+
+    def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
+        shapes = {name: shape for name, (_, shape) in inputs.items()}
+        bucket = self._buckets[_fitting(self._owner, shapes)]
+        bucket.set_shapes(shapes, self._owner._name)
+        for name, (address, _) in (*inputs.items(), *outputs.items()):
+            bucket.set_address(name, address)
+        self._memory.enter()
+        self._enqueue(bucket)
+
+    def _enqueue(self, bucket: _Bucket) -> None:
+        if not bucket.context.execute_async_v3(self._memory.stream):
+            raise InferenceError(f"TensorRT could not run {self._owner._name} on {bucket.shapes}")
+
+    def close(self) -> None:
+        self._buckets = []
