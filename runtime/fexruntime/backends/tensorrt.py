@@ -68,6 +68,7 @@ class TensorRT:
     def _open(self, trt: Any, here: Gpu, network: BundleNetwork, variant: Variant, place: Place) -> None:
         path, self.note = find(place.store(), network, variant, trt.__version__, here)
         self._trt, self._gpu, self._name = trt, here, network.row.name
+        self._current = self.memory() if here.index else None  # TensorRT works on the thread's GPU
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         if "version_compatible" in self.note["options"]:
@@ -82,7 +83,13 @@ class TensorRT:
         self._profiles = _profiles(trt, self._engine, [t.name for t in network.record.inputs])
         batch = max(next(iter(p.most.values()))[0] for p in self._profiles)
         self.spec = Spec(network.record.inputs, network.record.outputs, batch)
-        self._runner = _Runner(self)
+        self._own: _Runner | None = None
+
+    @property
+    def _runner(self) -> _Runner:
+        if self._own is None:
+            self._own = _Runner(self)
+        return self._own
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network, in parts if there are more items than its largest profile takes; see `Backend.infer`."""
@@ -100,7 +107,7 @@ class TensorRT:
         """Another runner of the same engine, with a stream, contexts and buffers of its own."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._runner = _Runner(other)
+        other._own = _Runner(other)
         return other
 
     def resident(self, memory: Any) -> Resident:
@@ -115,7 +122,10 @@ class TensorRT:
 
     def close(self) -> None:
         """Release this runner; the engine goes with the last one."""
-        self._runner.close()
+        if self._own is not None:
+            self._own.close()
+        if self._current is not None:
+            self._current.close()
         self._engine = self._runtime = None
 
     def describe(self) -> dict[str, Any]:
@@ -193,9 +203,13 @@ class _Runner:
 
     def __init__(self, owner: TensorRT) -> None:
         self._owner, self._memory = owner, owner.memory()
-        self._buckets = [_Bucket(owner, self._memory, k, p) for k, p in enumerate(owner._profiles)]
-        for bucket in self._buckets:
-            self._run(bucket, {n: np.zeros(s, np.float32) for n, s in bucket.profile.most.items()}, None)
+        try:
+            self._buckets = [_Bucket(owner, self._memory, k, p) for k, p in enumerate(owner._profiles)]
+            for bucket in self._buckets:
+                self._run(bucket, {n: np.zeros(s, np.float32) for n, s in bucket.profile.most.items()}, None)
+        except BaseException:
+            self._memory.close()
+            raise
 
     def run(self, inputs: Values, out: Values | None) -> dict[str, F32]:
         shapes = {name: value.shape for name, value in inputs.items()}

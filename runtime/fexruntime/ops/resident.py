@@ -171,7 +171,7 @@ class ResidentOps:
         runner, batch, anchors = self._runners[step.role], len(seen), len(detect.anchors(*size))
         tensor = self._buffer("frames", batch * 3 * size[0] * size[1] * 4)
         self._kernels.fill(self._written("seen", np.stack(seen)), batch, size, step.preprocessing, np.uint64(tensor))
-        raw = {t.name: self._buffer(t.name, batch * anchors * _width(t) * 4) for t in runner.spec.outputs}
+        raw = {t.name: self._buffer(f"raw {t.name}", batch * anchors * _width(t) * 4) for t in runner.spec.outputs}
         at_once = min(batch, runner.spec.largest_batch or batch)
         for first in range(0, batch, at_once):
             n = min(at_once, batch - first)
