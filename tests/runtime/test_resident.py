@@ -42,7 +42,9 @@ def driver(library, monkeypatch, tmp_path):
     """A machine with two GPUs."""
     monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fexruntime.driver.LIBRARY", library)
-    monkeypatch.setattr("fexruntime.ops.nvrtc.cubin", lambda architecture, store: b"\x7fELF of " + architecture.encode())
+    monkeypatch.setattr(
+        "fexruntime.ops.nvrtc.cubin", lambda architecture, store: b"\x7fELF of " + architecture.encode()
+    )
     cuda = ctypes.CDLL(library)
     cuda.standin_count.restype = cuda.standin_open.restype = ctypes.c_longlong
     cuda.standin_reset()
@@ -112,7 +114,10 @@ def test_detectorv2_gives_pyfeats_golden(driver, tensorrt, photo, v2_bundle):
 def test_the_callers_boxes_batches_and_sizes(driver, tensorrt, frame, v1_edge_bundle):
     tensorrt(v1_edge_bundle)
     two = np.ascontiguousarray(np.concatenate([frame[:256], frame[:256, ::-1]]))
-    pictures, boxes = [frame, two, frame[:96, :128]], np.array([[177.7, 53.75, 271.0, 178.75], [-30, -20, 90, 80]], np.float32)
+    pictures, boxes = (
+        [frame, two, frame[:96, :128]],
+        np.array([[177.7, 53.75, 271.0, 178.75], [-30, -20, 90, 80]], np.float32),
+    )
     with Detector(v1_edge_bundle, **GPU) as detector, Detector(v1_edge_bundle) as plain:
         for _ in range(2):  # the second time there is a slot for every face
             before = driver.standin_count(COPIES)
@@ -181,5 +186,3 @@ def test_streams_events_and_graphs(driver):
         each.close()
     assert driver.standin_open() == 0
     assert cuda.gpu.architecture == "sm_90"
-
-

@@ -74,7 +74,8 @@ class _Answer:
     def array(self, key: Any, data: NDArray[np.uint8]) -> NDArray[Any]:
         start, shape, dtype = self.places[key]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return data[start : start + size].view(dtype).reshape(shape)
+        found: NDArray[Any] = data[start : start + size].view(dtype).reshape(shape)
+        return found
 
 
 class ResidentOps:
@@ -96,7 +97,7 @@ class ResidentOps:
         self.slots = SLOTS[0]
         """Faces that the next finding is followed by."""
 
-    def put(self, array: NDArray[Any]) -> np.uint64:
+    def put(self, array: NDArray[Any]) -> Any:
         """A constant on the device."""
         at = self._cuda.empty(array.nbytes)
         self._cuda.write(at, np.ascontiguousarray(array))
@@ -322,7 +323,7 @@ class ResidentOps:
         row[0] = self._written(name, pixels)
         return row
 
-    def _written(self, name: str, array: NDArray[Any]) -> np.uint64:
+    def _written(self, name: str, array: NDArray[Any]) -> Any:
         at = self._buffer(name, array.nbytes)
         self._cuda.write(at, array)
         return np.uint64(at)
