@@ -81,10 +81,11 @@ class _Answer:
 class ResidentOps:
     """One caller's work on a GPU: a stream, buffers that are used again, the kernels, and runners that take addresses."""
 
-    faces_a_run = SLOTS[-1]
-
     def __init__(self, cuda: Cuda, place: Place, runners: Mapping[str, Resident]) -> None:
+        """`runners` by role, the finder's first."""
         self._cuda, self._runners = cuda, dict(runners)
+        most = [runner.spec.largest_batch for runner in list(runners.values())[1:]]
+        self.faces_a_run = max(n for n in SLOTS if all(m is None or n <= m for m in most))
         self._kernel = cuda.kernels(nvrtc.cubin(cuda.gpu.architecture, place.store()))
         self._kernels = Kernels(self)
         self._buffers: dict[str, tuple[int, int]] = {}
@@ -219,7 +220,7 @@ class ResidentOps:
                     self._known[id(frames[position]), box.tobytes()] = total
                 total += 1
         self._remember(answer, data, self._ahead)
-        self.slots = next((n for n in SLOTS if n >= total), SLOTS[-1])
+        self.slots = next(n for n in SLOTS if min(total, self.faces_a_run) <= n)
         return [found[position] for position in range(len(frames))]
 
     def _read(self, block: Any, boxes: F32, steps: Sequence[Any]) -> None:
