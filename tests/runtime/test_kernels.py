@@ -226,6 +226,16 @@ def test_nvrtc_compiles_them_and_they_are_kept(architecture, tmp_path, monkeypat
 
 @pytest.mark.nvrtc
 @pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
+@pytest.mark.parametrize("path", [*nvrtc.of_wheels()], ids=lambda path: path.name)
+def test_every_nvrtc_that_is_here_compiles_them(path, monkeypatch):
+    """CI has 12.2 too, JetPack 6.0's."""
+    monkeypatch.setattr(nvrtc, "_library", lambda: nvrtc.loaded(str(path)))
+    for architecture in ("sm_87", "sm_90"):
+        assert nvrtc.compiled(devices.SOURCE.read_bytes(), architecture)[:4] == b"\x7fELF"
+
+
+@pytest.mark.nvrtc
+@pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
 def test_what_nvrtc_refuses_is_said():
     with pytest.raises(EnvironmentMissingError, match=r"NVRTC .* does not compile the kernels for sm_10: "):
         nvrtc.cubin("sm_10", None)
@@ -236,7 +246,7 @@ def test_what_nvrtc_refuses_is_said():
 def test_without_nvrtc_the_message_names_the_package(monkeypatch):
     nvrtc._library.cache_clear()
     monkeypatch.setattr(nvrtc, "_NAMES", ("libnvrtc-that-is-not-there.so",))
-    monkeypatch.setattr(nvrtc, "_of_wheels", lambda: iter(()))
+    monkeypatch.setattr(nvrtc, "of_wheels", lambda: iter(()))
     with pytest.raises(EnvironmentMissingError, match=r"pip install '.*nvrtc"):
         nvrtc.cubin("sm_90", None)
     nvrtc._library.cache_clear()

@@ -84,20 +84,25 @@ def _text(size_of: Any, get: Any, program: Any) -> bytes:
 
 @lru_cache(maxsize=1)
 def _library() -> Any:
-    for name in (*_NAMES, *map(str, _of_wheels())):
+    for name in (*_NAMES, *map(str, of_wheels())):
         try:
-            if "/" in name:  # its built-ins are looked for by their name: loaded before, they are found
-                for beside in Path(name).parent.glob("libnvrtc-builtins.so*"):
-                    ctypes.CDLL(str(beside))
-            return ctypes.CDLL(name)
+            return loaded(name)
         except OSError:
             continue
     raise EnvironmentMissingError(f"the CUDA kernels need NVRTC, which cannot be loaded ({_NAMES[0]}): {_MENDS}")
 
 
-def _of_wheels() -> Iterator[Path]:
+def loaded(name: str) -> Any:
+    """An NVRTC by its name or path; OSError if it cannot be loaded."""
+    if "/" in name:  # its built-ins are looked for by their name: loaded before, they are found
+        for beside in Path(name).parent.glob("libnvrtc-builtins.so*"):
+            ctypes.CDLL(str(beside))
+    return ctypes.CDLL(name)
+
+
+def of_wheels() -> Iterator[Path]:
     """NVRTC in NVIDIA's wheels, the newest first."""
     spec = find_spec("nvidia")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         found = [p for p in Path(folder).glob("*/lib/libnvrtc.so.*") if re.fullmatch(r"libnvrtc\.so\.[\d.]+", p.name)]
-        yield from sorted(found, reverse=True)
+        yield from sorted(found, key=lambda path: [int(n) for n in path.name.split(".so.")[1].split(".")], reverse=True)
