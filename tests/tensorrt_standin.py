@@ -46,8 +46,11 @@ def _own(thing):
     return object.__getattribute__(thing, "_free")
 
 
-def standin(version, fails=None):
-    """(module, calls): `calls` lists what was done. `fails`: "parse", "build" or "deserialise" does not work then."""
+def standin(version, fails=None, queue=None):
+    """(module, calls): `calls` lists what was done. `fails`: "parse", "build" or "deserialise" does not work then.
+
+    `queue(stream, function)` puts a run into a stream; without it runs are done at once.
+    """
     names, calls = TABLES[version], []
     trt = SimpleNamespace(__version__=version, float32="FLOAT")
 
@@ -222,9 +225,14 @@ def standin(version, fails=None):
         def execute_async_v3(self, stream_handle):
             if fails == "run":
                 return False
-            given = {n: _at(self._at[n], s).copy() for n, s in self._shapes.items()}
-            for name, value in self._answer(given).items():
-                _at(self._at[name], value.shape)[...] = value
+            at, shapes = dict(self._at), dict(self._shapes)
+
+            def run():
+                given = {n: _at(at[n], s).copy() for n, s in shapes.items()}
+                for name, value in self._answer(given).items():
+                    _at(at[name], value.shape)[...] = value
+
+            run() if queue is None else queue(stream_handle, run)
             return True
 
         def _answer(self, given=None):

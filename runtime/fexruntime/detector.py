@@ -28,7 +28,7 @@ from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Identify, assemble, selection_of
 from fexruntime.identity import INCREMENTAL, name_identities
 from fexruntime.live import Live, LiveSource
-from fexruntime.loading import PlaceFields, failed, is_the_frames, load, place_of, tell, with_frames
+from fexruntime.loading import PlaceFields, failed, is_the_frames, load, place_of, tell, with_frames, workspace_of
 from fexruntime.naming import Namer
 from fexruntime.options import Boxes, GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.provenance import provenance
@@ -38,7 +38,7 @@ from fexruntime.sources.inputs import Frames, Inputs, Position
 from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.tuning import resolved
 from fexruntime.walk import Finding, Walk, tracker_of
-from fexruntime.workspace import Observer, Workspace, Workspaces
+from fexruntime.workspace import Observer, Workspaces
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,8 +87,8 @@ class Detector:
         began = time.perf_counter()
         self._networks = load(self.bundle, running)
         tell(self.bundle, self.describe(), time.perf_counter() - began)
-        shared = [{r: n.share() for r, n in self._networks.items()} for _ in range(workspaces)]
-        self._workspaces = Workspaces([Workspace(runners) for runners in shared])
+        made = [workspace_of(self._networks, self._finder, self._steps, running) for _ in range(workspaces)]
+        self._workspaces = Workspaces(made)
         self._observe = observe
 
     def __enter__(self) -> Detector:
@@ -111,6 +111,7 @@ class Detector:
         for workspace in self._workspaces.close():
             for runner in workspace.runners.values():
                 runner.close()
+            workspace.ops.close()
         for network in self._networks.values():
             network.close()
         self._networks = {}
@@ -244,9 +245,11 @@ class Detector:
         wanted = self._selection(chosen).values | also
         steps = needed(self._steps, wanted, chosen)
         finder = finders.reduced(self._finder, steps, wanted) if rows_only else self._finder
-        find = finders.FINDERS[finder.stage.decode]
         with self._workspaces.lent() as workspace:
+            find = workspace.ops.finders.get(finder.stage.decode) or finders.FINDERS[finder.stage.decode]
             try:
+                # what follows or smooths boxes reads other faces than those that are found: nothing is read ahead then
+                workspace.ops.begin(frames, steps if boxes is None and finding is None else ())
                 if boxes is not None:
                     found = finders.best([finders.given(finder, checked_boxes(b)) for b in boxes], chosen)
                 else:

@@ -18,11 +18,12 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU: its name, compute capability ("8.7"), and the CUDA version of its driver ("12.2")."""
+    """A GPU: its name, compute capability ("8.7"), the CUDA version of its driver ("12.2"), and which it is."""
 
     name: str
     capability: str
     driver: str
+    index: int = 0
 
     @property
     def architecture(self) -> str:
@@ -38,23 +39,33 @@ def library() -> Any:
         raise EnvironmentMissingError(
             f"no NVIDIA driver here ({LIBRARY} cannot be loaded): install it, or run on another backend (backend='onnxruntime')"
         ) from None
-    count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+    if not _count(cuda):
         raise EnvironmentMissingError(
             "the NVIDIA driver finds no GPU here: see `nvidia-smi`, or run on another backend (backend='onnxruntime')"
         )
     return cuda
 
 
-def gpu() -> Gpu:
-    """The first GPU; EnvironmentMissingError where there is none."""
-    cuda = library()
+def gpu(index: int | None = None) -> Gpu:
+    """A GPU (None: the first); EnvironmentMissingError where there is none, or none of that number."""
+    cuda, number = library(), index or 0
+    if number >= _count(cuda):
+        raise EnvironmentMissingError(
+            f"there is no device 'cuda:{number}' here: the driver finds {_count(cuda)}, counted from cuda:0"
+        )
     name, version, numbers = ctypes.create_string_buffer(256), ctypes.c_int(), []
-    cuda.cuDeviceGetName(name, len(name), 0)
+    cuda.cuDeviceGetName(name, ctypes.c_int(len(name)), ctypes.c_int(number))
     cuda.cuDriverGetVersion(ctypes.byref(version))
     for attribute in (_MAJOR, _MINOR):
-        number = ctypes.c_int()
-        cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0)
-        numbers.append(number.value)
+        said = ctypes.c_int()
+        cuda.cuDeviceGetAttribute(ctypes.byref(said), ctypes.c_int(attribute), ctypes.c_int(number))
+        numbers.append(said.value)
     driver = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), ".".join(map(str, numbers)), driver)
+    return Gpu(name.value.decode(errors="replace"), ".".join(map(str, numbers)), driver, number)
+
+
+def _count(cuda: Any) -> int:
+    count = ctypes.c_int()
+    if cuda.cuInit(ctypes.c_uint(0)) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value

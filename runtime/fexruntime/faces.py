@@ -15,13 +15,14 @@ from fexruntime.bundle import Bundle
 from fexruntime.contracts import VALUES, Choice, Crop, Preprocessing, Stage
 from fexruntime.crop import Region
 from fexruntime.errors import BundleError
+from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
 
-FACE_BATCH = 8
-"""Faces per run of the face networks: enough to fill the cores, little enough to bound memory."""
+FACE_BATCH = FACES_A_RUN
+"""Faces per run of the face networks on a CPU."""
 KEEP = "keep"
 """The value by which a stage drops faces."""
 
@@ -116,6 +117,8 @@ class Block:
         self._workspace = workspace
         self._regions: dict[Crop, Region] = {}
         self._chips: dict[Crop, F32] = {}
+        self.answers: dict[str, dict[str, F32]] = {}
+        """Raw outputs by role that were computed ahead (see `ops`)."""
 
     def __len__(self) -> int:
         return len(self.frame_of)
@@ -159,6 +162,7 @@ class Block:
         self.values = {name: value[kept] for name, value in self.values.items()}
         self._regions = {c: Region(r.sample_xyxy_px[kept], r.decode_xyxy_px[kept]) for c, r in self._regions.items()}
         self._chips = {c: chips[kept] for c, chips in self._chips.items()}
+        self.answers = {r: {n: v[kept] for n, v in raw.items()} for r, raw in self.answers.items()}
 
 
 def read(block: Block, steps: Sequence[Step], workspace: Workspace, carried: frozenset[str] = frozenset()) -> None:
@@ -166,6 +170,7 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace, carried: fro
 
     A step whose values are all `carried` (by tracks, NaN where one is new) runs on the faces alone that lack them.
     """
+    workspace.ops.answer(block, [s for s in steps if not (s.gives and carried.issuperset(s.gives))])
     for step in steps:
         if not len(block):
             block.values = {**block.values, **empty_values(step.gives)}
@@ -173,11 +178,14 @@ def read(block: Block, steps: Sequence[Step], workspace: Workspace, carried: fro
         if step.gives and carried.issuperset(step.gives):
             _fill(block, step, workspace)
             continue
-        with workspace.timed("crops", len(block)):
-            raw = block.given(step)
-        if step.role in workspace.runners:
-            with workspace.timed(f"{step.role} network", len(block)):
-                raw = workspace.runners[step.role].infer(raw)
+        if step.role in block.answers:
+            raw = block.answers[step.role]
+        else:
+            with workspace.timed("crops", len(block)):
+                raw = block.given(step)
+            if step.role in workspace.runners:
+                with workspace.timed(f"{step.role} network", len(block)):
+                    raw = workspace.runners[step.role].infer(raw)
         with workspace.timed("values", len(block)):
             said = heads.DECODERS[step.stage.decode](raw, block, step.stage, step.choice.crop)
             block.values = {**block.values, **said}
@@ -212,7 +220,7 @@ def read_faces(
     counts = [len(values["scores"]) for values in found]
     frame_of = np.repeat(np.arange(len(frames)), counts)
     whole = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
-    size = min([FACE_BATCH, *(b for b in (_largest(workspace, step) for step in steps) if b)])
+    size = min([workspace.ops.faces_a_run, *(b for b in (_largest(workspace, step) for step in steps) if b)])
     blocks = []
     for start in range(0, max(len(frame_of), 1), size):
         part = slice(start, start + size)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fexruntime.backends import open_backend
-from fexruntime.backends.base import Backend, Place
+from fexruntime.backends.base import CPU, Backend, Place
 from fexruntime.bundle import Bundle
 from fexruntime.errors import InferenceError, InputError, OutOfMemoryError
+from fexruntime.faces import Step
 from fexruntime.sources.frame import Frame
+from fexruntime.workspace import Workspace
 
 _log = logging.getLogger("fexruntime.detector")
 
@@ -27,6 +29,7 @@ class PlaceFields(TypedDict, total=False):
     threads: int | None
     cache: Path | str | bool | None
     shared_pool: bool
+    pixels: str
 
 
 def place_of(place: Place | None, given: PlaceFields) -> Place:
@@ -61,6 +64,15 @@ def load(bundle: Bundle, place: Place) -> dict[str, Backend]:
                 future.result().close()
         raise failed
     return {role: future.result() for role, future in loading.items()}
+
+
+def workspace_of(networks: Mapping[str, Backend], finder: Step, steps: Sequence[Step], place: Place) -> Workspace:
+    """Buffers for one call at a time over networks that are loaded: the CPU's, or a GPU's where pixels stay there."""
+    if place.pixels == CPU:
+        return Workspace({role: network.share() for role, network in networks.items()})
+    from fexruntime.ops.opened import resident_workspace
+
+    return resident_workspace(networks, finder, steps, place)
 
 
 def is_the_frames(error: Exception) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from fexruntime.arrays import F32
 from fexruntime.backends.base import Backend
 from fexruntime.errors import ClosedError
+from fexruntime.ops.base import HostOps, Ops
 
 REMEMBERED_CALLS = 16
 LARGEST_SHARE = 4
@@ -24,10 +25,11 @@ Observer = Callable[[str, float, int], None]
 
 
 class Workspace:
-    """Buffers and runners for one caller at a time."""
+    """Buffers and runners for one caller at a time, and what works on pixels for it (`ops`)."""
 
-    def __init__(self, runners: Mapping[str, Backend]) -> None:
+    def __init__(self, runners: Mapping[str, Backend], ops: Ops | None = None) -> None:
         self.runners = dict(runners)
+        self.ops: Ops = ops or HostOps()
         self.notes: list[tuple[str, float, int]] = []
         self._buffers: dict[str, F32] = {}
         self._needed: dict[str, deque[int]] = {}

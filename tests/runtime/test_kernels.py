@@ -5,10 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +14,11 @@ from hypothesis import strategies as st
 from fexruntime import crop as cropping
 from fexruntime import detect
 from fexruntime.contracts import Crop, Preprocessing
-from fexruntime.errors import InputError
+from fexruntime.contracts import detection as C
+from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.ops import device as devices
-from fexruntime.ops import twins
-from fexruntime.ops.kernels import Kernels
+from fexruntime.ops import nvrtc, twins
+from fexruntime.ops.kernels import FACE, Faces, Finding, Kernels, view_of
 from fexruntime.store import Store
 
 F = np.float32
@@ -46,8 +43,29 @@ def frame_of(rng, height, width):
 def test_frame_to_tensor(kernels, seed, height, width):
     frame = frame_of(np.random.RandomState(seed), height, width)
     out, plain = np.full((3, height, width), np.nan, F), np.empty((3, height, width), F)
-    kernels.fill(frame, (height, width), PRE, out)
+    kernels.fill(view_of(frame), 1, (height, width), PRE, out)
     assert np.array_equal(out, twins.fill(frame, PRE, plain))
+    planes = np.ascontiguousarray(frame.transpose(2, 0, 1)).transpose(1, 2, 0)  # another layout of the same pixels
+    two = np.full((2, 3, height, width), np.nan, F)
+    kernels.fill(np.stack([view_of(planes), view_of(frame[::-1, ::-1])]), 2, (height, width), PRE, two)
+    assert np.array_equal(two[0], plain)
+    assert np.array_equal(two[1], plain[:, ::-1, ::-1])
+
+
+@CASES
+@given(
+    seed=SEEDS,
+    height=SIDES,
+    width=SIDES,
+    new=st.tuples(SIDES, SIDES),
+    corner=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+)
+def test_rescaled_frames(kernels, seed, height, width, new, corner):
+    frame = frame_of(np.random.RandomState(seed), height, width)
+    canvas = (new[0] + corner[0] + 3, new[1] + corner[1] + 1)
+    out = np.full((*canvas, 3), 7, np.uint8)
+    kernels.rescale(view_of(frame), (height, width), new, canvas, corner, out)
+    assert np.array_equal(out, twins.rescale(frame, new, canvas, corner))
 
 
 @CASES
@@ -63,10 +81,16 @@ def test_frame_to_tensor(kernels, seed, height, width):
 def test_crops(kernels, seed, height, width, kind, corner, extent, side):
     frame, crop = frame_of(np.random.RandomState(seed), height, width), Crop(kind, side, 1.2)
     boxes = np.array([[*corner, *np.add(corner, extent)], [0, 0, width, height]], F)
-    sample = cropping.locate(boxes, crop).sample_xyxy_px
-    out, plain = np.full((2, 3, side, side), np.nan, F), np.empty((2, 3, side, side), F)
-    kernels.cut(frame, (height, width), sample, 2, crop, out)
-    assert np.array_equal(out, twins.cut(frame, sample, crop, plain))
+    region = cropping.locate(boxes, crop)
+    faces = Faces(np.concatenate([boxes, boxes]), np.array([0, 0, -1, -1], np.int32), 4)
+    sample, corners = np.full((4, 4), np.nan, F), np.full((4, 4), np.nan, F)
+    kernels.locate(faces, crop, sample, corners)
+    assert np.array_equal(sample[:2], region.sample_xyxy_px)
+    assert np.array_equal(corners[:2], region.decode_xyxy_px)
+    out, plain = np.full((4, 3, side, side), np.nan, F), np.empty((2, 3, side, side), F)
+    kernels.cut(view_of(frame), faces, sample, crop, out)
+    assert np.array_equal(out[:2], twins.cut(frame, region.sample_xyxy_px, crop, plain))
+    assert not out[2:].any()
 
 
 @CASES
@@ -76,6 +100,23 @@ def test_resize_and_normalise(kernels, seed, side, target, count):
     out = np.full((count, 3, target, target), np.nan, F)
     kernels.resize_normalise(chips, count, (side, target), PRE, out)
     assert np.array_equal(out, twins.resize_normalise(chips, target, PRE))
+
+
+def found_by(kernels, loc, conf, landmarks, batch, size, threshold):
+    """(detections of each frame, the raw rows and counts)"""
+    most, everything = kernels.most(batch, size), batch * conf.shape[1]
+    rows, counts = np.full((batch, C.KEEP_TOP_K, FACE), np.nan, F), np.full(batch, -1, np.int32)
+    buffers = Finding(
+        np.empty(everything, np.int64),
+        np.zeros(1, np.int32),
+        np.empty(most, np.int64),
+        np.empty((most, FACE), F),
+        rows,
+        counts,
+    )
+    kernels.find((loc, conf, landmarks), batch, size, threshold, buffers)
+    parts = [rows[b, : counts[b]] for b in range(batch)]
+    return [detect.Detections(r[:, :4], r[:, 4], r[:, 5:].reshape(-1, 5, 2)) for r in parts], rows, counts
 
 
 @CASES
@@ -94,7 +135,7 @@ def test_detections(kernels, seed, size, batch, faces, ties, threshold):
     at = rng.randint(0, anchors, (batch, faces))
     for b in range(batch):
         conf[b, at[b], 1] = (rng.choice([0.6, 0.9], faces) if ties else rng.uniform(0.45, 1, faces)).astype(F)
-    found = kernels.find(loc, conf, landmarks, batch, size, threshold)
+    found, rows, counts = found_by(kernels, loc, conf, landmarks, batch, size, threshold)
     plain = twins.find(loc, conf, landmarks, size, threshold)
     for mine, twin, walk in zip(found, plain, detect.find(loc, conf, landmarks, size, threshold), strict=True):
         assert np.array_equal(mine.scores, twin.scores)
@@ -102,6 +143,16 @@ def test_detections(kernels, seed, size, batch, faces, ties, threshold):
         assert np.array_equal(mine.points_xy_px, twin.points_xy_px)
         assert np.array_equal(mine.scores, walk.scores)  # the CPU's path differs by exp's last bits alone
         assert np.allclose(mine.boxes_xyxy_px, walk.boxes_xyxy_px, rtol=1e-5, atol=1e-3)
+    factors = rng.uniform(0.5, 3, (batch, 2)).astype(F)
+    for each in (1, 1000):
+        faces = Faces(np.full((9, 4), np.nan, F), np.full(9, 77, np.int32), 9)
+        kernels.slots(rows, counts, factors, batch, each, faces)
+        boxes = [p.boxes_xyxy_px[:each] * np.tile(f, 2) for p, f in zip(plain, factors, strict=True)]
+        whole = np.concatenate(boxes)[:9]
+        frames = np.repeat(np.arange(batch), [len(b) for b in boxes])[:9]
+        assert np.array_equal(faces.boxes[: len(whole)], whole)
+        assert faces.frame_of.tolist() == [*frames.tolist(), *[-1] * (9 - len(whole))]
+        assert not faces.boxes[len(whole) :].any()
 
 
 @CASES
@@ -131,7 +182,7 @@ def test_more_candidates_than_are_kept_are_the_best_ones(kernels, monkeypatch):
     anchors = len(detect.anchors(*size))
     loc, landmarks = np.zeros((2, anchors, 4), F), np.zeros((2, anchors, 10), F)
     conf = rng.uniform(0.5, 1, (2, anchors, 2)).astype(F)
-    found = kernels.find(loc, conf, landmarks, 2, size, 0.5)
+    found, _, _ = found_by(kernels, loc, conf, landmarks, 2, size, 0.5)
     walk = detect.find(loc, conf, landmarks, size, 0.5)
     assert [d.scores.tolist() for d in found] == [d.scores.tolist() for d in walk]
     assert sum(map(len, found)) > 0
@@ -139,40 +190,66 @@ def test_more_candidates_than_are_kept_are_the_best_ones(kernels, monkeypatch):
 
 def test_a_kind_of_crop_without_a_kernel_is_refused(kernels):
     with pytest.raises(InputError, match="no kernel for crops of kind 'rotated'"):
-        kernels.cut(None, (4, 4), None, 1, Crop("rotated", 8, 1.0), None)
+        kernels.cut(None, Faces(None, None, 1), None, Crop("rotated", 8, 1.0), None)
 
 
 def test_the_library_is_kept_and_found_again(tmp_path):
     for _ in range(2):
         kernels = Kernels(devices.Host(Store(tmp_path / "store")))
-        out = kernels.fill(np.full((2, 2, 3), 255, np.uint8), (2, 2), Preprocessing(), np.empty((3, 2, 2), F))
+        out, white = np.empty((3, 2, 2), F), np.full((2, 2, 3), 255, np.uint8)
+        kernels.fill(view_of(white), 1, (2, 2), Preprocessing(), out)
         assert (out == 255).all()
     assert [i.key["kind"] for i in Store(tmp_path / "store").items()] == ["kernels for the CPU"]
 
 
-def _nvrtc() -> Path | None:
-    spec = find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        found = sorted(p for p in Path(folder).rglob("libnvrtc.so*") if re.fullmatch(r"libnvrtc\.so\.\d+", p.name))
-        if found:
-            return found[-1]
-    return None
+def _nvrtc() -> bool:
+    try:
+        return bool(nvrtc.version())
+    except EnvironmentMissingError:
+        return False
 
 
 @pytest.mark.nvrtc
-@pytest.mark.skipif(_nvrtc() is None, reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
+@pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
 @pytest.mark.parametrize("architecture", ["sm_87", "sm_90", "sm_120"])
-def test_nvrtc_compiles_them(architecture, tmp_path):
-    """In a process of its own: NVRTC looks for its built-ins where LD_LIBRARY_PATH says."""
-    library, out = _nvrtc(), tmp_path / "kernels.cubin"
-    environment = {"LD_LIBRARY_PATH": str(library.parent), "PYTHONPATH": ":".join(p for p in sys.path if p)}
-    words = [sys.executable, "-c", COMPILE, str(library), architecture, str(out)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    made = out.read_bytes()
+def test_nvrtc_compiles_them_and_they_are_kept(architecture, tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    made = nvrtc.cubin(architecture, store)
     assert made[:4] == b"\x7fELF"
     for kernel in devices.signatures():
         assert kernel.encode() in made
+    (item,) = store.items()
+    assert (item.key["architecture"], item.key["nvrtc"]) == (architecture, nvrtc.version())
+    monkeypatch.setattr(nvrtc, "compiled", lambda *given: pytest.fail("it was kept"))
+    assert nvrtc.cubin(architecture, store) == made
+
+
+@pytest.mark.nvrtc
+@pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
+@pytest.mark.parametrize("path", [*nvrtc.of_wheels()], ids=lambda path: path.name)
+def test_every_nvrtc_that_is_here_compiles_them(path, monkeypatch):
+    """CI has 12.2 too, JetPack 6.0's."""
+    monkeypatch.setattr(nvrtc, "_library", lambda: nvrtc.loaded(str(path)))
+    for architecture in ("sm_87", "sm_90"):
+        assert nvrtc.compiled(devices.SOURCE.read_bytes(), architecture)[:4] == b"\x7fELF"
+
+
+@pytest.mark.nvrtc
+@pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
+def test_what_nvrtc_refuses_is_said():
+    with pytest.raises(EnvironmentMissingError, match=r"NVRTC .* does not compile the kernels for sm_10: "):
+        nvrtc.cubin("sm_10", None)
+    with pytest.raises(EnvironmentMissingError, match="error: "):
+        nvrtc.compiled(b"nonsense;", "sm_90")
+
+
+def test_without_nvrtc_the_message_names_the_package(monkeypatch):
+    nvrtc._library.cache_clear()
+    monkeypatch.setattr(nvrtc, "_NAMES", ("libnvrtc-that-is-not-there.so",))
+    monkeypatch.setattr(nvrtc, "of_wheels", lambda: iter(()))
+    with pytest.raises(EnvironmentMissingError, match=r"pip install '.*nvrtc"):
+        nvrtc.cubin("sm_90", None)
+    nvrtc._library.cache_clear()
 
 
 def test_every_kernel_of_the_source_is_known():
@@ -180,27 +257,3 @@ def test_every_kernel_of_the_source_is_known():
     assert set(devices.signatures()) == names
     assert len(names) >= 10
     assert ctypes.sizeof(ctypes.c_longlong) == 8
-
-
-COMPILE = """
-import ctypes, sys
-from fexruntime.ops.device import CUDA_OPTIONS, SOURCE
-lib, (path, arch, out) = None, sys.argv[1:]
-lib = ctypes.CDLL(path)
-program = ctypes.c_void_p()
-source = SOURCE.read_bytes()
-assert lib.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None) == 0
-options = [f"--gpu-architecture={arch}".encode(), *(o.encode() for o in CUDA_OPTIONS)]
-code = lib.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-if code:
-    size = ctypes.c_size_t()
-    lib.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    lib.nvrtcGetProgramLog(program, log)
-    sys.exit(log.value.decode())
-size = ctypes.c_size_t()
-assert lib.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
-cubin = ctypes.create_string_buffer(size.value)
-assert lib.nvrtcGetCUBIN(program, cubin) == 0
-open(out, "wb").write(cubin.raw)
-"""

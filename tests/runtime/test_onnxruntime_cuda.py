@@ -19,7 +19,7 @@ asked = []
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(f"{MODULE}.gpu", lambda: Gpu("H100", "9.0", "12.8"))
+    monkeypatch.setattr(f"{MODULE}.gpu", lambda index: Gpu("H100", "9.0", "12.8"))
 
 
 class Session:

@@ -69,7 +69,7 @@ def _optional() -> list[Finding]:
         _cache(),
         *_machine(),
         _package("ncnn", "backend ncnn", "pip install 'fexport[ncnn]'"),
-        _tensorrt(),
+        *_tensorrt(),
         _package("openvino", "backend openvino", "pip install 'fexport[openvino]'"),
         _package("pandas", "tables (pandas)", "pip install 'fexport[tables]'"),
         _package("pyarrow", "Parquet (pyarrow)", "pip install 'fexport[tables]'"),
@@ -148,20 +148,34 @@ def _onnxruntime() -> Finding:
     return Finding("ONNX Runtime", f"{version(present[0])}: {', '.join(onnxruntime.get_available_providers())}", True)
 
 
-def _tensorrt() -> Finding:
-    """The driver is asked, not TensorRT: without a GPU its runtime ends the process."""
+def _tensorrt() -> list[Finding]:
+    """Backends of NVIDIA GPUs, and what compiles the kernels. The driver is asked, not TensorRT: without a GPU its runtime ends
+    the process.
+    """
     from fexruntime.driver import gpu
     from fexruntime.errors import EnvironmentMissingError
 
     try:
         found = gpu()
     except EnvironmentMissingError as error:
-        return Finding("backend tensorrt", str(error), False, "an NVIDIA GPU and its driver")
+        return [Finding("backend tensorrt", str(error), False, "an NVIDIA GPU and its driver")]
+    here = f"{found.name} ({found.capability}), driver {found.driver}"
     if find_spec("tensorrt") is None:
-        return Finding(
-            "backend tensorrt", f"{found.name}, no TensorRT", False, "pip install tensorrt; on a Jetson JetPack's"
-        )
-    return Finding("backend tensorrt", f"{found.name} ({found.capability}), driver {found.driver}", True)
+        return [
+            Finding("backend tensorrt", f"{here}, no TensorRT", False, "pip install tensorrt; on a Jetson JetPack's"),
+            _nvrtc(),
+        ]
+    return [Finding("backend tensorrt", here, True), _nvrtc()]
+
+
+def _nvrtc() -> Finding:
+    from fexruntime.errors import EnvironmentMissingError
+    from fexruntime.ops import nvrtc
+
+    try:
+        return Finding("pixels on the GPU", f"NVRTC {nvrtc.version()}", True)
+    except EnvironmentMissingError:
+        return Finding("pixels on the GPU", "NVRTC cannot be loaded", False, "pip install 'fexport[nvrtc]'")
 
 
 def _has(distribution: str) -> bool:

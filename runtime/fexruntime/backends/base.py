@@ -16,6 +16,9 @@ from fexruntime.store import Store, open_store
 DEFAULT_BACKEND = "onnxruntime"
 MOST_THREADS_A_CORE = 4
 CPU = "cpu"
+PIXELS = (CPU, "cuda")
+Located = tuple[int, tuple[int, ...]]
+"""An array on a device: its address and shape."""
 AUTO = "auto"
 """The backends that `fexport tune` chose here for a bundle; the default where nobody tuned."""
 
@@ -45,6 +48,8 @@ class Place:
     - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
     - `shared_pool`: all ONNX Runtime sessions of the process on one thread pool: only for a process in which nothing
       else uses ONNX Runtime (see `backends.onnxruntime`).
+    - `pixels`: where pixels and raw outputs are worked on: "cpu", or "cuda", the finder's GPU (backend "tensorrt"), which
+      then has one small copy back a frame (see `ops.resident`).
 
     Raises InputError for a number of threads that cannot be.
     """
@@ -55,8 +60,11 @@ class Place:
     threads: int | None = None
     cache: Path | str | bool | None = None
     shared_pool: bool = False
+    pixels: str = CPU
 
     def __post_init__(self) -> None:
+        if self.pixels not in PIXELS:
+            raise InputError(f"pixels must be {' or '.join(PIXELS)}, not {self.pixels!r}")
         if self.threads is not None and (
             isinstance(self.threads, bool) or not hasattr(self.threads, "__index__") or self.threads < 1
         ):
@@ -135,4 +143,18 @@ class Backend(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Provider, device, precision, threads and version really in use: read off the library and what it loaded."""
+        ...
+
+
+class Resident(Protocol):
+    """A loaded network that reads and writes a device's memory, in the order of a stream that it was given."""
+
+    spec: Spec
+
+    def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
+        """Put a run into the stream; every output has to have a place. Nothing is waited for."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds of the network."""
         ...

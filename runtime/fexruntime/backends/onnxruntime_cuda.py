@@ -33,11 +33,11 @@ class OnnxRuntimeCuda:
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
-        self._gpu: Gpu = gpu()
+        index = place.device_of(network.role).index or 0
+        self._gpu: Gpu = gpu(index)
         self._ort = import_onnxruntime()
         if PROVIDER not in self._ort.get_available_providers():
             raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {_INSTALL}")
-        index = place.device_of(network.role).index or 0
         self._name, self.spec = network.row.name, Spec(network.record.inputs, network.record.outputs)
         self._device = f"cuda:{index}"
         model = network.read(variant.model)

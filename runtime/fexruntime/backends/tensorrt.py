@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.arrays import F32, Values
-from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.base import Located, Place, Resident, Spec
 from fexruntime.bundle import BundleNetwork
 from fexruntime.driver import Gpu, gpu
 from fexruntime.engines import Profile, Shape, find, import_tensorrt
@@ -60,13 +60,15 @@ class TensorRT:
     target: ClassVar[str] = "tensorrt"
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
-        here = gpu()  # asked first: without a GPU TensorRT's Runtime ends the process
+        # asked first: without a GPU TensorRT's Runtime ends the process
+        here = gpu(place.device_of(network.role).index)
         variant.model.check(network.folder)  # what runs was made from it: a bundle that was changed must not run
         self._open(import_tensorrt(), here, network, variant, place)
 
     def _open(self, trt: Any, here: Gpu, network: BundleNetwork, variant: Variant, place: Place) -> None:
         path, self.note = find(place.store(), network, variant, trt.__version__, here)
         self._trt, self._gpu, self._name = trt, here, network.row.name
+        self._current = self.memory() if here.index else None  # TensorRT works on the thread's GPU
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         if "version_compatible" in self.note["options"]:
@@ -81,7 +83,13 @@ class TensorRT:
         self._profiles = _profiles(trt, self._engine, [t.name for t in network.record.inputs])
         batch = max(next(iter(p.most.values()))[0] for p in self._profiles)
         self.spec = Spec(network.record.inputs, network.record.outputs, batch)
-        self._runner = _Runner(self)
+        self._own: _Runner | None = None
+
+    @property
+    def _runner(self) -> _Runner:
+        if self._own is None:
+            self._own = _Runner(self)
+        return self._own
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network, in parts if there are more items than its largest profile takes; see `Backend.infer`."""
@@ -99,18 +107,25 @@ class TensorRT:
         """Another runner of the same engine, with a stream, contexts and buffers of its own."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._runner = _Runner(other)
+        other._own = _Runner(other)
         return other
+
+    def resident(self, memory: Any) -> Resident:
+        """A runner on somebody's memory and stream (a `cuda.Cuda`), every profile run once."""
+        return _Resident(self, memory)
 
     def memory(self) -> Memory:
         """Memory and a stream of the GPU, for one runner."""
-        from fexruntime.cuda import CudaMemory
+        from fexruntime.cuda import Cuda
 
-        return CudaMemory()
+        return Cuda(self._gpu.index)
 
     def close(self) -> None:
         """Release this runner; the engine goes with the last one."""
-        self._runner.close()
+        if self._own is not None:
+            self._own.close()
+        if self._current is not None:
+            self._current.close()
         self._engine = self._runtime = None
 
     def describe(self) -> dict[str, Any]:
@@ -118,7 +133,7 @@ class TensorRT:
         return {
             "backend": "tensorrt",
             "version": self._trt.__version__,
-            "device": f"cuda ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
+            "device": f"cuda:{self._gpu.index} ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
             "precision": self.note["precision"],
             "profiles": self.note["profiles"],
             "options": self.note["options"],
@@ -135,6 +150,20 @@ def _profiles(trt: Any, engine: Any, inputs: list[str]) -> list[Profile]:
     return made
 
 
+def _fitting(owner: TensorRT, shapes: Mapping[str, Shape]) -> int:
+    """The profile for these shapes; InputError that names the option if there is none."""
+    for index, profile in enumerate(owner._profiles):
+        if profile.holds(shapes):
+            return index
+    asked = ", ".join(f"{n} {list(s)}" for n, s in shapes.items())
+    last = next(iter(shapes.values()))
+    size = f"--profile {last[-2]}x{last[-1]}" if len(last) == 4 else "other batches"
+    raise InputError(
+        f"the TensorRT engine of {owner._name} was not made for {asked}: it has {owner.note['profiles']}; "
+        f"make it with `fexport engines BUNDLE {size}`"
+    )
+
+
 class _Bucket:
     """A profile with its context and buffers."""
 
@@ -147,12 +176,18 @@ class _Bucket:
                 f"there is not enough GPU memory to run {owner._name}: fewer workspaces or profiles"
             )
         self.shapes: dict[str, Shape] = {}
+        self.addresses: dict[str, int] = {}
         self.buffers: dict[str, Any] = {}
         self.set_shapes(profile.most, owner._name)
         for name in (*profile.most, *(t.name for t in owner.spec.outputs)):
             size = int(np.prod(self.context.get_tensor_shape(name))) * np.dtype(np.float32).itemsize
             self.buffers[name] = memory.empty(size)
-            self.context.set_tensor_address(name, memory.address(self.buffers[name]))
+            self.set_address(name, memory.address(self.buffers[name]))
+
+    def set_address(self, name: str, address: int) -> None:
+        if self.addresses.get(name) != address:
+            self.context.set_tensor_address(name, address)
+            self.addresses[name] = address
 
     def set_shapes(self, shapes: Mapping[str, Shape], name: str) -> None:
         if self.shapes == shapes:
@@ -168,21 +203,17 @@ class _Runner:
 
     def __init__(self, owner: TensorRT) -> None:
         self._owner, self._memory = owner, owner.memory()
-        self._buckets = [_Bucket(owner, self._memory, k, p) for k, p in enumerate(owner._profiles)]
-        for bucket in self._buckets:
-            self._run(bucket, {n: np.zeros(s, np.float32) for n, s in bucket.profile.most.items()}, None)
+        try:
+            self._buckets = [_Bucket(owner, self._memory, k, p) for k, p in enumerate(owner._profiles)]
+            for bucket in self._buckets:
+                self._run(bucket, {n: np.zeros(s, np.float32) for n, s in bucket.profile.most.items()}, None)
+        except BaseException:
+            self._memory.close()
+            raise
 
     def run(self, inputs: Values, out: Values | None) -> dict[str, F32]:
         shapes = {name: value.shape for name, value in inputs.items()}
-        bucket = next((b for b in self._buckets if b.profile.holds(shapes)), None)
-        if bucket is None:
-            asked = ", ".join(f"{n} {list(s)}" for n, s in shapes.items())
-            last = next(iter(shapes.values()))
-            size = f"--profile {last[-2]}x{last[-1]}" if len(last) == 4 else "other batches"
-            raise InputError(
-                f"the TensorRT engine of {self._owner._name} was not made for {asked}: it has {self._owner.note['profiles']}; "
-                f"make it with `fexport engines BUNDLE {size}`"
-            )
+        bucket = self._buckets[_fitting(self._owner, shapes)]
         return self._run(bucket, inputs, out)
 
     def _run(self, bucket: _Bucket, inputs: Values, out: Values | None) -> dict[str, F32]:
@@ -208,3 +239,34 @@ class _Runner:
     def close(self) -> None:
         self._buckets = []
         self._memory.close()
+
+
+class _Resident:
+    """Contexts on a caller's stream, which read and write where the caller says."""
+
+    def __init__(self, owner: TensorRT, memory: Any) -> None:
+        self._owner, self._memory, self.spec = owner, memory, owner.spec
+        self._buckets = [_Bucket(owner, memory, k, p) for k, p in enumerate(owner._profiles)]
+        for bucket in self._buckets:
+            self._enqueue(bucket)
+        memory.synchronise()
+        for bucket in self._buckets:  # they were for this first run
+            for buffer in bucket.buffers.values():
+                memory.free(buffer)
+            bucket.buffers = {}
+
+    def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
+        shapes = {name: shape for name, (_, shape) in inputs.items()}
+        bucket = self._buckets[_fitting(self._owner, shapes)]
+        bucket.set_shapes(shapes, self._owner._name)
+        for name, (address, _) in (*inputs.items(), *outputs.items()):
+            bucket.set_address(name, address)
+        self._memory.enter()
+        self._enqueue(bucket)
+
+    def _enqueue(self, bucket: _Bucket) -> None:
+        if not bucket.context.execute_async_v3(self._memory.stream):
+            raise InferenceError(f"TensorRT could not run {self._owner._name} on {bucket.shapes}")
+
+    def close(self) -> None:
+        self._buckets = []

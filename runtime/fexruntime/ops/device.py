@@ -1,4 +1,4 @@
-"""Where kernels run: memory, copies, launches. The CPU's device runs the same source, compiled by g++.
+"""Where kernels run: constants and launches. The CPU's device runs the same source, compiled by g++.
 
 A launch's arguments travel as the CUDA driver takes them, an array of pointers to values, so one launcher serves all.
 """
@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,26 +29,18 @@ CUDA_OPTIONS = ("--std=c++17", "--fmad=false", '-DKERNEL(name)=extern "C" __glob
 _HOST_OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-x", "c++")
 
 Argument = Any
-"""A device's buffer, or a NumPy scalar of the kernel's own type."""
+"""A device's buffer, or a NumPy scalar of the kernel's own type (an address is a uint64)."""
 
 
 class Device(Protocol):
-    """Memory, copies and launches, in the order of the calls."""
-
-    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """A buffer with undefined content."""
-        ...
+    """What the kernels ask of a device."""
 
     def put(self, array: NDArray[Any]) -> Any:
         """A buffer with the content of a host array."""
         ...
 
-    def get(self, buffer: Any) -> NDArray[Any]:
-        """A buffer's content as a host array, once everything before is done."""
-        ...
-
     def launch(self, kernel: str, threads: int, *arguments: Argument) -> None:
-        """Run a kernel with at least so many threads."""
+        """Run a kernel with at least so many threads, after everything that was asked for before."""
         ...
 
 
@@ -62,17 +53,9 @@ class Host:
     def __init__(self, store: Store | None = None) -> None:
         self._library = _library(store)
 
-    def empty(self, shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-        """An array."""
-        return np.empty(shape, dtype)
-
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
         """A copy, since a device's memory is not the caller's."""
         return np.array(array, order="C")
-
-    def get(self, buffer: NDArray[Any]) -> NDArray[Any]:
-        """A copy."""
-        return np.array(buffer)
 
     def launch(self, kernel: str, threads: int, *arguments: Argument) -> None:
         """Run a kernel, one thread after another."""
@@ -112,6 +95,8 @@ def host_source() -> str:
             " for (long long b = 0; b < blocks; ++b) { blockIdx.x = (unsigned)b;"
             f" for (int t = 0; t < block; ++t) {{ threadIdx.x = (unsigned)t; {name}({given}); }} }} }}"
         )
+        sizes = ", ".join(f"(int)sizeof({kind})" for kind in types)
+        lines.append(f'extern "C" {{ extern const int sizes_{name}[]; const int sizes_{name}[] = {{{sizes}, 0}}; }}')
     return "\n".join(lines) + "\n"
 
 

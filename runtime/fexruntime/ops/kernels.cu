@@ -17,12 +17,43 @@ __device__ static inline int64_t element() { return (int64_t)blockIdx.x * blockD
 __device__ static inline float unit(uint8_t value) { return (float)value / 255.0f; }
 __device__ static inline int clipped(int64_t at, int size) { return at < 0 ? 0 : at >= size ? size - 1 : (int)at; }
 
-// frame [H,W,3] uint8 -> out [3,H,W]: (value - mean) / std
-KERNEL(frame_to_tensor)(const uint8_t* frame, float* out, const float* mean, const float* std, int height, int width) {
-    const int64_t at = element(), area = (int64_t)height * width;
-    if (at >= 3 * area) return;
-    const int channel = (int)(at / area);
-    out[at] = ((float)frame[(at - channel * area) * 3 + channel] - mean[channel]) / std[channel];
+// A frame is a row of `views`: address, height, width, and the bytes from one row, column and channel to the next.
+enum { ADDRESS, HEIGHT, WIDTH, ROW, COLUMN, CHANNEL, VIEW };
+
+__device__ static inline uint8_t pixel(const int64_t* view, int64_t row, int64_t column, int channel) {
+    return ((const uint8_t*)view[ADDRESS])[row * view[ROW] + column * view[COLUMN] + channel * view[CHANNEL]];
+}
+
+// views of B frames of one size -> out [B,3,H,W]: (value - mean) / std
+KERNEL(frame_to_tensor)(const int64_t* views, float* out, const float* mean, const float* std, int frames) {
+    const int64_t at = element(), width = views[WIDTH], area = views[HEIGHT] * width;
+    if (at >= 3 * area * frames) return;
+    const int64_t plane = at / area, within = at - plane * area;
+    const int channel = (int)(plane % 3);
+    const uint8_t value = pixel(views + VIEW * (plane / 3), within / width, within % width, channel);
+    out[at] = ((float)value - mean[channel]) / std[channel];
+}
+
+// one view -> out [CH,CW,3] uint8: resized to rows x columns (taps along x, then along y, rounded to even), black about it
+KERNEL(rescale)(const int64_t* view, const int64_t* across, const float* by_x, const int64_t* down, const float* by_y,
+                uint8_t* out, int taps_x, int taps_y, int rows, int columns, int top, int left, int height, int width) {
+    const int64_t at = element();
+    if (at >= (int64_t)height * width * 3) return;
+    const int channel = (int)(at % 3), row = (int)(at / 3 / width) - top, column = (int)(at / 3 % width) - left;
+    out[at] = 0;
+    if (row < 0 || row >= rows || column < 0 || column >= columns) return;
+    float total = 0.0f;
+    for (int v = 0; v < taps_y; ++v) {
+        const int64_t line = down[(int64_t)row * taps_y + v];
+        const int64_t* from = across + (int64_t)column * taps_x;
+        const float* by = by_x + (int64_t)column * taps_x;
+        float part = (float)pixel(view, line, from[0], channel) * by[0];
+        for (int u = 1; u < taps_x; ++u) part = part + (float)pixel(view, line, from[u], channel) * by[u];
+        const float share = part * by_y[(int64_t)row * taps_y + v];
+        total = v == 0 ? share : total + share;
+    }
+    const float whole = rintf(total);
+    out[at] = (uint8_t)(whole < 0.0f ? 0.0f : whole > 255.0f ? 255.0f : whole);
 }
 
 // grid_sample's padding_mode="reflection", align_corners=False
@@ -46,26 +77,30 @@ __device__ static inline float stretched(float at, int size) {
     return pixel < -2.0f ? -2.0f : pixel > last ? last : pixel;
 }
 
-// frame [H,W,3] uint8, sample [N,4] left, top, width, height -> out [N,3,S,S]; mirrored: 1 square-pad, 0 anisotropic
-KERNEL(crop)(const uint8_t* frame, const float* sample, float* out, int count, int side, int height, int width, int mirrored) {
+// views, the view of each crop (-1: none), sample [N,4] left, top, width, height -> out [N,3,S,S]; mirrored: 1 square-pad, 0 anisotropic
+KERNEL(crop)(const int64_t* views, const int32_t* frame_of, const float* sample, float* out, int count, int side, int mirrored) {
     const int64_t at = element(), area = (int64_t)side * side;
     if (at >= count * area) return;
     const int n = (int)(at / area), row = (int)(at % area) / side, column = (int)(at % side);
-    const float* s = sample + 4 * (int64_t)n;
-    const float across = s[0] + ((float)column + 0.5f) / (float)side * s[2];
-    const float down = s[1] + ((float)row + 0.5f) / (float)side * s[3];
-    const float x = mirrored ? reflected(across, width) : stretched(across, width);
-    const float y = mirrored ? reflected(down, height) : stretched(down, height);
-    const float x0 = floorf(x), y0 = floorf(y), wx = x - x0, wy = y - y0;
     float total[3] = {0.0f, 0.0f, 0.0f};
-    for (int dy = 0; dy < 2; ++dy) {
-        const int64_t r = (int64_t)y0 + dy;
-        for (int dx = 0; dx < 2; ++dx) {
-            const int64_t c = (int64_t)x0 + dx;
-            const bool inside = r >= 0 && r < height && c >= 0 && c < width;
-            const float weight = (dy ? wy : 1.0f - wy) * (dx ? wx : 1.0f - wx) * (inside ? 1.0f : 0.0f);
-            const uint8_t* pixel = frame + ((int64_t)clipped(r, height) * width + clipped(c, width)) * 3;
-            for (int k = 0; k < 3; ++k) total[k] = total[k] + unit(pixel[k]) * weight;
+    if (frame_of[n] >= 0) {
+        const int64_t* view = views + VIEW * (int64_t)frame_of[n];
+        const int height = (int)view[HEIGHT], width = (int)view[WIDTH];
+        const float* s = sample + 4 * (int64_t)n;
+        const float across = s[0] + ((float)column + 0.5f) / (float)side * s[2];
+        const float down = s[1] + ((float)row + 0.5f) / (float)side * s[3];
+        const float x = mirrored ? reflected(across, width) : stretched(across, width);
+        const float y = mirrored ? reflected(down, height) : stretched(down, height);
+        const float x0 = floorf(x), y0 = floorf(y), wx = x - x0, wy = y - y0;
+        for (int dy = 0; dy < 2; ++dy) {
+            const int64_t r = (int64_t)y0 + dy;
+            for (int dx = 0; dx < 2; ++dx) {
+                const int64_t c = (int64_t)x0 + dx;
+                const bool inside = r >= 0 && r < height && c >= 0 && c < width;
+                const float weight = (dy ? wy : 1.0f - wy) * (dx ? wx : 1.0f - wx) * (inside ? 1.0f : 0.0f);
+                const int64_t in_row = clipped(r, height), in_column = clipped(c, width);
+                for (int k = 0; k < 3; ++k) total[k] = total[k] + unit(pixel(view, in_row, in_column, k)) * weight;
+            }
         }
     }
     for (int k = 0; k < 3; ++k) out[((int64_t)n * 3 + k) * area + (int64_t)row * side + column] = total[k];
@@ -100,26 +135,27 @@ KERNEL(candidates)(const float* conf, int64_t* found, int32_t* count, float leas
 }
 
 // the candidates, best score first, of equal ones the earlier anchor; those that come after `most` are left out
-KERNEL(ranked)(const float* conf, const int64_t* found, int64_t* order, int count, int most) {
+KERNEL(ranked)(const float* conf, const int64_t* found, const int32_t* count, int64_t* order, int most) {
     const int64_t at = element();
-    if (at >= count) return;
+    if (at >= *count) return;
     const int64_t mine = found[at];
     const float score = conf[2 * mine + 1];
     int rank = 0;
-    for (int k = 0; k < count; ++k) {
+    for (int k = 0; k < *count; ++k) {
         const float other = conf[2 * found[k] + 1];
         rank += other > score || (other == score && found[k] < mine);
     }
     if (rank < most) order[rank] = mine;
 }
 
-// loc [B,A,4], landmarks [B,A,10], priors [A,4] -> faces [N,15]: corners, score, five points, in pixels
+// loc [B,A,4], landmarks [B,A,10] (or none), priors [A,4] -> faces [N,15]: corners, score, five points, in pixels
 KERNEL(decode)(const float* loc, const float* conf, const float* landmarks, const float* priors, const int64_t* order,
-               float* faces, int count, int64_t anchors, float first, float second, int height, int width) {
+               const int32_t* count, float* faces, int most, int64_t anchors, float first, float second, int height,
+               int width) {
     const int64_t at = element();
-    if (at >= count) return;
+    if (at >= *count || at >= most) return;
     const int64_t flat = order[at];
-    const float *d = loc + 4 * flat, *p = priors + 4 * (flat % anchors), *points = landmarks + 10 * flat;
+    const float *d = loc + 4 * flat, *p = priors + 4 * (flat % anchors);
     const float size[2] = {(float)width, (float)height};
     float* face = faces + 15 * at;
     for (int k = 0; k < 2; ++k) {
@@ -130,33 +166,84 @@ KERNEL(decode)(const float* loc, const float* conf, const float* landmarks, cons
         face[2 + k] = (extent + low) * size[k];
     }
     face[4] = conf[2 * flat + 1];
-    for (int k = 0; k < 10; ++k) face[5 + k] = (p[k % 2] + points[k] * first * p[2 + k % 2]) * size[k % 2];
+    for (int k = 0; k < 10; ++k)
+        face[5 + k] = landmarks ? (p[k % 2] + landmarks[10 * flat + k] * first * p[2 + k % 2]) * size[k % 2] : 0.0f;
 }
 
-// faces [N,15] in descending order of score, of the frames order/anchors -> over [N,N]: 1 where j > i overlaps i too much
-KERNEL(overlaps)(const float* faces, const int64_t* order, uint8_t* over, int count, int64_t anchors, double iou) {
-    const int64_t at = element();
-    if (at >= (int64_t)count * count) return;
-    const int64_t i = at / count, j = at % count;
-    over[at] = 0;
-    if (j <= i || order[i] / anchors != order[j] / anchors) return;
-    const float *a = faces + 15 * i, *b = faces + 15 * j;
+// whether the better face a overlaps b too much
+__device__ static inline bool overlaps(const float* a, const float* b, double iou) {
     const float right = a[2] < b[2] ? a[2] : b[2], left = a[0] > b[0] ? a[0] : b[0];
     const float bottom = a[3] < b[3] ? a[3] : b[3], top = a[1] > b[1] ? a[1] : b[1];
     const float across = right - left > 0.0f ? right - left : 0.0f, down = bottom - top > 0.0f ? bottom - top : 0.0f;
     const float shared = across * down;
     const float areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]);
-    over[at] = (double)(shared / (areas - shared)) > iou;
+    return (double)(shared / (areas - shared)) > iou;
 }
 
-// over [N,N] -> kept [N]: greedy suppression, the best face first; one thread
-KERNEL(suppress)(const uint8_t* over, uint8_t* kept, int count) {
-    if (element() != 0) return;
-    for (int i = 0; i < count; ++i) kept[i] = 1;
-    for (int i = 0; i < count; ++i)
-        if (kept[i])
-            for (int j = i + 1; j < count; ++j)
-                if (over[(int64_t)i * count + j]) kept[j] = 0;
+// faces [N,15], best first, of the frames order/anchors -> rows [B,keep,15] that are left of each frame, counts [B] of them;
+// greedy suppression, one thread a frame
+KERNEL(suppress)(const float* faces, const int64_t* order, const int32_t* count, float* rows, int32_t* counts, int frames,
+                 int most, int64_t anchors, double iou, int keep) {
+    const int64_t frame = element();
+    if (frame >= frames) return;
+    const int last = *count < most ? *count : most;
+    float* kept = rows + 15 * (int64_t)keep * frame;
+    int left = 0;
+    for (int i = 0; i < last && left < keep; ++i) {
+        if (order[i] / anchors != frame) continue;
+        const float* face = faces + 15 * (int64_t)i;
+        bool alive = true;
+        for (int k = 0; k < left && alive; ++k) alive = !overlaps(kept + 15 * (int64_t)k, face, iou);
+        if (!alive) continue;
+        for (int k = 0; k < 15; ++k) kept[15 * (int64_t)left + k] = face[k];
+        ++left;
+    }
+    counts[frame] = left;
+}
+
+// rows [B,keep,15] and counts [B] of the finder's frames, factors [B,2] to the frames themselves, the best `each` of a frame
+// -> boxes [S,4] one after another, and the frame of each (-1 where there are no more)
+KERNEL(slots)(const float* rows, const int32_t* counts, const float* factors, float* boxes, int32_t* frame_of, int frames,
+              int keep, int each, int slots) {
+    const int64_t at = element();
+    if (at >= slots) return;
+    int64_t before = 0;
+    int frame = 0;
+    for (; frame < frames; ++frame) {
+        const int mine = counts[frame] < each ? counts[frame] : each;
+        if (at < before + mine) break;
+        before += mine;
+    }
+    frame_of[at] = frame < frames ? frame : -1;
+    for (int k = 0; k < 4; ++k)
+        boxes[4 * at + k] =
+            frame < frames ? rows[15 * ((int64_t)frame * keep + at - before) + k] * factors[2 * frame + k % 2] : 0.0f;
+}
+
+// boxes [N,4] -> where crops are read, sample [N,4] left, top, width, height, and what decodes them, region [N,4] corners
+KERNEL(locate)(const float* boxes, float* sample, float* region, int count, int square, float expand) {
+    const int64_t at = element();
+    if (at >= count) return;
+    const float* box = boxes + 4 * at;
+    const float across = box[2] - box[0], down = box[3] - box[1];
+    const float x = (box[0] + box[2]) / 2.0f, y = (box[1] + box[3]) / 2.0f;
+    float *s = sample + 4 * at, *r = region + 4 * at;
+    if (square) {
+        const float longer = (across > down ? across : down) * expand, side = longer > 1.0f ? longer : 1.0f;
+        s[0] = r[0] = x - side / 2.0f;
+        s[1] = r[1] = y - side / 2.0f;
+        s[2] = s[3] = side;
+        r[2] = r[0] + side;
+        r[3] = r[1] + side;
+        return;
+    }
+    const float half_w = across * expand / 2.0f, half_h = down * expand / 2.0f;
+    const float corners[4] = {x - half_w, y - half_h, x + half_w, y + half_h};
+    for (int k = 0; k < 2; ++k) {
+        s[k] = corners[k];
+        s[2 + k] = corners[2 + k] - corners[k];
+    }
+    for (int k = 0; k < 4; ++k) r[k] = rintf(corners[k]);
 }
 
 // points [N,K,D] whose x and y are fractions of their crops -> the same in pixels of the frame; regions [N,4] are corners

@@ -14,13 +14,21 @@ from fexruntime.arrays import F32, U8
 from fexruntime.contracts import Crop, Preprocessing
 from fexruntime.contracts import detection as C
 from fexruntime.detect import Detections
-from fexruntime.resample import antialias_taps
+from fexruntime.resample import antialias_taps, resize_u8
 
 
 def fill(frame_rgb_u8: U8, preprocessing: Preprocessing, out: F32) -> F32:
     """Frame [H,W,3] -> `out` [3,H,W]; see `detect.fill_input`."""
     detect.fill_input_numpy(frame_rgb_u8, preprocessing, out)
     return out
+
+
+def rescale(frame_rgb_u8: U8, new_hw: tuple[int, int], canvas_hw: tuple[int, int], corner: tuple[int, int]) -> U8:
+    """A frame resized, at a corner of a black canvas; see `frame.frame_of`."""
+    canvas = np.zeros((*canvas_hw, 3), np.uint8)
+    top, left = corner
+    canvas[top : top + new_hw[0], left : left + new_hw[1]] = resize_u8(frame_rgb_u8, *new_hw)
+    return canvas
 
 
 def cut(frame_rgb_u8: U8, sample: F32, crop: Crop, out: F32) -> F32:

@@ -1,0 +1,50 @@
+"""The seam between the walk and what works on pixels and raw outputs: the CPU, or a device on which networks run too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from fexruntime.arrays import F32
+
+Finder = Callable[..., "list[dict[str, F32]]"]
+"""As in `finders`."""
+FACES_A_RUN = 8
+"""Faces per run of the face networks on a CPU: enough to fill the cores, little enough to bound memory."""
+
+
+class Ops(Protocol):
+    """What the walk asks for. Steps, frames and blocks are those of `faces`."""
+
+    faces_a_run: int
+    """Faces of a block."""
+    finders: Mapping[str, Finder]
+    """Finders of its own, by the name that a finder's stage decodes by; the others are those of `finders`."""
+
+    def begin(self, frames: Sequence[Any], steps: Sequence[Any]) -> None:
+        """A call begins, on these frames; the steps will be asked for on the faces that are found, as they are found."""
+        ...
+
+    def answer(self, block: Any, steps: Sequence[Any]) -> None:
+        """Put raw outputs, by role, into `block.answers` for those of the steps that are not left to the walk."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds."""
+        ...
+
+
+class HostOps:
+    """The CPU: NumPy and OpenCV, a step at a time, by the walk itself."""
+
+    faces_a_run = FACES_A_RUN
+    finders: Mapping[str, Finder] = {}
+
+    def begin(self, frames: Sequence[Any], steps: Sequence[Any]) -> None:
+        """Nothing is done ahead."""
+
+    def answer(self, block: Any, steps: Sequence[Any]) -> None:
+        """Every step is the walk's."""
+
+    def close(self) -> None:
+        """It holds nothing."""

@@ -1,0 +1,185 @@
+"""A frame's whole way on a GPU, on the CPU: the driver's stand-in, g++'s kernels, engines with ONNX Runtime's numbers.
+
+Everything is put into a stream and done when somebody waits, as on a device: what is read too early is not there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+
+import cuda_standin
+import numpy as np
+import pytest
+from conftest import GOLDENS
+from fex_compare import assert_same_fex
+from tensorrt_standin import VERSIONS, standin
+
+from fexport.tensorrt_build import EngineOptions
+from fexport.tensorrt_engines import make_with
+from fexruntime import Detector
+from fexruntime.bundle import open_bundle
+from fexruntime.cuda import Cuda
+from fexruntime.driver import gpu
+from fexruntime.errors import EnvironmentMissingError, InferenceError, InputError
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++"),
+    pytest.mark.filterwarnings("ignore::fexruntime.errors.StandInWarning"),
+]
+SIZES = ((512, 512), (96, 128))
+GPU = {"backend": "tensorrt", "device": "cuda", "pixels": "cuda"}
+COPIES = b"cuMemcpyDtoHAsync_v2"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return str(cuda_standin.built(tmp_path_factory.mktemp("driver")))
+
+
+@pytest.fixture
+def driver(library, monkeypatch, tmp_path):
+    """A machine with two GPUs."""
+    monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fexruntime.driver.LIBRARY", library)
+    monkeypatch.setattr(
+        "fexruntime.ops.nvrtc.cubin", lambda architecture, store: b"\x7fELF of " + architecture.encode()
+    )
+    cuda = ctypes.CDLL(library)
+    cuda.standin_count.restype = cuda.standin_open.restype = ctypes.c_longlong
+    cuda.standin_reset()
+    cuda.standin_memory(ctypes.c_size_t(1 << 40))
+    return cuda
+
+
+@pytest.fixture
+def tensorrt(driver, monkeypatch):
+    """Engines of a bundle, by a TensorRT that runs in the driver's streams; answers its calls."""
+
+    def made(bundle, version=VERSIONS[0]):
+        trt, calls = standin(version, queue=lambda stream, run: cuda_standin.in_stream(driver, stream, run))
+        monkeypatch.setattr("fexruntime.backends.tensorrt.import_tensorrt", lambda: trt)
+        monkeypatch.setattr("fexruntime.engines.FACE_BATCHES", (1, 4, 16))  # every profile is run when it is loaded
+        make_with(trt, gpu(), open_bundle(bundle), EngineOptions(), SIZES, False, lambda text: None)
+        return calls
+
+    return made
+
+
+def same(found, expected):
+    assert len(found) == len(expected)
+    for column in expected.columns:
+        mine, other = np.asarray(found[column]), np.asarray(expected[column])
+        if other.dtype.kind == "f":
+            assert np.allclose(mine, other, rtol=1e-5, atol=1e-3, equal_nan=True), column
+        else:
+            assert mine.tolist() == other.tolist(), column
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_one_copy_back_a_frame(driver, tensorrt, frame, version):
+    calls = tensorrt("edge", version)
+    with Detector("edge", **GPU) as detector, Detector("edge") as plain:
+        loaded = len(calls)
+        for picture in (frame, np.ascontiguousarray(frame[:96, :128]), frame):
+            before, bytes_before = driver.standin_count(COPIES), driver.standin_count(b"bytes back")
+            found = detector.detect(picture)
+            assert driver.standin_count(COPIES) - before == 1
+            assert driver.standin_count(b"bytes back") - bytes_before < 50_000
+            same(found, plain.detect(picture))
+        assert [c for c in calls[loaded:] if c[0] in ("create_execution_context", "set_input_shape")] == []
+        addresses = [c for c in calls if c[0] == "set_tensor_address"]
+        detector.detect(frame)
+        assert [c for c in calls if c[0] == "set_tensor_address"] == addresses  # nothing moved
+    assert driver.standin_open() == 0
+
+
+@pytest.mark.parametrize(
+    ("made", "golden"), [("v1_bundle", "detectorv1_pyfeat215.csv"), ("v2_bundle", "detectorv2_pyfeat203.csv")]
+)
+def test_a_whole_detector_gives_pyfeats_golden(driver, tensorrt, photo, request, made, golden):
+    bundle = request.getfixturevalue(made)
+    tensorrt(bundle)
+    with Detector(bundle, **GPU) as detector:
+        for most in (2, 1):  # the first frame had more faces than there were slots
+            before = driver.standin_count(COPIES)
+            assert_same_fex(detector.detect(photo), GOLDENS / golden)
+            assert driver.standin_count(COPIES) - before <= most
+    assert driver.standin_open() == 0
+
+
+def test_the_callers_boxes_batches_and_sizes(driver, tensorrt, frame, v1_edge_bundle):
+    tensorrt(v1_edge_bundle)
+    two = np.ascontiguousarray(np.concatenate([frame[:256], frame[:256, ::-1]]))
+    pictures, boxes = (
+        [frame, two, frame[:96, :128]],
+        np.array([[177.7, 53.75, 271.0, 178.75], [-30, -20, 90, 80]], np.float32),
+    )
+    with Detector(v1_edge_bundle, **GPU) as detector, Detector(v1_edge_bundle) as plain:
+        for _ in range(2):  # the second time there is a slot for every face
+            before = driver.standin_count(COPIES)
+            found = detector.detect(pictures, batch_size=3)
+            copies = driver.standin_count(COPIES) - before
+            same(found, plain.detect(pictures, batch_size=3))
+        assert copies == 1
+        same(detector.detect(frame, boxes=boxes), plain.detect(frame, boxes=boxes))
+        same(detector.detect(two, max_faces=1), plain.detect(two, max_faces=1))
+        same(detector.detect(frame, columns=["pose"]), plain.detect(frame, columns=["pose"]))
+        same(detector.detect([frame, frame], track=True), plain.detect([frame, frame], track=True))
+        smooth = {"bbox_smoothing_alpha": 0.4}
+        same(detector.detect([frame, frame], **smooth), plain.detect([frame, frame], **smooth))
+        wide = np.ascontiguousarray(np.tile(frame, (2, 2, 1)))
+        same(detector.detect(wide, detector_size=512), plain.detect(wide, detector_size=512))
+    assert driver.standin_open() == 0
+
+
+def test_networks_without_an_engine_are_the_cpus(driver, tensorrt, photo, frame, v1_whole_bundle):
+    tensorrt(v1_whole_bundle)
+    with Detector(v1_whole_bundle, **GPU) as detector, Detector(v1_whole_bundle) as plain:
+        same(detector.detect(photo), plain.detect(photo))
+        workspace = detector._workspace(detector.place)
+        assert {"faces", "landmarks", "emotion", "identity"} <= set(workspace.ops._runners)
+        assert "au" in workspace.runners
+        workspace.ops.close()
+
+
+def test_what_cannot_be(driver, tensorrt):
+    tensorrt("edge")
+    with pytest.raises(InputError, match=r"pixels must be cpu or cuda, not 'gpu'"):
+        Detector("edge", pixels="gpu")
+    with pytest.raises(InputError, match=r"pixels='cuda' needs a finder with kernels .* faces is another"):
+        Detector("edge", pixels="cuda")
+    with pytest.raises(EnvironmentMissingError, match=r"no device 'cuda:2' here: the driver finds 2"):
+        Detector("edge", backend="tensorrt", device="cuda:2", pixels="cuda")
+    with Detector("edge", **GPU) as detector, pytest.raises(InputError, match="--profile 100x200"):
+        detector.detect(np.zeros((100, 200, 3), np.uint8))
+    driver.standin_memory(ctypes.c_size_t(1 << 20))
+    with pytest.raises(InferenceError, match="the GPU's memory is full"):
+        Detector("edge", **GPU)
+    driver.standin_memory(ctypes.c_size_t(1 << 40))
+    assert driver.standin_open() == 0
+
+
+def test_streams_events_and_graphs(driver):
+    cuda = Cuda(1)
+    at, host = cuda.empty(16), cuda.pinned(16)
+    first, last = cuda.event(), cuda.event()
+    host[:] = 1
+    cuda.record(first)
+    graph = cuda.captured(lambda: cuda.fetch(at, host))
+    cuda.write(at, np.arange(16, dtype=np.uint8))
+    cuda.replay(graph)
+    cuda.record(last)
+    assert host.tolist() == [1] * 16  # nothing is there before it is waited for
+    cuda.synchronise()
+    assert host.tolist() == list(range(16))
+    assert cuda.elapsed_ms(first, last) > 0
+    assert cuda.memory() == (3 << 30, 4 << 30)
+    other = Cuda(1)
+    cuda.follow(other.stream)
+    with pytest.raises(InferenceError, match="refused cuMemcpyHtoDAsync_v2 with error 1"):
+        cuda.write(at, np.zeros(17, np.uint8))
+    for each in (other, cuda):
+        each.close()
+    assert driver.standin_open() == 0
+    assert cuda.gpu.architecture == "sm_90"
