@@ -177,11 +177,11 @@ def test_bundles_of_other_networks_are_not_compared(v1_edge_bundle, monkeypatch)
     without = dataclasses.replace(whole, networks={r: n for r, n in whole.networks.items() if r != "identity"})
     other = dataclasses.replace(whole, networks={**whole.networks, "landmarks": whole.networks["identity"]})
     bundles._refuse_other_work([whole, whole], ("a", "b"))
-    with pytest.raises(InputError, match="identity is arcface in the first and left out in the second"):
+    with pytest.raises(InputError, match="identity is facenet in the first and left out in the second"):
         bundles._refuse_other_work([whole, without], ("a", "b"))
-    with pytest.raises(InputError, match="identity is left out in the first and arcface in the second"):
+    with pytest.raises(InputError, match="identity is left out in the first and facenet in the second"):
         bundles._refuse_other_work([without, whole], ("a", "b"))
-    with pytest.raises(InputError, match="landmarks is mobilefacenet in the first and arcface in the second"):
+    with pytest.raises(InputError, match="landmarks is mobilefacenet in the first and facenet in the second"):
         bundles._refuse_other_work([whole, other], ("a", "b"))
     monkeypatch.setattr(bundles, "open_bundle", {"a": whole, "b": without}.get)
     with pytest.raises(InputError, match="only bundles of the same networks"):

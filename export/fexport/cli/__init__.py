@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -127,6 +128,13 @@ def _colourless() -> bool:
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
+def _any_character() -> None:
+    """What a terminal's or a pipe's encoding has no sign for is shown as a backslash escape; it must not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Entry point: errors of the FexportError tree become one line and exit status 1."""
     # huggingface_hub reports each of its retries, twice
@@ -134,6 +142,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     # OpenCV says on stderr what fexport says in one sentence; this has to be set before it is imported
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    _any_character()
     try:
         # None lets click decide by the stream
         group(standalone_mode=False, color=False if _colourless() else None)

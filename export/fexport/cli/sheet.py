@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fexruntime.sinks import printable
+from fexruntime.sinks import shown
 
 BEYOND, MISSING = "BEYOND", "missing"
 """Verdicts that are shown in red."""
@@ -61,7 +61,7 @@ class Sheet:
 
     def add(self, *cells: str) -> None:
         """A line; cells that are not given are empty."""
-        self._lines.append([*map(printable, cells), *[""] * (len(self._columns) - len(cells))])
+        self._lines.append([*map(shown, cells), *[""] * (len(self._columns) - len(cells))])
 
     def cells(self, k: int) -> list[str]:
         """What is in a column."""

@@ -20,6 +20,7 @@ from fexruntime.contracts import PIPELINES
 from fexruntime.errors import InputError, one_line
 from fexruntime.options import OptionFields, options_of
 from fexruntime.sources.frame import Frame
+from fexruntime.sources.folders import files_in
 from fexruntime.sources.images import IMAGE_SUFFIXES
 
 _NUMBERS = frozenset(c for row in PIPELINES for g in row.groups if g.dtype == "float32" for c in g.columns)
@@ -115,7 +116,7 @@ def pictures(inputs: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in map(Path, inputs):
         if given.is_dir():
-            inside = sorted(p for p in given.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = files_in(given, IMAGE_SUFFIXES)
             if not inside:
                 raise InputError(f"no images in the folder {str(given)!r}")
             found += inside

@@ -14,9 +14,9 @@ from typing import Any
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder, check_ours, replacing
 from fexruntime.provenance import check_sidecar, sidecar_of, write_sidecar
-from fexruntime.sinks.formats import FORMATS, Schema, Table, printable
+from fexruntime.sinks.formats import FORMATS, Schema, Table, printable, shown
 
-__all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "write_table"]
+__all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "shown", "write_table"]
 
 SUFFIXES = tuple(FORMATS)
 PARQUET_KEY = "fexport"

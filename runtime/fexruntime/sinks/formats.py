@@ -186,6 +186,14 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def shown(text: str) -> str:
+    """Text for a terminal: line ends, escape sequences and whatever else has no sign of its own as backslash escapes.
+
+    A file's name must not colour, clear or break the lines that it stands in.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable(text))
+
+
 def _copied(part: Path, target: Path) -> None:
     if part != target:
         import shutil

@@ -17,7 +17,11 @@ from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.limits import check_pixels
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff",
+    ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+"""What is read of a folder: every kind that OpenCV's wheels decode, all of which are read when they are named, too."""
 
 
 def read_image(path: Path, exif: bool = False, max_pixels: int | None = None) -> U8:
@@ -53,9 +57,16 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
             raise MemoryError from None
         image = None
     if image is None:
-        raise InputError(f"{called} is not an image that OpenCV can decode")
+        raise InputError(f"{called} is {_kind(data)}")
     check_pixels(image.shape[1::-1], called, max_pixels)
     return checked(_as_rgb_u8(image, called), called)
+
+
+def _kind(data: bytes) -> str:
+    """What is said of bytes that could not be decoded."""
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
+        return "HEIC, which OpenCV cannot decode: convert it to JPEG or PNG"
+    return "not an image that OpenCV can decode"
 
 
 def _encoded_size(data: bytes) -> tuple[int, int] | None:

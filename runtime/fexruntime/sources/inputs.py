@@ -23,6 +23,7 @@ from fexruntime.options import Options
 from fexruntime.sources.ahead import Ahead
 from fexruntime.sources.arrays import checked, from_pil, from_tensor, is_pil, is_tensor
 from fexruntime.sources.frame import Frame, frame_of
+from fexruntime.sources.folders import files_in
 from fexruntime.sources.images import IMAGE_SUFFIXES, decode_image, read_image
 from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.sources.video import VIDEO_SUFFIXES, Video, is_video
@@ -261,7 +262,7 @@ def _matching(name: str) -> list[str]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    return files_in(folder, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
 
 
 def _of_folder(folder: Path, how: Reading) -> Iterator[Still | Film]:

@@ -1,0 +1,26 @@
+"""Which files of a folder are read, and a word on those that are not."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of the folder (not of its sub-folders) whose names end in one of these (lower case), by name.
+
+    Hidden ones (`._photo.jpg`, `.thumbnails`) are none of the user's pictures. What else is not read is counted in one warning
+    in the log, which the command line shows: nobody should find out from the number of rows. Raises OSError.
+    """
+    seen = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    found = [p for p in seen if p.suffix.lower() in suffixes and not p.is_dir()]
+    over = Counter(
+        "subfolders" if p.is_dir() else p.suffix.lower() or "without an ending" for p in set(seen) - set(found)
+    )
+    if over and found:
+        _log.warning("%r: not read: %s", str(folder), ", ".join(f"{over[kind]} {kind}" for kind in sorted(over)))
+    return found
