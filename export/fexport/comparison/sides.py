@@ -19,8 +19,8 @@ from fexruntime.bundle import Bundle
 from fexruntime.contracts import PIPELINES
 from fexruntime.errors import InputError, one_line
 from fexruntime.options import OptionFields, options_of
-from fexruntime.sources.frame import Frame
 from fexruntime.sources.folders import files_in
+from fexruntime.sources.frame import Frame
 from fexruntime.sources.images import IMAGE_SUFFIXES
 
 _NUMBERS = frozenset(c for row in PIPELINES for g in row.groups if g.dtype == "float32" for c in g.columns)

@@ -22,8 +22,8 @@ from fexruntime.files import user_path
 from fexruntime.options import Options
 from fexruntime.sources.ahead import Ahead
 from fexruntime.sources.arrays import checked, from_pil, from_tensor, is_pil, is_tensor
-from fexruntime.sources.frame import Frame, frame_of
 from fexruntime.sources.folders import files_in
+from fexruntime.sources.frame import Frame, frame_of
 from fexruntime.sources.images import IMAGE_SUFFIXES, decode_image, read_image
 from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.sources.video import VIDEO_SUFFIXES, Video, is_video
