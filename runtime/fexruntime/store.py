@@ -166,9 +166,10 @@ def default_folder() -> Path | None:
     """$FEXPORT_CACHE if it is set to something, else `fexport` in the user's cache folder; None for a user without a home."""
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named)
+        return Path(os.path.expanduser(named))  # a compose file or a service unit hands it over as it stands
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fexport"
+        caches = Path(os.environ.get("XDG_CACHE_HOME", ""))  # its standard: what is not absolute is not there
+        return (caches if caches.is_absolute() else Path.home() / ".cache") / "fexport"
     except RuntimeError:  # a container whose user has no home
         return None
 

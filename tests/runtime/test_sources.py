@@ -52,6 +52,35 @@ def test_exif_orientation_is_ignored_unless_asked_for(tmp_path, frame):
     assert read_image(path, exif=True).shape == (60, 40, 3)
 
 
+@pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_when_it_is_asked_for_alone(tmp_path, orientation, big):
+    """OpenCV's TIFF decoder turns whatever it is told; py-feat's reading does not."""
+    from PIL import Image, ImageOps
+
+    image = np.random.RandomState(0).randint(0, 255, (6, 9, 3), np.uint8)
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    path = tmp_path / "turned.tif"
+    Image.fromarray(image).save(path, exif=tag, compression="tiff_lzw", big_tiff=big)
+    assert np.array_equal(read_image(path), image)
+    assert np.array_equal(read_image(path, exif=True), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+
+
+def test_a_damaged_tiff_stays_what_it_is(tmp_path):
+    from fexruntime.sources.tiff import as_stored
+
+    for data in (
+        b"",
+        b"II",
+        b"II*\0" + b"\xff" * 40,
+        b"MM\0*" + b"\xff" * 40,
+        b"II+\0" + b"\xff" * 40,
+        b"II*\0\x08\0\0\0\xff\xff" + b"\0" * 9,
+    ):
+        assert as_stored(data) == data
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

@@ -73,6 +73,13 @@ def test_a_user_without_a_home_has_no_store_and_an_empty_variable_is_unset(monke
     monkeypatch.setenv("FEXPORT_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_folder() == tmp_path / "xdg" / "fexport"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for nothing in ("", "xdg"):  # a relative one counts as none: no folder is made where somebody happens to be
+        monkeypatch.setenv("XDG_CACHE_HOME", nothing)
+        assert default_folder() == tmp_path / "home" / ".cache" / "fexport"
+    monkeypatch.setenv("FEXPORT_CACHE", "~/kept")  # of a file that no shell has read
+    assert default_folder() == tmp_path / "home" / "kept"
+    monkeypatch.delenv("FEXPORT_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", no_home)
     assert default_folder() is None

@@ -16,6 +16,7 @@ from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.limits import check_pixels
+from fexruntime.sources.tiff import as_stored
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff",
@@ -51,7 +52,7 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
     check_pixels(_encoded_size(data), called, max_pixels)
     flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
     try:
-        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image: Any = cv2.imdecode(np.frombuffer(data if exif else as_stored(data), np.uint8), flags)
     except cv2.error as error:
         if "Insufficient memory" in str(error):
             raise MemoryError from None
