@@ -32,6 +32,6 @@ def as_stored(data: bytes) -> bytes:
                 upright = bytearray(data)
                 struct.pack_into(f"{order}H", upright, entry + place, _UPRIGHT)
                 return bytes(upright)
-    except struct.error:  # damaged: the decoder says so
+    except (struct.error, OverflowError):  # damaged: the decoder says so
         pass
     return data
