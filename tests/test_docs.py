@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import fexport, refused
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,6 +63,25 @@ def test_commands_of_a_page_have_the_options_that_are_shown(page):
             before_pipe = words[: words.index("|")] if "|" in words else words
             shown = {w.partition("=")[0] for w in before_pipe[2:] if re.match(r"--?[a-z]", w)}
             assert shown <= known, line
+
+
+def test_pages_are_listed_and_shown_by_the_command():
+    listed = fexport("docs")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[0] for line in listed.stdout.splitlines()[: len(PAGES)]] == [page.stem for page in PAGES]
+    assert fexport("docs", "tutorial").stdout == (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert Path(fexport("docs", "tutorial", "--path").stdout.strip()) == ROOT / "docs" / "tutorial.md"
+    refused(fexport("docs", "../README"), "there is no page '../README'", "tutorial")
+
+
+def test_documentation_that_an_installer_left_out_is_one_sentence(monkeypatch, tmp_path):
+    from fexport.cli import docs
+    from fexruntime.errors import EnvironmentMissingError
+
+    monkeypatch.setattr(docs, "__file__", str(tmp_path / "a" / "b" / "c" / "docs.py"))
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
+    with pytest.raises(EnvironmentMissingError, match="is not in this environment"):
+        docs.folder()
 
 
 def test_the_table_of_columns_is_the_contracts():
