@@ -1,0 +1,106 @@
+"""Records of older `fexport bench` runs stay in the report: marked, and without what nobody measured then."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fexport.bench import report
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def old_record():
+    def side(walls, **more):
+        samples = [{"wall_ms": w, "cpu_ms": 2 * w, "foreign_share": 0.0} for w in walls]
+        return {
+            "samples": samples,
+            "statistics": {"p50_ms": -1.0, "p99_ms": -1.0},
+            "noise": None,
+            "rss_mb": 500.0,
+            **more,
+        }
+
+    bundle = {
+        "pipeline": "detectorv2",
+        "contract": "pyfeat-2.1",
+        "networks": {"faces": "retinaface-r34", "gaze": "new"},
+        "stand_ins": [],
+    }
+    return {
+        "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 8, "system": "Linux", "packages": {"numpy": "2.0"}},
+        "workload": {
+            "bundle": bundle, "frame": "640 x 480", "faces": 1, "threads": 2, "detector_size": None, "rounds": 3, "warmup": 1,
+        },
+        "start_up": [{"import_s": 0.2, "load_s": 1.0, "first_frame_s": 0.3, "rss_mb": 700.0}],
+        "installed_mb": {"numpy": 70.0},
+        "fexport": side([10.0, 11.0, 12.0], stages_ms={"faces network": 9.0}),
+        "pyfeat": side([20.0, 22.0, 30.0], versions={"torch": "2"}, installed_mb=6000.0, load_s=9.0),
+        "ratio": {"p50": 2.0},
+    }  # fmt: skip
+
+
+def test_an_undated_record_is_kept_and_marked(scripts):
+    older = scripts("older_records")
+    result = older.today(old_record())
+    assert result["machine"]["date"] == f"before {older.ALL_DATED_FROM}"
+    assert result["fexport"]["statistics"]["p50_ms"] == 11.0
+    assert "p99_ms" not in result["fexport"]["statistics"]  # of three samples
+    assert result["ratio"] == {"p50": 2.0, "paired_p50": 2.0, "paired_p25": 2.0, "paired_p75": 2.25}
+    assert result["gflop"] == {"faces": older.GFLOP["retinaface-r34"]}
+    text = report.markdown(result)
+    assert f"before {older.ALL_DATED_FROM}" in text
+    assert "environment 6000 MB, CUDA's libraries included" in text
+    assert "at most" not in text
+
+
+def test_a_dated_record_stays_as_it_is(scripts):
+    dated = old_record()
+    dated["machine"]["date"] = "2026-12-01T10:00:00+00:00"
+    before = json.dumps(dated)
+    assert json.dumps(scripts("older_records").today(dated)) == before
+
+
+def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatch, tmp_path):
+    made = scripts("report")
+    monkeypatch.setattr(made, "RESULTS", tmp_path)
+    assert made._footprint() == []
+    run = {"import_s": 0.1, "load_s": 1.0, "first_frame_s": 0.2, "rss_mb": 100.0, "peak_mb": 200.0}
+    record = {
+        "machine": {"cpu": "a CPU", "date": "2026-12-01T10:00:00+00:00", "commit": "abc"},
+        "bundle": {"pipeline": "detectorv2", "networks": {"faces": "retinaface-r34", "multitask": "multitask-v28"}},
+        "threads": 2,
+        "memory": {
+            "ncnn": {
+                "backends": {"faces": "ncnn", "multitask": "onnxruntime"},
+                "runs": [run | {"peak_mb": 900.0}, run, run | {"rss_mb": 300.0}],
+            }
+        },
+        "installed": {"ncnn": {"rest": 300.0, "cuda": 0.0}, "cpu,ncnn": {"rest": 400.0, "cuda": 0.0}},
+        "pyfeat_installed_mb": {"rest": 2660.0, "cuda": 3990.0},
+        "pyfeat": "2.1.5",
+    }
+    (tmp_path / "footprint.json").write_text(json.dumps(record))
+    text = "\n".join(made._footprint())
+    assert "| ncnn | faces | 200 | 200 | 900 | 1.00 |" in text
+    assert "| fexport[cpu,ncnn] | 400 | 1/16.6 | 1/6.7 |" in text
+    assert "fexport[ncnn] met." in text
+    assert "fexport[cpu,ncnn] missed." in text
