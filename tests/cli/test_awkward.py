@@ -25,7 +25,7 @@ NAMES = (
 )
 ENCODINGS = (
     {"PYTHONIOENCODING": "ascii"},
-    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "utf-8:strict"},
     {"PYTHONIOENCODING": "utf-8"},
     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 )

@@ -96,9 +96,13 @@ class Csv:
         _copied(part, target)
 
     def _lines(self, rows: list[list[str]]) -> bytes:
+        return "".join(map(self._line, rows)).encode()
+
+    def _line(self, row: list[str]) -> str:
+        """The writer quotes what its line end is made of: a carriage return in a file's name ends a reader's line, too."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue().encode()
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        return f"{text.getvalue()[:-2]}\n"
 
 
 class JsonLines:
