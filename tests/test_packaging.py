@@ -36,16 +36,13 @@ def test_content(wheel):
     shared = {n.partition(SHARED)[2] for n in names if SHARED in n}
     inside = {n for n in names if ".dist-info/" not in n and SHARED not in n}
     assert inside == sources
-    folders = ("docs/", "examples/", "benchmarks/plots/", "benchmarks/results/soak/")
+    folders = ("docs/", "examples/", "benchmarks/plots/", "benchmarks/results/")
     documents = {line for line in listed.splitlines() if line.startswith(folders)}
     assert shared - documents == {
         "README.md",
         "CHANGELOG.md",
         "benchmarks/README.md",
         "benchmarks/REPORT.md",
-        "benchmarks/results/serve_load.json",
-        "benchmarks/results/serve_full_queue.json",
-        "benchmarks/results/triton_load.json",
     }
     assert documents <= shared
     for name in (
