@@ -118,7 +118,8 @@ def kills(bundle: str, clip: Path, trials: int, skip_frames: int) -> None:
                     run.send_signal(signal.SIGKILL)
                     run.wait()
                 journal = Path(f"{out}.journal")
-                kept = json.loads(journal.read_text().splitlines()[-1]).get("rows", 0) if journal.exists() else 0
+                last = journal.read_text().splitlines()[-1].partition(" ")[2] if journal.exists() else "{}"
+                kept = json.loads(last).get("rows", 0)
                 if not out.exists():
                     subprocess.run([*command, "resume", options], check=True)
                 read = pd.read_csv if suffix == ".csv" else pd.read_parquet

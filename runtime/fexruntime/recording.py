@@ -127,20 +127,23 @@ class Run:
         self._seen: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
         if self._sink.committed:
-            self._restore(self._sink.committed)
+            try:
+                with self._sink.reading():
+                    self._restore(self._sink.committed)
+            except BaseException:
+                self._sink.close()
+                raise
 
     def _restore(self, committed: dict[str, Any]) -> None:
         for number, was in committed["merged"].get("inputs", {}).items():
-            now = fingerprint(self._files[int(number)])
-            if now != was:
-                self._sink.close()
-                raise InputError(
-                    f"{self._files[int(number)]!r} is not the file that was read before: it cannot be gone on with"
-                )
-        self._after = Position(*committed["after"])
+            file = self._files[_number(int(number), len(self._files))]
+            if not Path(file).is_file() or fingerprint(file) != was:
+                raise InputError(f"{file!r} is not the file that was read before: it cannot be gone on with")
+        source, frame = committed["after"]
+        self._after = Position(_number(source, len(self._files)), _number(frame))
         self._namer.restore({"people": committed["merged"].get("people", {}), "tracks": committed["tracks"]})
         self._state = committed["walk"]
-        self.done.frames, self.done.faces = committed["frames"], committed["faces"]
+        self.done.frames, self.done.faces = _number(committed["frames"]), _number(committed["faces"])
         self.done.resumed_frames = self.done.frames
 
     def go(
@@ -165,7 +168,12 @@ class Run:
                 raise error
 
         walk = self._detector.walk(self._files, self._options, on_bad=bad, after=self._after, rows_only=rows_only)
-        walk.restore(self._state)
+        try:
+            with self._sink.reading():
+                walk.restore(self._state)
+        except BaseException:
+            self._sink.close()
+            raise
         behind = Behind()
         last = time.monotonic()
         batches = walk.batches()
@@ -326,6 +334,13 @@ def fingerprint(name: str) -> list[Any]:
             file.seek(at)
             digest.update(file.read(_SAMPLE))
     return [size, digest.hexdigest()]
+
+
+def _number(value: Any, below: int | None = None) -> int:
+    """A whole number of a journal, from 0 and below a bound."""
+    if type(value) is not int or value < 0 or (below is not None and value >= below):
+        raise ValueError(f"{value!r:.40} is not a number that was written")
+    return value
 
 
 def _plain(value: Any) -> Any:

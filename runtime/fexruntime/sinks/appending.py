@@ -2,7 +2,8 @@
 
 Rows are appended to TARGET.part. A commit writes them through to the disk and only then a line in TARGET.journal: how
 many bytes are whole, and what a later run goes on from. So the journal is never ahead of the rows; a resumed run cuts the
-part back to the last whole commit. The target itself is made in the end, whole.
+part back to the last whole commit. Each line has its checksum: one that the disk changed is never gone on from. The target itself is
+made in the end, whole.
 """
 
 from __future__ import annotations
@@ -11,17 +12,28 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fexruntime.errors import InputError, OutputError
+from fexruntime.errors import FexportError, InputError, OutputError, one_line
 from fexruntime.files import replacing
 from fexruntime.sinks.formats import Format, Schema, Table
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _COMPACT_BYTES = 16 << 20
 """A journal that has grown past this, and past four times what it holds, is written anew."""
+
+
+def journal_line(value: Mapping[str, Any]) -> bytes:
+    """A line of a journal: the CRC-32 of its JSON in 8 hex digits, a space, the JSON."""
+    return journal_text(json.dumps(value).encode())
+
+
+def journal_text(text: bytes) -> bytes:
+    """A line of a journal, from its JSON as text."""
+    return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
 class Appending:
@@ -45,9 +57,25 @@ class Appending:
         self._journal_bytes = 0
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._open(resume)
+            with self.reading():
+                self._open(resume)
         except OSError as error:
             raise self._refused(error) from None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Whatever does not fit in what a journal says is one InputError: it was changed, or is not of this version."""
+        try:
+            yield
+        except FexportError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise self._damaged(one_line(error)) from None
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(
+            f"{str(self._journal_path)!r} is damaged ({why:.200}): delete it and {self.part.name!r} and begin anew"
+        )
 
     def _open(self, resume: bool) -> None:
         lines = self._read_journal()
@@ -82,6 +110,8 @@ class Appending:
             )
         for line in lines[1:]:
             self.committed = merged(self.committed, line)
+        if not all(type(self.committed[k]) is int and self.committed[k] >= 0 for k in ("bytes", "rows")):
+            raise ValueError("its numbers of bytes and rows are none")
         self.rows = self.committed["rows"]
         size = os.fstat(self._file.fileno()).st_size
         if size < self.committed["bytes"]:
@@ -109,7 +139,7 @@ class Appending:
             self._file.flush()
             os.fsync(self._file.fileno())
             line = {"bytes": self._file.tell(), "rows": self.rows, **state}
-            text = json.dumps(line).encode() + b"\n"
+            text = journal_line(line)
             with self._journal_path.open("ab") as journal:
                 journal.write(text)
                 journal.flush()
@@ -169,21 +199,28 @@ class Appending:
             raise OutputError(f"another process is writing {str(self.part)!r}") from None
 
     def _read_journal(self) -> list[dict[str, Any]]:
-        """Its whole lines; a last one that was cut off is as if it had not been written."""
+        """Its whole lines; a last one that was cut off is as if it had not been written. InputError if another is damaged."""
         try:
             data = self._journal_path.read_bytes()
         except FileNotFoundError:
             return []
+        texts = data.split(b"\n")[:-1]
         lines = []
-        for text in data.split(b"\n")[:-1]:
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
+        for number, text in enumerate(texts):
+            said = text.partition(b" ")[2]
+            whole = journal_text(said) == text + b"\n"
+            if not whole and 0 < number == len(texts) - 1:
                 break
-        return lines if lines and "run" in lines[0] else []
+            line = json.loads(said) if whole else None
+            if not isinstance(line, dict) or not isinstance(line.get("merged", {}), dict):
+                raise self._damaged(f"its line {number + 1} is not what was written")
+            lines.append(line)
+        if not lines or "run" not in lines[0]:
+            raise self._damaged("it does not begin with a run")
+        return lines
 
     def _write_journal(self, lines: list[dict[str, Any]]) -> None:
-        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        data = b"".join(journal_line(line) for line in lines)
         with replacing(self._journal_path, locked=True) as temporary, temporary.open("wb") as file:
             file.write(data)
             file.flush()

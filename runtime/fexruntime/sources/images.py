@@ -49,7 +49,7 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
         raise InputError(f"{called} is empty")
     if _is_truncated(data):
         raise InputError(f"{called} is cut off: its end marker is missing; copy the file again")
-    check_pixels(_encoded_size(data), called, max_pixels)
+    check_pixels(encoded_size(data), called, max_pixels)
     flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
     try:
         image: Any = cv2.imdecode(np.frombuffer(data if exif else as_stored(data), np.uint8), flags)
@@ -70,7 +70,7 @@ def _kind(data: bytes) -> str:
     return "not an image that OpenCV can decode"
 
 
-def _encoded_size(data: bytes) -> tuple[int, int] | None:
+def encoded_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) as the head of a PNG, JPEG, GIF or BMP says, before anything is decoded; None where it is not known."""
     if data.startswith(b"\x89PNG") and len(data) >= 24:
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
