@@ -218,7 +218,7 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
     """The command that makes a bundle like this one in its folder, from a manifest of any format."""
     words = ["fexport build", shlex.quote(str(folder)), "--force"]
     name, contract, networks = (manifest.get(k) for k in ("pipeline", "contract", "networks"))
-    if isinstance(name, str):
+    if isinstance(name, str) and name.isprintable() and len(name) < 64:  # it goes into one sentence
         words += ["--pipeline", shlex.quote(name)]
     if contract in CONTRACTS:
         words += ["--contract", str(contract)]
@@ -240,9 +240,8 @@ def rebuild_command(manifest: Mapping[str, Any], folder: Path) -> str:
             words += [stage_option(row, stage), "none"]
         elif chosen in stage.networks and len(stage.networks) > 1:
             words += [stage_option(row, stage), str(stage.choice(str(chosen)).name)]
-    weights = [
-        w for n in networks.values() if isinstance(n, dict) for w in n.get("weights") or () if isinstance(w, dict)
-    ]
+    listed = [n.get("weights") for n in networks.values() if isinstance(n, dict)]
+    weights = [w for those in listed if isinstance(those, list) for w in those if isinstance(w, dict)]
     sources = {str(w.get("source")) for w in weights}
     words += ["--weights DIR"] * ("folder" in sources) + ["--stand-in"] * ("stand-in" in sources)
     seeds = {int(w["seed"]) for w in weights if isinstance(w.get("seed"), int)} - {0}

@@ -240,6 +240,10 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
         """Read what `as_json` wrote. Raises BundleError that names the field which is not as it should be."""
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError) as error:
+            raise BundleError(f"manifest holds text that no file can hold: {error.__class__.__name__}") from None
         return read_as(cls, value, "manifest")
 
 

@@ -174,19 +174,21 @@ class Tracker:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`. Raises ValueError (or what its parts raise) if it is none."""
         self._next, self._since, self._source = state["next"], state["since"], state["source"]
-        self._seen = None if state["seen"] is None else _View(unpacked(state["seen"][0]), state["seen"][1])
-        self._template = {n: np.empty((0, *shape), np.float32) for n, shape in state["template"].items()}
+        if not all(type(v) is int for v in (self._next, self._since)) or type(self._source) not in (int, type(None)):
+            raise ValueError("a tracker's numbers are none")
+        seen = state["seen"]
+        self._seen = None if seen is None else _View(unpacked(seen[0], "|u1", (None, None)), float(seen[1]))
+        if self._seen is not None and not (self._seen.factor >= 1.0 and min(self._seen.grey.shape) > 0):
+            raise ValueError("a tracker's picture is none")
+        self._template = {n: np.empty((0, *VALUES[n].shape), np.float32) for n in state["template"]}
         self._tracks = [
-            _Track(
-                number,
-                {n: unpacked(v) for n, v in values.items()},
-                {n: unpacked(v) for n, v in carried.items()},
-                missed,
-            )
+            _Track(int(number), _restored(values, (1,)), _restored(carried, ()), int(missed))
             for number, missed, values, carried in state["tracks"]
         ]
+        if any(t.values.keys() != self._template.keys() for t in self._tracks):
+            raise ValueError("a track's values are not the finder's")
 
 
 class Smoother:
@@ -211,7 +213,7 @@ class Smoother:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._before = None if state["before"] is None else unpacked(state["before"])
+        self._before = None if state["before"] is None else unpacked(state["before"], "<f4", (None, 4))
         self._source = state["source"]
 
 
@@ -313,7 +315,16 @@ def packed(array: Any) -> list[Any]:
     return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
 
 
-def unpacked(said: Sequence[Any]) -> Any:
-    """The array that `packed` made this of."""
-    dtype, shape, text = said
-    return np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()
+def unpacked(made: Sequence[Any], wanted: str | None = None, shape: Sequence[int | None] | None = None) -> Any:
+    """The array that `packed` made this of; ValueError if it is not of this type and shape (None: any, any length)."""
+    dtype, said, text = made
+    wanted, shape = wanted or dtype, said if shape is None else shape
+    fits = len(said) == len(shape) and all(want in (None, n) for n, want in zip(said, shape, strict=True))
+    if dtype != wanted or not fits:
+        raise ValueError(f"an array of {dtype!r:.20} {said!r:.40} is not one of {wanted}")
+    return np.frombuffer(base64.b64decode(text), dtype).reshape(said).copy()
+
+
+def _restored(values: Mapping[str, Any], rows: tuple[int, ...]) -> dict[str, F32]:
+    """The packed values of one face, in arrays of so many rows."""
+    return {n: unpacked(v, "<f4", (*rows, *VALUES[n].shape)) for n, v in values.items()}

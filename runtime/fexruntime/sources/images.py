@@ -133,9 +133,11 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def _png_ends(data: bytes) -> bool:
+    """Whether each chunk up to the end marker is all there: decoders make room for what a chunk says that it has."""
     at = 8
-    while at + 8 <= len(data):
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
         if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+            return at + 12 + length <= len(data)
+        at += 12 + length
     return False

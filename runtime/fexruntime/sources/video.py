@@ -83,9 +83,9 @@ class Video:
             if self.path.stat().st_size == 0:
                 raise InputError(f"{str(self.path)!r} is empty")
             container = av.open(str(self.path), mode="r")
-        except OSError as error:  # FFmpeg's errors are OSErrors or ValueErrors
+        except OSError as error:  # some of FFmpeg's errors too: those of the file system
             raise InputError(f"cannot read {str(self.path)!r}: {error.strerror or error}") from None
-        except ValueError as error:
+        except (_errors(), ValueError) as error:
             said = getattr(error, "strerror", None) or one_line(error)
             raise InputError(
                 f"{str(self.path)!r} is not a video that can be read: {said}; if it was cut off while it was recorded or "
@@ -97,6 +97,8 @@ class Video:
             if not streams:
                 kinds = sorted({s.type for s in container.streams}) or ["nothing"]
                 raise InputError(f"{str(self.path)!r} has no video in it, only {', '.join(kinds)}")
+            if streams[0].codec_context is None:
+                raise InputError(f"{str(self.path)!r} has video in a coding that FFmpeg has no decoder for")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
 
@@ -113,7 +115,13 @@ class Video:
             decoded = _Decoded(container, stream, self.timeline, self._opened)
             for frame, index in decoded.of(numbers):
                 given += 1
-                pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
+                try:
+                    pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
+                except (OSError, ValueError, MemoryError, _errors()) as error:
+                    raise InputError(
+                        f"frame {index} of {str(self.path)!r} ({frame.width} x {frame.height}, {frame.format.name}) cannot be made "
+                        f"RGB: {getattr(error, 'strerror', None) or one_line(error)}"
+                    ) from None
                 self.turned = int(frame.rotation)
                 if self.turned and self.rotate:
                     pixels = np.rot90(pixels, round(self.turned / 90))
