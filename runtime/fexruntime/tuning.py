@@ -86,8 +86,21 @@ def resolved(bundle: Bundle, place: Place) -> Place:
         return place
     store = place.store()
     kept = store.find(_key(bundle, place)) if store else None
-    choice: Mapping[str, str] = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
+    choice = _choice(kept.read_bytes()) if kept else {}
     return dataclasses.replace(place, backend={r: choice.get(r, DEFAULT_BACKEND) for r in bundle.networks})
+
+
+def _choice(data: bytes) -> dict[str, str]:
+    """What was kept, by role; EnvironmentMissingError if it is not what `tune` writes."""
+    try:
+        choice = json.loads(data)
+    except (ValueError, RecursionError):
+        choice = None
+    if not isinstance(choice, dict) or not all(v in _ENGINES for v in map(str, choice.values())):
+        raise EnvironmentMissingError(
+            "the choice of backends that is kept here is not what `fexport tune` writes: `fexport cache --clear`, then tune again"
+        )
+    return {str(k): str(v) for k, v in choice.items()}
 
 
 def _of_network(network: BundleNetwork, place: Place, work: Workload, rounds: int, say: Say) -> list[Measured]:

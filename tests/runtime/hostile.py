@@ -114,6 +114,23 @@ def images() -> dict[str, bytes]:
     return dict([*truncated(), *flipped(), *bombs(), *oddities()])
 
 
+def videos(folder: Path) -> dict[str, bytes]:
+    """A short MP4 cut off or with bits flipped, its index before or behind its pictures."""
+    import clips
+
+    made = {}
+    for name, flags in (("index behind", {}), ("index first", {"movflags": "faststart"})):
+        data = clips.write(folder / "whole.mp4", clips.numbered(12), container=flags).read_bytes()
+        for share in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+            made[f"mp4, {name}, cut at {share:.0%}"] = data[: int(share * len(data))]
+        for seed in range(14):
+            rng, changed = np.random.RandomState(seed), bytearray(data)
+            for at in rng.randint(0, len(data), 1 + 3 * seed):
+                changed[at] ^= 1 << rng.randint(8)
+            made[f"mp4, {name}, {1 + 3 * seed} bits flipped"] = bytes(changed)
+    return made
+
+
 def _leaves(value: object, path: tuple = ()) -> Iterator[tuple]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
