@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 oldest triton lint types gate clean
+.PHONY: demo test opencv4 oldest triton docs lint types gate clean
 
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -15,7 +15,7 @@ demo: $(VENV)/.export
 	@echo "Look at demo/overlay/astronaut.png (box, mesh, irises and axes: real weights); demo/stand-ins shows the whole chain"
 
 test: $(VENV)/.dev
-	$(MAKE) lint types
+	$(MAKE) lint types docs
 	$(BIN)/python -m pytest
 	$(MAKE) opencv4 oldest
 
@@ -46,6 +46,10 @@ $(VENV)/triton/.done: $(BIN)/python
 	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q "numpy<2" "opencv-python-headless<4.12" "onnxruntime==1.32.0"
 	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
+
+# the site of docs/, a warning is an error; every page of docs/ is in it
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 # has a network become slower? on a quiet machine; the baseline names its CPU
 gate: $(VENV)/.dev

@@ -63,7 +63,9 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
                 kept = findings / fuzz_targets.digest(place.encode())
                 kept.with_suffix(".input").write_bytes(data)
                 text = "".join(traceback.format_exception(error))
-                kept.with_suffix(".json").write_text(json.dumps({"place": place, "said": str(error)[:500], "traceback": text[-4000:]}))
+                kept.with_suffix(".json").write_text(
+                    json.dumps({"place": place, "said": str(error)[:500], "traceback": text[-4000:]})
+                )
         if time.monotonic() - noted[0] > 1:
             noted[0] = time.monotonic()
             (work / name / "counts.json").write_text(json.dumps(counts))
@@ -75,14 +77,23 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
             changed = atheris.Mutate(changed[:most], most)
         return bytes(changed)
 
-    flags = [f"-max_total_time={seconds}", f"-timeout={HANGS_S}", f"-rss_limit_mb={MOST_MB}", f"-max_len={target.most_bytes}"]
+    flags = [
+        f"-max_total_time={seconds}",
+        f"-timeout={HANGS_S}",
+        f"-rss_limit_mb={MOST_MB}",
+        f"-max_len={target.most_bytes}",
+    ]
     atheris.Setup([sys.argv[0], str(corpus), *flags, f"-artifact_prefix={findings}/"], check, custom_mutator=mutate)
     atheris.Fuzz()
 
 
 def where(error: BaseException) -> str:
     """The kind of an error and the last line of fexruntime (or of the check) that it came through: one finding each."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "fexruntime" in f.filename or "fuzz_targets" in f.filename]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "fexruntime" in f.filename or "fuzz_targets" in f.filename
+    ]
     last = frames[-1]
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} ({last.name})"
 
@@ -129,7 +140,11 @@ def child(work: Path, *words: str) -> tuple[str, float]:
     """A process of this file: what it said, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, __file__, *words, "--work", str(work)], capture_output=True, text=True, errors="replace", check=False
+        [sys.executable, __file__, *words, "--work", str(work)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done.stdout + done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -194,7 +209,9 @@ def write(said: dict[str, Any], work: Path, out: Path) -> list[Any]:
         for path in sorted((work / name / "findings").iterdir()):
             if path.suffix == ".json":
                 found.append({"target": name} | json.loads(path.read_text()))
-            elif path.suffix != ".input":  # libFuzzer's own: crash-…, timeout-…, oom-…
+            elif path.name.startswith(
+                ("crash", "timeout", "oom", "leak")
+            ):  # libFuzzer's own; not slow-unit-…, which a pause makes
                 found.append({"target": name, "place": path.name.split("-")[0], "said": path.name, "traceback": ""})
     record = {
         "command": "python benchmarks/fuzz.py --seconds 3600",

@@ -107,7 +107,11 @@ def mutate_json(value: Any, rng: random.Random) -> Any:
         at[key] = at[key] + rng.choice((-1, 1, 256, -(2**31), 0.5))
     elif isinstance(at[key], str):
         where = rng.randrange(len(at[key]) + 1)
-        at[key] = at[key][:where] + rng.choice(("", "\0", "/", "..", "é", "\ud800", "9" * 40)) + at[key][where + rng.randrange(2) :]
+        at[key] = (
+            at[key][:where]
+            + rng.choice(("", "\0", "/", "..", "é", "\ud800", "9" * 40))
+            + at[key][where + rng.randrange(2) :]
+        )
     else:
         at[key] = rng.choice(_ODD)
     return value
@@ -180,7 +184,10 @@ def _unfinished() -> _Unfinished:
     inputs = []
     for k in range(4):
         inputs.append(str(folder / f"{k}.png"))
-        cv2.imwrite(inputs[-1], np.ascontiguousarray(cv2.resize(photo[k:, k:], (64, 64), interpolation=cv2.INTER_AREA)[:, :, ::-1]))
+        cv2.imwrite(
+            inputs[-1],
+            np.ascontiguousarray(cv2.resize(photo[k:, k:], (64, 64), interpolation=cv2.INTER_AREA)[:, :, ::-1]),
+        )
     detector = Detector(threads=1)
     options = {"detect_every": 3, "bbox_smoothing_alpha": 0.5}
     record(detector, inputs, folder / "whole.csv", commit_every_s=0, **options)
@@ -251,7 +258,9 @@ def _images() -> list[bytes]:
     y, x = np.mgrid[:24, :32]
     image = np.stack([8 * y, 6 * x, x + y], axis=2).astype(np.uint8)
     four = np.dstack([image, 255 - image[:, :, :1]])
-    made = [cv2.imencode(f".{kind}", image)[1].tobytes() for kind in ("jpg", "png", "webp", "tiff", "bmp", "ppm", "gif")]
+    made = [
+        cv2.imencode(f".{kind}", image)[1].tobytes() for kind in ("jpg", "png", "webp", "tiff", "bmp", "ppm", "gif")
+    ]
     made += [cv2.imencode(f".{kind}", image[:, :, 0])[1].tobytes() for kind in ("jpg", "png", "tiff", "pgm")]
     made += [cv2.imencode(".png", four)[1].tobytes(), cv2.imencode(".webp", four)[1].tobytes()]
     made += [cv2.imencode(f".{kind}", image.astype(np.uint16) * 256)[1].tobytes() for kind in ("png", "tiff")]
@@ -283,7 +292,9 @@ def _mutate_image(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.randrange(1, 5)):
         if changed:
-            changed[rng.randrange(min(len(changed), rng.choice((32, 64, 1 << 30))))] = rng.choice((0, 1, 2, 127, 128, 255, rng.randrange(256)))
+            changed[rng.randrange(min(len(changed), rng.choice((32, 64, 1 << 30))))] = rng.choice(
+                (0, 1, 2, 127, 128, 255, rng.randrange(256))
+            )
     at = 8
     while changed.startswith(b"\x89PNG") and at + 12 <= len(changed):
         end = at + 8 + int.from_bytes(changed[at : at + 4], "big")
@@ -333,7 +344,9 @@ def _mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.randrange(1, 5)):
         if changed:
             at = rng.randrange(len(changed))
-            changed[at : at + 4] = rng.choice((bytes(4), b"\xff" * 4, b"\x7f" + b"\xff" * 3, b"\0\0\0\1", rng.randbytes(rng.randrange(5))))
+            changed[at : at + 4] = rng.choice(
+                (bytes(4), b"\xff" * 4, b"\x7f" + b"\xff" * 3, b"\0\0\0\1", rng.randbytes(rng.randrange(5)))
+            )
     return bytes(changed)
 
 
@@ -382,7 +395,9 @@ def check_archive(data: bytes) -> str:
             raise Broken(f"it left {sorted(p.name for p in folder.iterdir())}") from None
         return refusal(error)
     written = {str(p.relative_to(bundle.path)) for p in bundle.path.rglob("*") if not p.is_dir()}
-    if written != {MANIFEST, *(f.file for f in bundle.manifest.files)} or any(p.is_symlink() for p in bundle.path.rglob("*")):
+    if written != {MANIFEST, *(f.file for f in bundle.manifest.files)} or any(
+        p.is_symlink() for p in bundle.path.rglob("*")
+    ):
         raise Broken(f"it wrote {sorted(written)}")
     return READ
 
@@ -409,7 +424,10 @@ def _mutate_archive(data: bytes, rng: random.Random) -> bytes:
     elif what == 2:
         members.insert(rng.randrange(len(members) + 1), members[at])
     elif what == 3:
-        member.type, member.linkname = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE)), "../x"
+        member.type, member.linkname = (
+            rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE)),
+            "../x",
+        )
         members[at] = (member, b"")
     elif what == 4:
         members[at] = (member, _mutate_bytes(content, rng))
@@ -423,7 +441,13 @@ def _mutate_archive(data: bytes, rng: random.Random) -> bytes:
 
 TARGETS = {
     "manifest": Target(_manifests, check_manifest, _mutate_manifest, ("manifest.py", "bundle.py"), 1 << 15),
-    "journal": Target(_journals, check_journal, _mutate_journal, ("sinks/appending.py", "recording.py", "walk.py", "naming.py"), 1 << 15),
+    "journal": Target(
+        _journals,
+        check_journal,
+        _mutate_journal,
+        ("sinks/appending.py", "recording.py", "walk.py", "naming.py"),
+        1 << 15,
+    ),
     "image": Target(_images, check_image, _mutate_image, ("sources/images.py",), 1 << 13),
     "video": Target(_videos, check_video, _mutate_bytes, ("sources/video.py", "sources/timeline.py"), 1 << 13),
     "archive": Target(_archives, check_archive, _mutate_archive, ("archive.py",), 1 << 16),

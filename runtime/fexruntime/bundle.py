@@ -131,7 +131,7 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     value = read_manifest(folder)
     if value.get("format") != FORMAT:
         raise BundleError(
-            f"the bundle {str(folder)!r} has format {value.get('format')!r}; this version reads {FORMAT}: "
+            f"the bundle {str(folder)!r} has format {value.get('format')!r:.40}; this version reads {FORMAT}: "
             f"make it again with `{rebuild_command(value, folder)}`"
         )
     try:

@@ -35,7 +35,9 @@ def mounted(folder, options):
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"mounting is not allowed here ({done.stderr.strip()[:80]}): not checked on a real file system of its own")
+        pytest.skip(
+            f"mounting is not allowed here ({done.stderr.strip()[:80]}): not checked on a real file system of its own"
+        )
     try:
         yield folder
     finally:
@@ -44,8 +46,8 @@ def mounted(folder, options):
 
 def test_a_broken_video_is_read_as_far_as_it_goes_or_refused(tmp_path):
     cases = hostile.videos(tmp_path)
-    refused = 0
-    for case, data in cases.items():
+    refused, said = 0, []
+    for data in cases.values():
         path = tmp_path / "broken.mp4"
         path.write_bytes(data)
         try:
@@ -53,8 +55,9 @@ def test_a_broken_video_is_read_as_far_as_it_goes_or_refused(tmp_path):
             for picked in video.frames(range(video.timeline.frames)):
                 assert picked.rgb_u8.dtype == np.uint8
         except InputError as error:
-            assert "\n" not in str(error), case
             refused += 1
+            said.append(str(error))
+    assert not any("\n" in text for text in said)
     assert len(cases) == 42
     assert refused >= 14
 
@@ -96,14 +99,18 @@ def test_two_processes_share_a_bundle_on_a_read_only_file_system(photo, tmp_path
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         program = "import sys\nfrom fexruntime import Detector\nprint(Detector(sys.argv[1], threads=1).detect(sys.argv[2]).values.tobytes().hex())"
         runs = [
-            subprocess.Popen([sys.executable, "-c", program, str(folder / "bundle"), str(photo)], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(folder / "bundle"), str(photo)], stdout=subprocess.PIPE, text=True
+            )
             for _ in range(2)
         ]
         answers = [run.communicate(timeout=120)[0].strip() for run in runs]
     assert answers == [expected.tobytes().hex()] * 2
 
 
-@pytest.mark.parametrize("forged", [b"[1, 2]", b'{"faces": "os"}', b'{"faces": 7}', b"null", b"not json", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "forged", [b"[1, 2]", b'{"faces": "os"}', b'{"faces": 7}', b"null", b"not json", b"[" * 100_000]
+)
 def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypatch):
     monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
     bundle, place = open_bundle(), Place(backend="auto")
