@@ -160,7 +160,7 @@ class WeightsRecord:
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
-            raise ValueError(f"has source {self.source!r}, not one of {', '.join(SOURCES)}")
+            raise ValueError(f"has source {self.source!r:.40}, not one of {', '.join(SOURCES)}")
         if (self.source == "stand-in") != (self.sha256 is None):
             raise ValueError("needs a sha256 unless it is a stand-in")
 
