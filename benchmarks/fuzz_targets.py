@@ -32,7 +32,7 @@ from fexruntime.bundle import open_bundle, packaged_path
 from fexruntime.errors import BundleError, FexportError, InputError, OutputError
 from fexruntime.manifest import MANIFEST, FileRecord, Manifest
 from fexruntime.sinks.appending import journal_text
-from fexruntime.sources import images
+from fexruntime.sources import images, limits
 from fexruntime.sources.video import Video
 
 PHOTO = Path(__file__).parent.parent / "export" / "fexport" / "photographs" / "astronaut.jpg"
@@ -272,7 +272,7 @@ def _images() -> list[bytes]:
 
 def check_image(data: bytes) -> str:
     """An image is read, in the size that its head says, or refused."""
-    os.environ[images.PIXELS_VARIABLE] = str(MOST_PIXELS)
+    os.environ[limits.PIXELS_VARIABLE] = str(MOST_PIXELS)
     said = images.encoded_size(data)
     try:
         image = images.decode_image(data, "the image", exif=bool(len(data) & 1))

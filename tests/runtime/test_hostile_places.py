@@ -64,13 +64,14 @@ def test_a_broken_video_is_read_as_far_as_it_goes_or_refused(tmp_path):
 
 def test_a_full_disk_during_a_run_is_one_sentence_and_what_was_there_stays(photo, tmp_path):
     with mounted(tmp_path / "small", "size=64k") as small:
-        (small / "out.csv").write_text("older")
+        assert fexport("run", photo, "--out", small / "out.csv").returncode == 0
+        older = (small / "out.csv").read_bytes()
         (small / "filler").write_bytes(bytes(49152))
         done = fexport("run", *[photo] * 200, "--out", small / "out.csv")
         assert done.returncode != 0
         assert "the disk is full" in done.stderr or "No space left" in done.stderr
         assert "Traceback" not in done.stderr
-        assert (small / "out.csv").read_text() == "older"
+        assert (small / "out.csv").read_bytes() == older
 
 
 def test_a_full_disk_during_a_build_leaves_no_bundle(tmp_path):
