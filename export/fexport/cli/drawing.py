@@ -126,4 +126,4 @@ class Drawings:
 
 def _ours(path: Path) -> bool:
     """Whether a drawing may be written there: nothing is, or an earlier drawing."""
-    return not path.exists() or overlay.is_drawing(path)
+    return not path.is_file() or overlay.is_drawing(path)

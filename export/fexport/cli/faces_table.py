@@ -13,6 +13,7 @@ from fexport.cli.sheet import Column, Sheet
 from fexruntime.arrays import F32
 from fexruntime.contracts import labels as L
 from fexruntime.fex import NO_FACE, Fex
+from fexruntime.sinks import shown
 
 
 def _degrees(columns: tuple[str, ...], row: F32) -> str:
@@ -76,7 +77,7 @@ def show(fex: Fex, asked: bool = False) -> None:
     face = 0
     for i in range(len(fex)):
         face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
-        name = Path(fex.inputs[i]).name
+        name = shown(Path(fex.inputs[i]).name)
         if not found[i]:
             table.add(name, "none")
             continue
