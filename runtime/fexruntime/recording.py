@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 COMMIT_EVERY_S = 2.0
 """A run that dies loses at most the work of this time."""
+_AT_ONCE = 32
+"""Frames whose rows are made and written together: a table of one row costs almost what one of many does."""
 _SAMPLE = 1 << 16
 _log = logging.getLogger("fexruntime.recording")
 OnBatch = Callable[["Sequence[tuple[Frame, FrameResult]]"], None]
@@ -126,6 +128,7 @@ class Run:
         self._after: Position | None = None
         self._seen: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
+        self._waiting: list[FrameResult] = []
         if self._sink.committed:
             try:
                 with self._sink.reading():
@@ -215,8 +218,9 @@ class Run:
         return self.done
 
     def _take(self, batch: Sequence[tuple[Frame, FrameResult]], behind: Behind) -> None:
-        results = [result for _, result in batch]
-        behind.do(lambda: self._sink.write(self._detector.assemble(results, self._selection, self._namer.names)))
+        self._waiting += [result for _, result in batch]
+        if len(self._waiting) >= _AT_ONCE:
+            self._write(behind)
         for frame, result in batch:
             self.done.frames += 1
             self.done.faces += len(result)
@@ -225,8 +229,14 @@ class Run:
                 self._seen[str(frame.number)] = None
             self._after = Position(frame.number, frame.index)
 
+    def _write(self, behind: Behind) -> None:
+        results, self._waiting = self._waiting, []
+        if results:
+            behind.do(lambda: self._sink.write(self._detector.assemble(results, self._selection, self._namer.names)))
+
     def _commit(self, walk: dict[str, Any], behind: Behind) -> None:
         assert self._after is not None
+        self._write(behind)
         fresh = [n for n, was in self._seen.items() if was is None]
         for number in fresh:
             self._seen[number] = fingerprint(self._files[int(number)])
