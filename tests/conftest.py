@@ -119,14 +119,15 @@ def reference_weights(reference, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium."""
+    """A headless Chromium; where FEXPORT_NEED_BROWSER is set (CI, which installs it), there must be one."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        assert not os.environ.get("FEXPORT_NEED_BROWSER"), "no chromium or no chromedriver"
         pytest.skip("needs chromium and chromedriver")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
