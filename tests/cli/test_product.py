@@ -58,7 +58,18 @@ def test_rows_for_a_pipe_are_json_and_nothing_else(photo, tmp_path):
     assert set(row) == {"Pitch", "Roll", "Yaw", "input", "frame"}
     assert "contract mediapipe-0.10" in done.stderr
     refused(fexport("run", photo, "--json", "--out", tmp_path / "x.csv"), "leave --out")
-    refused(fexport("run", photo, "--out", "-"), "--json")
+    refused(fexport("run", photo, "--out", "-", "--resume"), "--out rows.csv")
+
+
+@pytest.mark.parametrize("method", ["gallery", "connected"])
+def test_rows_on_stdout_are_those_of_a_file(v1_bundle, pictures, tmp_path, method):
+    options = (v1_bundle, pictures, "--identity-method", method, "--columns", "facebox,Identity")
+    assert fexport("run", *options, "--out", tmp_path / "x.csv").returncode == 0
+    done = fexport("run", *options, "--out", "-")
+    assert done.returncode == 0
+    assert done.stdout == (tmp_path / "x.csv").read_text()
+    assert fexport("run", *options, "--out", tmp_path / "x.jsonl").returncode == 0
+    assert fexport("run", *options, "--json").stdout == (tmp_path / "x.jsonl").read_text()
 
 
 def test_the_verdict_is_read_in_a_narrow_terminal():

@@ -27,7 +27,7 @@ _DEFAULT = Options()
     "--out",
     type=FILE,
     metavar="FILE",
-    help="Write Fex rows: .csv, .parquet or .jsonl (its folder is made).",
+    help="Write Fex rows: .csv, .parquet or .jsonl (its folder is made); - for CSV on stdout.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a run that did not end (rows in FILE.part).")
 @click.option(
@@ -181,11 +181,16 @@ def command(
     bundle, inputs = _split(paths, camera, chosen)
     options["columns"] = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
     options_of(options)  # type: ignore[arg-type]  # said before anything is loaded
+    piped = ".jsonl" if as_json else ".csv" if str(out) == "-" else None
     if as_json and (out is not None or camera is not None):
         raise InputError("--json writes rows to stdout: leave --out and --camera out, or give --out rows.jsonl")
-    if out is not None:
-        if str(out) == "-":
-            raise InputError("--out is a file: for rows on stdout give --json")
+    if piped is not None:
+        if camera is not None or resume:
+            raise InputError(
+                "--out - writes the rows of files to stdout: give --out rows.csv with --camera and --resume"
+            )
+        out = None
+    elif out is not None:
         sinks.check_target(out)
     elif resume:
         raise InputError("--resume goes on with a file of rows: give --out")
@@ -217,7 +222,7 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, as_json)  # type: ignore[arg-type]
+        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, piped)  # type: ignore[arg-type]
         status = job.live(camera) if camera is not None else job.files()
         timings.say()
     if status:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import statistics
 import threading
@@ -16,13 +15,13 @@ import click
 
 from fexport.cli import faces_table
 from fexport.cli.drawing import Drawings, drawing_of
+from fexport.cli.pipe import Pipe
 from fexport.cli.progress import Bar
 from fexport.cli.tables import console
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
 from fexruntime.provenance import sentence
 from fexruntime.results import FrameResult
-from fexruntime.sinks import printable
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import listed
 from fexruntime.sources.video import is_video
@@ -69,7 +68,7 @@ class Stop(threading.Event):
 
 
 class Job:
-    """One call of `fexport run`; `files` and `live` answer its exit status."""
+    """One call of `fexport run`; `files` and `live` answer its exit status. `piped`: the format of rows on standard output."""
 
     def __init__(
         self,
@@ -81,11 +80,11 @@ class Job:
         skip_bad: bool,
         resume: bool,
         show: bool,
-        as_json: bool = False,
+        piped: str | None = None,
     ) -> None:
         self._detector, self._inputs, self._options = detector, listed(inputs), options
         self._out, self._overlay, self._resume, self._show = out, overlay, resume, show
-        self._as_json = as_json
+        self._piped = piped
         self._skipped: list[FexportError] | None = [] if skip_bad else None
         self._results: list[FrameResult] = []
         self._rows_only = overlay is None and not show
@@ -110,18 +109,17 @@ class Job:
 
             done = self._record(on_batch, stop) if self._out is not None else self._collect(on_batch, stop)
         if self._out is None:
-            fex = self._detector.to_fex(self._results, **self._options)
-            if self._as_json:
-                for row in fex:
-                    click.echo(json.dumps({c: printable(v) if isinstance(v, str) else v for c, v in row.items()}))
-            else:
+            if self._piped is None:
+                fex = self._detector.to_fex(self._results, **self._options)
                 faces_table.show(fex, self._options.get("columns") is not None)
         else:
             click.echo(self._said(done))
-        click.echo(sentence(self._detector.bundle), err=self._as_json)
+        click.echo(sentence(self._detector.bundle), err=self._piped is not None)
         if drawings is not None:
             undrawn = drawings.failed
-            click.echo(f"{counts(len(drawings.written), drawings.what)} in {self._overlay}", err=self._as_json)
+            click.echo(
+                f"{counts(len(drawings.written), drawings.what)} in {self._overlay}", err=self._piped is not None
+            )
         for error in self._skipped or []:
             click.echo(f"Skipped: {error}", err=True)
         if undrawn:
@@ -187,17 +185,24 @@ class Job:
         from fexruntime.recording import Recorded, nothing_read
 
         done = Recorded()
+        chosen = options_of(self._options)
+        pipe = None if self._piped is None else Pipe(self._detector, self._piped, self._inputs, chosen)
         on_bad = None if self._skipped is None else self._skipped.append
-        for batch in self._detector.walk(
-            self._inputs, options_of(self._options), on_bad=on_bad, rows_only=self._rows_only
-        ).batches():
-            self._results += [result for _, result in batch]
+        for batch in self._detector.walk(self._inputs, chosen, on_bad=on_bad, rows_only=self._rows_only).batches():
+            results = [result for _, result in batch]
+            done.frames += len(results)
+            if pipe is None:
+                self._results += results
+            elif results:
+                pipe.add(results)
             on_batch(batch)
             if stop.is_set():
                 done.stopped = True
                 break
-        if self._skipped and not self._results:
+        if self._skipped and not done.frames:
             raise nothing_read(self._skipped)
+        if pipe is not None:
+            pipe.end()
         return done
 
     def _said(self, done: Recorded) -> str:

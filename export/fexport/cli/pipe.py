@@ -1,0 +1,58 @@
+"""Rows on standard output, as they come: what a file of rows would hold, for the next command of a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fexruntime.columns import select
+from fexruntime.identity import INCREMENTAL, name_identities
+from fexruntime.naming import Namer
+from fexruntime.options import Options
+from fexruntime.results import FrameResult
+from fexruntime.sinks import FORMATS, Schema
+from fexruntime.sources.video import is_video
+
+if TYPE_CHECKING:
+    from fexruntime import Detector, Fex
+
+
+class Pipe:
+    """Writes the rows of results in a format that can be written line by line (".csv" or ".jsonl")."""
+
+    def __init__(self, detector: Detector, suffix: str, files: Sequence[str], options: Options) -> None:
+        self._detector, self._form, self._options = detector, FORMATS[suffix], options
+        self._selection = select(detector.pipeline, options.columns, any(is_video(f) for f in files), options.track)
+        columns = self._selection.all_columns if self._form.own else self._selection.columns
+        self._schema = Schema(columns, {c: self._selection.dtypes[c] for c in columns})
+        self._names = Namer(options.face_identity_threshold).names
+        self._at_once = self._selection.names_from is not None and options.identity_method != INCREMENTAL
+        self._waiting: list[FrameResult] = []
+        self._out = sys.stdout.buffer
+        self._begun = False
+
+    def add(self, results: Sequence[FrameResult]) -> None:
+        """Write the rows of these results; where names need all faces at once, keep them until the end."""
+        if self._at_once:
+            self._waiting += results
+            return
+        self._write(self._detector.assemble(results, self._selection, self._names))
+
+    def end(self) -> None:
+        """Write what had to wait."""
+        if self._at_once:
+            o = self._options
+            self._write(
+                self._detector.assemble(
+                    self._waiting,
+                    self._selection,
+                    lambda vectors, _: name_identities(vectors, o.face_identity_threshold, o.identity_method),
+                )
+            )
+
+    def _write(self, table: Fex) -> None:
+        head = b"" if self._begun else self._form.head(self._schema)
+        self._begun = True
+        self._out.write(head + self._form.block(table, self._schema))
+        self._out.flush()
