@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -115,3 +116,32 @@ def test_every_command_shows_an_example_with_options_that_it_has():
         for line in lines:
             assert line.split()[:2] == ["fexport", name]
             assert {w for w in line.split() if w.startswith("--")} <= known, line
+
+
+def sentences():
+    """Every text of the source that is no docstring, with what is filled in as a NUL."""
+    for folder in ("runtime", "export", "calibration"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+            passed = {id(n.value) for n in nodes if isinstance(n, ast.Expr)}
+            passed |= {id(part) for n in nodes if isinstance(n, ast.JoinedStr) for part in n.values}
+            for node in nodes:
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(v.value if isinstance(v, ast.Constant) else "\0" for v in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed:
+                    yield node.value
+
+
+def test_every_failure_of_the_table_is_a_message_of_the_source():
+    lines = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("| `")]
+    assert len(rows) >= 40
+    source = "\n".join(sentences())
+    for message, cause, fix in rows:
+        parts = [part.strip() for part in message.strip("`").split("…")]
+        assert cause, message
+        assert fix, message
+        assert max(len(part) for part in parts) >= 12, message
+        # one value fills one place: what stands between two is the source's, in that order, within one text
+        shown = "[^\n]*?\0[^\n]*?".join(re.escape(part) for part in parts)
+        assert re.search(shown, source), message
