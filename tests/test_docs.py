@@ -145,3 +145,44 @@ def test_every_failure_of_the_table_is_a_message_of_the_source():
         # one value fills one place: what stands between two is the source's, in that order, within one text
         shown = "[^\n]*?\0[^\n]*?".join(re.escape(part) for part in parts)
         assert re.search(shown, source), message
+
+
+def test_the_table_of_signs_is_the_contracts():
+    from fexruntime.contracts import PIPELINES, pipeline_row
+
+    page = (ROOT / "docs" / "coordinates.md").read_text(encoding="utf-8")
+    table = page.partition("| pipeline | contract |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    known = {
+        (r.name, c) for r in PIPELINES for c in r.contracts if any("pose" in s.gives for s in (r.finder, *r.stages))
+    }
+    assert {(pipeline, contract) for pipeline, contract, *_ in rows} == {k for k in known if not k[1].endswith("-bugs")}
+    assert {r.name for r in PIPELINES if r.pose_order == "xyz"} == {"tokenhpe"}  # as the page says
+    for pipeline, contract, up, *said in rows:
+        row = pipeline_row(pipeline, contract)
+        assert up == ("up" if row.pitch_up > 0 else "down"), pipeline
+        maps = {a.value: a for stage in row.stages for a in stage.axes}
+        named = [
+            f"{'+' if maps[value].sign[k] > 0 else '−'}{letter}[{maps[value].index[k]}]" if value in maps else ""
+            for value, letter, k in (
+                ("pose", "p", 0),
+                ("pose", "p", 1),
+                ("pose", "p", 2),
+                ("gaze_rad", "g", 0),
+                ("gaze_rad", "g", 1),
+            )
+        ]
+        assert said == named, (pipeline, contract)
+
+
+def test_the_page_of_coordinates_runs_and_has_its_pictures(tmp_path, photo, monkeypatch):
+    page = (ROOT / "docs" / "coordinates.md").read_text(encoding="utf-8")
+    pictures = [ROOT / "docs" / name for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)]
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert picture.read_bytes().startswith(b"\x89PNG"), picture
+        assert picture.stat().st_size < 150_000, picture
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (program,) = (text for language, text in blocks(ROOT / "docs" / "coordinates.md") if language == "python")
+    exec(compile(program, "coordinates.md", "exec"), {})
