@@ -186,3 +186,16 @@ def test_the_page_of_coordinates_runs_and_has_its_pictures(tmp_path, photo, monk
     monkeypatch.chdir(tmp_path)
     (program,) = (text for language, text in blocks(ROOT / "docs" / "coordinates.md") if language == "python")
     exec(compile(program, "coordinates.md", "exec"), {})
+
+
+def test_every_option_that_a_fix_names_is_an_option():
+    from importlib import import_module
+
+    from fexport.cli import COMMANDS
+
+    commands = [import_module(f"fexport.cli.{name.replace('-', '_')}").command for name in COMMANDS]
+    known = {o for command in commands for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    known |= {o for c in commands for sub in getattr(c, "commands", {}).values() for p in sub.params for o in p.opts}
+    for page in ("failures", "coordinates"):
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").replace("docker run --gpus all", "")
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) <= known, page
