@@ -297,7 +297,7 @@ def test_results_compare_and_hash_by_what_they_are(edge, frame):
 
 
 def test_a_network_that_cannot_be_loaded_closes_the_others(v1_edge_bundle, monkeypatch):
-    from fexruntime import detector as module
+    from fexruntime import loading as module
 
     closed, real = [], module.open_backend
 
