@@ -78,6 +78,8 @@ def test_where_it_cannot_be_had_it_is_said(facemesh, frame):
         Detector().detect(frame, use_prev_landmarks=True)
     with pytest.raises(InputError, match="exclude each other"):
         facemesh.detect(frame, use_prev_landmarks=True, region="frame")
+    with pytest.raises(InputError, match="exclude each other"):
+        facemesh.detect(frame, use_prev_landmarks=True, bbox_smoothing_alpha=0.5)
 
 
 def seen_at(*places):
