@@ -31,6 +31,7 @@ from fexruntime.engines import find, import_tensorrt
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder
 from fexruntime.manifest import MANIFEST, Variant
+from fexruntime.sources.limits import MOST_PIXELS
 
 MODEL = Path(__file__).with_name("model.py")
 MOST_ITEMS = 64
@@ -58,7 +59,7 @@ class Serving:
     threads: int | None = None
     max_bytes: int = 20_000_000
     """Of an encoded image."""
-    max_pixels: int = 64_000_000
+    max_pixels: int = MOST_PIXELS
     """Of a decoded one."""
 
     def __post_init__(self) -> None:
