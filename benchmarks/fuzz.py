@@ -19,6 +19,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -63,8 +64,11 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
                 kept = findings / fuzz_targets.digest(place.encode())
                 kept.with_suffix(".input").write_bytes(data)
                 text = "".join(traceback.format_exception(error))
+                said = str(error).replace(f"{tempfile.gettempdir()}/", "")[
+                    :500
+                ]  # the record names no folder of a machine
                 kept.with_suffix(".json").write_text(
-                    json.dumps({"place": place, "said": str(error)[:500], "traceback": text[-4000:]})
+                    json.dumps({"place": place, "said": said, "traceback": text[-4000:]})
                 )
         if time.monotonic() - noted[0] > 1:
             noted[0] = time.monotonic()

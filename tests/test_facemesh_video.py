@@ -9,7 +9,10 @@ import pytest
 
 from fexruntime import Detector
 from fexruntime.errors import InputError
+from fexruntime.landmark_track import LandmarkTracker
 from fexruntime.options import Options
+from fexruntime.results import FrameResult
+from fexruntime.sources.frame import Frame
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,70 @@ def test_where_it_cannot_be_had_it_is_said(facemesh, frame):
         Detector().detect(frame, use_prev_landmarks=True)
     with pytest.raises(InputError, match="exclude each other"):
         facemesh.detect(frame, use_prev_landmarks=True, region="frame")
+    with pytest.raises(InputError, match="exclude each other"):
+        facemesh.detect(frame, use_prev_landmarks=True, bbox_smoothing_alpha=0.5)
+
+
+def seen_at(*places):
+    """What a finder says of faces whose regions are squares of 60 px with their upper left corners there."""
+    corners = np.array([[0, 60], [0, 0], [60, 0], [60, 60]], np.float32)
+    regions = np.array([corners + np.float32(at) for at in places], np.float32).reshape(-1, 4, 2)
+    boxes = np.concatenate([regions.min(axis=1) + 10, regions.max(axis=1) - 10], axis=1)
+    return {"boxes_xyxy_px": boxes, "scores": np.ones(len(places), np.float32), "region_xy_px": regions}
+
+
+def stepped(tracker, frame, *places, unknown=()):
+    """The numbers of a frame's faces; a finder would see them at these places, and the meshes of some are not known."""
+    (values,) = tracker.found([frame], lambda frames: [seen_at(*places)])
+    boxes = values["boxes_xyxy_px"]
+    share = np.random.default_rng(1).random((1, 468, 2), np.float32)
+    mesh = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
+    mesh[np.isin(values["track"], unknown)] = np.nan
+    said = {"mesh_xyz_px": np.pad(mesh, ((0, 0), (0, 0), (0, 1))), "presence": values["scores"]}
+    tracker.remember([FrameResult(0, "", (200, 300), boxes.copy(), values | said)])
+    return values["track"].tolist()
+
+
+@pytest.fixture
+def blank():
+    return Frame(np.zeros((200, 300, 3), np.uint8), 0, "")
+
+
+def following(every):
+    gives = ("boxes_xyxy_px", "scores", "region_xy_px")
+    return LandmarkTracker("mesh_xyz_px", "presence", gives, Options(detect_every=every, track=True))
+
+
+def test_a_number_is_given_to_a_new_face_alone(blank):
+    tracker = following(1)
+    assert stepped(tracker, blank, (10, 10)) == [0]
+    assert stepped(tracker, blank, (11, 10)) == [0]
+    assert stepped(tracker, blank, (12, 10), (150, 90)) == [1, 0]
+
+
+def test_faces_are_looked_for_when_the_mesh_of_one_is_not_known(blank):
+    tracker, both = following(9), ((10, 10), (150, 90))
+    for unknown in ((), (1,)):
+        assert sorted(stepped(tracker, blank, *both, unknown=unknown)) == [0, 1]
+    assert tracker.detected == 1
+    assert sorted(stepped(tracker, blank, *both)) == [0, 2]
+    assert tracker.detected == 2
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"next": "1"},
+        {"lost": 0},
+        {"source": [1]},
+        {"size": [200, None]},
+        {"faces": [[0, ["<f4", [2], "AAAAAAAAAAA="]]]},
+    ],
+)
+def test_a_forged_state_is_refused_before_it_is_gone_on_with(blank, forged):
+    tracker = following(1)
+    stepped(tracker, blank, (10, 10))
+    state = json.loads(json.dumps(tracker.state()))
+    following(1).restore(state)
+    with pytest.raises(ValueError, match=r"none|not one of"):
+        following(1).restore(state | forged)

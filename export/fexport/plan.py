@@ -12,9 +12,7 @@ from fexruntime.contracts import Choice, Network, Pipeline, Stage, is_inner, net
 from fexruntime.contracts.precision import FULL, ISLANDS, PRECISIONS
 from fexruntime.errors import InputError
 from fexruntime.faces import KEEP
-from fexruntime.sources.images import IMAGE_SUFFIXES
 from fexruntime.sources.inputs import listed
-from fexruntime.sources.video import VIDEO_SUFFIXES
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
@@ -143,10 +141,7 @@ def plan(
     for path in calibration:
         if not path.exists():
             raise InputError(f"--calibration {str(path)!r} is not there")
-        if not any(
-            Path(f).is_file() and Path(f).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-            for f in listed([str(path)])
-        ):
+        if not any(Path(f).is_file() for f in listed([str(path)])):  # a file that is named may be called anything
             raise InputError(
                 f"--calibration {str(path)!r} has no pictures or videos in it (subfolders are not searched)"
             )

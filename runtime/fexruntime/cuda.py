@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.driver import gpu, library
-from fexruntime.errors import InferenceError
+from fexruntime.errors import InferenceError, OutOfMemoryError
 
 _OUT_OF_MEMORY = 2
 _NON_BLOCKING = 1
@@ -53,7 +53,7 @@ class Cuda:
         self._call("cuCtxSetCurrent", self._context)
 
     def empty(self, size_bytes: int) -> int:
-        """A buffer, at a multiple of 256 bytes; InferenceError if the GPU's memory does not hold it."""
+        """A buffer, at a multiple of 256 bytes; OutOfMemoryError if the GPU's memory does not hold it."""
         self.enter()
         at = _ADDRESS()
         self._call("cuMemAlloc_v2", ctypes.byref(at), _SIZE(max(size_bytes, 1)))
@@ -222,6 +222,6 @@ class Cuda:
 
     def _check(self, name: str, code: int) -> None:
         if code == _OUT_OF_MEMORY:
-            raise InferenceError("the GPU's memory is full: fewer workspaces, or engines with smaller profiles")
+            raise OutOfMemoryError("the GPU's memory is full: fewer workspaces, or engines with smaller profiles")
         if code:
             raise InferenceError(f"the CUDA driver refused {name} with error {code}")

@@ -96,9 +96,10 @@ class LandmarkTracker:
             )[kept]
             for name, value in values.items()
         }
-        numbers = [*range(self._next, self._next + new), *(f.number for f in self._faces)]
-        self._next += new
-        return whole | {"track": np.array(numbers, np.float32)[kept]}
+        fresh = int((kept < new).sum())  # a number is given to who is new alone: float32 counts to 16 million
+        numbers = [*range(self._next, self._next + fresh), *(self._faces[k - new].number for k in kept if k >= new)]
+        self._next += fresh
+        return whole | {"track": np.array(numbers, np.float32)}
 
     def remember(self, results: Sequence[FrameResult]) -> list[FrameResult]:
         """Where the faces of the frame lie, for the next one; the result, a followed face's box that of its mesh, its score its
@@ -120,7 +121,7 @@ class LandmarkTracker:
                 boxes[row], scores[row] = [*low, *high], result.values[self._presence][row]
                 rects[row] = [*low, *(high - low)]
             faces.append(_Face(number, _region(mesh[row], frame)))
-        self._lost = any(number not in numbers for number in before)
+        self._lost = not before <= {f.number for f in faces}
         self._faces = faces
         values = {k: v for k, v in result.values.items() if self._numbered or k != "track"}
         values |= {"boxes_xyxy_px": boxes, "scores": scores}
@@ -138,10 +139,15 @@ class LandmarkTracker:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`. Raises ValueError (or what its parts raise) if it is none."""
         self._next, self._since, self._lost, self._source = (state[k] for k in ("next", "since", "lost", "source"))
         self._size_hw = None if state["size"] is None else tuple(state["size"])
-        self._faces = [_Face(number, unpacked(region)) for number, region in state["faces"]]
+        self._faces = [_Face(number, unpacked(region, "<f4", (4, 2))) for number, region in state["faces"]]
+        whole = (self._next, self._since, *(self._size_hw or ()), *(f.number for f in self._faces))
+        if not all(type(v) is int for v in whole) or type(self._lost) is not bool:
+            raise ValueError("a tracker's numbers are none")
+        if type(self._source) not in (int, type(None)):
+            raise ValueError("a tracker's source is none")
 
 
 def _region(mesh_xy: F32, frame: Frame) -> F32:

@@ -38,7 +38,7 @@ def place_of(place: Place | None, given: PlaceFields) -> Place:
     for name in given:
         if name not in known:
             raise InputError(
-                f"no option {name!r} of Detector: there are bundle, place, workspaces, observe, {', '.join(known)}"
+                f"no option {name!r} of Detector: there are bundle, place, workspaces, observe, max_pixels, {', '.join(known)}"
             )
     return replace(place or Place(), **given)
 
@@ -83,7 +83,7 @@ def is_the_frames(error: Exception) -> bool:
 def failed(error: Exception) -> type[InferenceError]:
     """What an error of a run is to a caller: for lack of memory, as far as engines say so, or another failure."""
     words = str(error).lower()
-    short = isinstance(error, MemoryError) or any(
+    short = isinstance(error, (MemoryError, OutOfMemoryError)) or any(
         w in words for w in ("bad_alloc", "insufficient memory", "failed to allocate")
     )
     return OutOfMemoryError if short else InferenceError

@@ -84,7 +84,7 @@ class Options:
       frame, or as `detect_every` says). Faster, and MediaPipe's video mode; every frame by itself, the default, is its static one.
       A followed face's box is that of its mesh, its score its presence; new faces come first, then those that are followed.
     - `bbox_smoothing_alpha`: py-feat's attribute of that name: boxes become alpha of themselves and the rest of those
-      of the frame before, if they are near; 0 for none.
+      of the frame before, if they are near; 0 for none. Not with `use_prev_landmarks`.
     """
 
     batch_size: int = 1
@@ -135,6 +135,10 @@ class Options:
             object.__setattr__(self, name, value)
         if self.use_prev_landmarks and self.region == "frame":
             raise InputError("region='frame' and use_prev_landmarks exclude each other: give one of them")
+        if self.use_prev_landmarks and self.bbox_smoothing_alpha:
+            raise InputError(
+                "bbox_smoothing_alpha and use_prev_landmarks exclude each other: the box of a followed face is that of its mesh"
+            )
         start, end = self.start_s, self.end_s
         if end is not None and end <= (start or 0.0):
             raise InputError(f"end must be later than start: {self.end!r} is not later than {self.start or 0!r}")

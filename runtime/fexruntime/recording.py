@@ -204,13 +204,15 @@ class Run:
             self._sink.discard()
             raise nothing_read(bads)
         self.done.rows = self._sink.rows
-        # first: a table without it, had the process died in between, would be somebody's
-        sidecar(self._sink.target, self._said, self.done)
-        if self.done.stopped:
-            self._sink.publish()
-            self._sink.close()
-        else:
-            self._sink.finish()
+        try:
+            # first: a table without it, had the process died in between, would be somebody's
+            sidecar(self._sink.target, self._said, self.done)
+            if self.done.stopped:
+                self._sink.publish()
+            else:
+                self._sink.finish()
+        finally:
+            self._sink.close()  # whatever became of it: the part's lock is this run's no more
         if cut:
             raise CutOffError(
                 f"{'; '.join(str(e) for e in cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -174,9 +175,12 @@ def test_bundles_of_different_pipelines_are_not_compared(photo):
     refused(fexport("compare", "edge", "facemesh", photo), "different pipelines")
 
 
-def test_an_empty_calibration_folder_is_found_before_the_networks(tmp_path):
+def test_an_empty_calibration_folder_is_found_before_the_networks(photo, tmp_path):
     from fexport import plan
 
+    (tmp_path / "named").mkdir()
+    named = shutil.copy(photo, tmp_path / "named" / "photograph")  # read by what it is, not by its ending
+    plan.plan("faces", precision="int8", calibration=[Path(named)], stand_in_seed=1)
     with pytest.raises(InputError, match="no pictures or videos"):
         plan.plan("faces", precision="int8", calibration=[tmp_path])
     refused(fexport("calibrate", tmp_path / "r.json", tmp_path), "no picture or video")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from fexruntime.backends.base import Place
 from fexruntime.bundle import open_bundle
 from fexruntime.driver import Gpu
 from fexruntime.engines import key_of, profiles_of, shown
-from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.errors import EnvironmentMissingError, InputError, OutputError
 
 STEP = """
 import numpy as np, onnxruntime, os
@@ -187,6 +190,65 @@ def test_what_cannot_be_written(tmp_path):
     refused(fexport("triton", "edge", out, "--backend", "ncnn"), "has no fp32 artefact of kind ncnn")
     refused(fexport("triton", "edge", out, "--steps", "onnxruntime", "--backend", "ncnn"), "leave out --backend")
     assert not out.exists()
+
+
+def test_a_model_that_cannot_be_moved_in_leaves_what_was_there(tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "mine").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        repository._moved(tmp_path / "missing", tmp_path / "faces", tmp_path / "old")
+    assert (tmp_path / "faces" / "mine").exists()
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="a file system of its own is needed")
+def test_a_repository_that_is_a_mount_is_refused():
+    with pytest.raises(OutputError, match="a file system of its own"):
+        repository.write(open_bundle("edge"), Path("/dev/shm"), repository.Serving("fexport-test-of-mounts"), {})
+    assert not Path("/dev/shm/fexport-test-of-mounts").exists()
+
+
+def test_whatever_a_request_fails_with_those_beside_it_are_answered(monkeypatch):
+    """The model itself, with stand-ins for Triton's classes and for the detector."""
+    utils = types.ModuleType("triton_python_backend_utils")
+    utils.get_input_tensor_by_name = lambda request, name: types.SimpleNamespace(
+        as_numpy=lambda: np.array([request.image], object)
+    )
+    utils.InferenceResponse = lambda tensors=None, error=None: error or "answered"
+    utils.TritonError = type(
+        "TritonError", (str,), {"INVALID_ARG": 3, "INTERNAL": 1, "__new__": lambda c, t, n: str.__new__(c, t)}
+    )
+    utils.Tensor = lambda name, value: name
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    found = importlib.util.spec_from_file_location("model_of_triton", repository.MODEL)
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, found.name, module)
+    found.loader.exec_module(module)
+
+    def decoded(data, called):
+        if data == b"huge":
+            raise MemoryError
+        return data
+
+    def table(results, columns):
+        if results == [b"not a number"]:
+            raise ValueError("Out of range float values are not JSON compliant")
+        return [1]
+
+    model = module.TritonPythonModel()
+    model._most_bytes, model._options, model._columns = 100, None, None
+    model._frame = decoded
+    model._detector = types.SimpleNamespace(run=lambda frames, *a, **k: frames, to_fex=table)
+    requests = [
+        types.SimpleNamespace(image=i, requested_output_names=lambda: ["count"])
+        for i in (b"face", b"huge", b"not a number", b"face")
+    ]
+    assert model.execute(requests) == [
+        "answered",
+        "MemoryError",
+        "Out of range float values are not JSON compliant",
+        "answered",
+    ]
 
 
 def test_engines_of_the_store_become_steps(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 
 import numpy as np
+import pytest
 import torch
 from onnx import TensorProto, helper
 
@@ -12,6 +13,7 @@ from fexport import modules, samples, verify
 from fexport.networks import multitask_recipes
 from fexport.precision import sensitivity
 from fexruntime.contracts import MULTITASK_CHIP, Choice, Gate, network_row
+from fexruntime.errors import InputError
 
 
 def test_sensitivities_leave_near_ties_out_of_what_jumps_at_them():
@@ -46,3 +48,17 @@ def test_ties_are_those_of_the_gate(monkeypatch):
     (steady,), tied = verify.ties(loaded, [(chips,)])
     assert steady.tolist() == [False, True]
     assert "au" in tied
+
+
+def test_nothing_to_compare_is_no_cheap_part(monkeypatch):
+    loaded = types.SimpleNamespace(network=network_row("multitask-v2"))
+    monkeypatch.setattr(verify, "ties", lambda loaded, cases: ([np.zeros(1, bool)], ("au",)))
+    for name in ("plan_of", "_multiplications", "_parts"):
+        monkeypatch.setattr(sensitivity, name, lambda *args: {})
+    monkeypatch.setattr(sensitivity.magnitudes, "magnitudes", lambda model, cases: {})
+    monkeypatch.setattr(sensitivity.onnx_export, "serialise", lambda model: b"")
+    monkeypatch.setattr(sensitivity.session, "onnx_runner", lambda data: lambda case: {})
+    chip = (np.zeros((1, 3, 8, 8), np.float32),)
+    model = types.SimpleNamespace(graph=types.SimpleNamespace(output=[]))
+    with pytest.raises(InputError, match="near a tie, where au cannot be compared: give more pictures"):
+        sensitivity.analyse(model, loaded, 8, "fp16", [chip], {})

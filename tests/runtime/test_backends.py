@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from fex_compare import assert_same_fex
 from test_goldens import BOXES
 
 from fexruntime import Detector, Place, open_bundle, tuning
-from fexruntime.backends import open_backend, open_variant
+from fexruntime.backends import chosen, open_backend, open_variant
+from fexruntime.backends.arrays import Arrays
 from fexruntime.backends.onnxruntime import OnnxRuntime
 from fexruntime.canonical import check_canonical
 from fexruntime.contracts.ncnn import OFF
@@ -292,3 +294,11 @@ def test_rows_do_without_the_detectors_points_and_results_have_them(targets_bund
     assert lean.points_xy_px is None
     for results in ([result], [lean]):
         assert np.array_equal(detector.to_fex(results).values, fex.values, equal_nan=True)
+
+
+def test_what_is_arrays_alone_runs_beside_networks_on_a_gpu():
+    variant = SimpleNamespace(kind="arrays")
+    network = SimpleNamespace(role="au", record=SimpleNamespace(variants=[variant]), variant=lambda *asked: variant)
+    assert chosen(network, Place(backend="tensorrt", device="cuda")) == (Arrays, variant)
+    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available with the backend 'arrays'"):
+        chosen(network, Place(backend="tensorrt", device={"au": "cuda"}))

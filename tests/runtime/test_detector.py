@@ -8,8 +8,18 @@ from conftest import FACE
 
 from fexruntime import Detector
 from fexruntime.bundle import edge_bundle_path
-from fexruntime.errors import BundleError, ClosedError, EnvironmentMissingError, InputError, StandInWarning
+from fexruntime.cuda import Cuda
+from fexruntime.errors import (
+    BundleError,
+    ClosedError,
+    EnvironmentMissingError,
+    InferenceError,
+    InputError,
+    OutOfMemoryError,
+    StandInWarning,
+)
 from fexruntime.files import file_sha256
+from fexruntime.loading import failed
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +156,17 @@ def test_what_is_not_there_is_an_error_and_never_something_else():
         Detector(backend="arrays")
     with pytest.raises(BundleError, match="has no fp16 artefact of kind onnx in this bundle: it has fp32 onnx"):
         Detector(precision="fp16")
-    with pytest.raises(InputError, match="no option 'treads' of Detector"):
+    with pytest.raises(InputError, match=r"no option 'treads' of Detector: .*max_pixels"):
         Detector(treads=2)
     with pytest.raises(InputError, match="no option 'batchsize'"):
         Detector().detect("x.jpg", batchsize=2)
+
+
+def test_a_full_gpu_is_out_of_memory_too():
+    with pytest.raises(OutOfMemoryError, match="the GPU's memory is full") as raised:
+        Cuda._check(None, "cuMemAlloc_v2", 2)
+    assert failed(raised.value) is OutOfMemoryError
+    assert failed(InferenceError("the driver refused cuLaunchKernel")) is InferenceError
 
 
 def test_describe_says_what_is_in_use():

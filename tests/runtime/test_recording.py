@@ -121,6 +121,19 @@ def test_a_run_that_was_stopped_has_its_rows_and_can_be_gone_on_with(film, tmp_p
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob("*.journal"))
 
 
+def test_a_run_whose_place_beside_the_table_was_taken_can_be_gone_on_with(film, tmp_path):
+    detector, out, beside = Detector(), tmp_path / "out.csv", tmp_path / "out.csv.meta.json"
+    with pytest.raises(OutputError, match="fexport did not write it") as raised:
+        record(detector, film, out, on_batch=lambda batch: beside.write_text("somebody's"), end=0.5)
+    assert beside.read_text() == "somebody's"
+    assert not out.exists()
+    beside.unlink()
+    # the error, which is held here, holds the run: its lock must be gone all the same
+    assert record(detector, film, out, resume=True, end=0.5).rows > 0
+    assert raised
+    assert json.loads(beside.read_text())["stopped"] is False
+
+
 def test_another_run_is_refused_and_the_difference_named(film, photo, tmp_path, v1_edge_bundle):
     detector, out = Detector(), tmp_path / "out.csv"
     mine = tmp_path / "mine.mp4"

@@ -22,6 +22,7 @@ from fexruntime.bundle import open_bundle
 from fexruntime.cuda import Cuda
 from fexruntime.driver import gpu
 from fexruntime.errors import EnvironmentMissingError, InferenceError, InputError
+from fexruntime.sources.frame import Frame
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++"),
@@ -108,6 +109,17 @@ def test_a_whole_detector_gives_pyfeats_golden(driver, tensorrt, photo, request,
     assert driver.standin_open() == 0
 
 
+def test_a_frame_of_other_strides_is_read_as_what_it_shows(driver, tensorrt, frame):
+    tensorrt("edge")
+    turned = Frame(np.ascontiguousarray(frame[:, :, ::-1])[:, :, ::-1], 0, "")
+    assert not turned.rgb_u8.flags.c_contiguous
+    with Detector("edge", **GPU) as detector:
+        (found,), (expected,) = detector.run([turned]), detector.run([Frame(frame, 0, "")])
+    assert len(found) == 1
+    for name, values in expected.values.items():
+        assert np.array_equal(found.values[name], values), name
+
+
 def test_the_callers_boxes_batches_and_sizes(driver, tensorrt, frame, v1_edge_bundle):
     tensorrt(v1_edge_bundle)
     two = np.ascontiguousarray(np.concatenate([frame[:256], frame[:256, ::-1]]))
@@ -137,10 +149,9 @@ def test_networks_without_an_engine_are_the_cpus(driver, tensorrt, photo, frame,
     tensorrt(v1_whole_bundle)
     with Detector(v1_whole_bundle, **GPU) as detector, Detector(v1_whole_bundle) as plain:
         same(detector.detect(photo), plain.detect(photo))
-        workspace = detector._workspace(detector.place)
-        assert {"faces", "landmarks", "emotion", "identity"} <= set(workspace.ops._runners)
-        assert "au" in workspace.runners
-        workspace.ops.close()
+        with detector._workspaces.lent() as workspace:
+            assert {"faces", "landmarks", "emotion", "identity"} <= set(workspace.ops._runners)
+            assert "au" in workspace.runners
 
 
 def test_what_cannot_be(driver, tensorrt):

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fexruntime.errors import InputError
+from fexruntime.errors import InputError, OutOfMemoryError
 from fexruntime.options import Options
 from fexruntime.sources.frame import rescaled_size
-from fexruntime.sources.images import read_image
+from fexruntime.sources.images import decode_image, read_image
 from fexruntime.sources.inputs import Frames
 
 
@@ -307,3 +307,15 @@ def test_a_producer_of_tensors_may_refill_its_memory_too():
             yield torch.from_numpy(buffer).permute(2, 0, 1)
 
     assert [int(f.rgb_u8.max()) for f in list(Frames(camera(), own=True))] == [1, 2]
+
+
+def test_an_image_that_there_is_no_memory_for_is_passed_over(photo, monkeypatch):
+    def full(data, flags):
+        raise cv2.error("OpenCV: Insufficient memory (Failed to allocate 3000000000 bytes)")
+
+    monkeypatch.setattr(cv2, "imdecode", full)
+    with pytest.raises(OutOfMemoryError, match="there is not enough memory to read the image"):
+        decode_image(photo.read_bytes(), "the image")
+    bad = []
+    assert list(Frames([photo], on_bad=bad.append)) == []
+    assert [type(error) for error in bad] == [OutOfMemoryError]

@@ -17,6 +17,7 @@ from fexruntime.errors import InputError, StandInWarning
 from fexruntime.identity import METHODS
 from fexruntime.manifest import MANIFEST
 from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, REGIONS, Options
+from fexruntime.sources.limits import MOST_PIXELS, PIXELS_VARIABLE
 
 _DEFAULT = Options()
 
@@ -88,7 +89,7 @@ _DEFAULT = Options()
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
-    help="Refuse frames of more pixels. Default: FEXPORT_MAX_PIXELS, else 64000000.",
+    help=f"Refuse frames of more pixels. Default: {PIXELS_VARIABLE}, else {MOST_PIXELS}.",
 )
 @click.option("--max-faces", type=click.IntRange(min=1), help="The best so many faces of a picture. Default: all.")
 @click.option(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from fexport.triton import ENGINES
 from fexruntime.backends.base import AUTO, CPU
-
-_STEPS = ("onnxruntime", "tensorrt")
+from fexruntime.sources.limits import MOST_PIXELS
 
 
 @click.command("triton")
@@ -40,11 +40,17 @@ _STEPS = ("onnxruntime", "tensorrt")
 @click.option("--device", default=CPU, show_default=True, help="cuda: an instance a GPU.")
 @click.option(
     "--steps",
-    type=click.Choice(_STEPS),
+    type=click.Choice(ENGINES),
     help="Each graph as a model of its own that Triton runs, batches and places: ONNX graphs, or this GPU's engines.",
 )
 @click.option("--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of an image.")
-@click.option("--max-megapixels", type=click.FloatRange(min=0.01), default=64.0, show_default=True, help="Of an image.")
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(min=0.01),
+    default=MOST_PIXELS / 1e6,
+    show_default=True,
+    help="Of an image.",
+)
 @click.option("--force", is_flag=True, help="Replace models of these names that are there.")
 def command(
     bundle: str,

@@ -26,6 +26,7 @@ from fexport.precision.plan import WEIGHTED, PrecisionPlan, plan_of
 from fexruntime.contracts import Gate, Network, gates_of
 from fexruntime.contracts.precision import FULL
 from fexruntime.differences import gate_difference
+from fexruntime.errors import InputError
 from fexruntime.manifest import gate_name
 
 Say = Callable[[str], None]
@@ -90,6 +91,10 @@ def analyse(
     run = session.onnx_runner(onnx_export.serialise(model))
     truth = [run(case) for case in whole]
     steady, tied = verify.ties(loaded, whole)
+    if tied and not any(s.any() for s in steady):
+        raise InputError(
+            f"each of the {len(cases)} inputs of {network.name} is near a tie, where {', '.join(tied)} cannot be compared: give more pictures"
+        )
     rows = {gate: steady if gate.output in tied else None for gate in gates}
 
     def cost(parts: Sequence[str]) -> Cost:

@@ -21,7 +21,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).parent))  # before anything that is installed: the bundle goes with this one
 
 from fexruntime import Detector
-from fexruntime.errors import FexportError, InputError, one_line
+from fexruntime.errors import InputError, one_line
 from fexruntime.fex import Fex
 from fexruntime.options import options_of
 from fexruntime.results import FrameResult
@@ -37,7 +37,7 @@ class _Asked:
 
     frames: tuple[Frame, ...]
     outputs: frozenset[str]
-    error: FexportError | None = None
+    error: Exception | None = None
 
 
 class TritonPythonModel:
@@ -86,7 +86,10 @@ class TritonPythonModel:
                     answers[k] = _refused(own)
             good = [k for k in good if answers[k] is None]
         for k, results in zip(good, found, strict=True):
-            answers[k] = self._answer(results, asked[k].outputs)
+            try:
+                answers[k] = self._answer(results, asked[k].outputs)
+            except Exception as own:
+                answers[k] = _refused(own)
         return answers
 
     def finalize(self) -> None:
@@ -95,15 +98,15 @@ class TritonPythonModel:
 
     def _asked(self, request: Any) -> _Asked:
         outputs = frozenset(request.requested_output_names())
-        encoded = pb_utils.get_input_tensor_by_name(request, IMAGE).as_numpy().reshape(-1)
-        frames = []
-        for k, data in enumerate(encoded):
-            called = "the image" if len(encoded) == 1 else f"image {k + 1} of {len(encoded)}"
-            try:
-                frames.append(self._frame(data, called))
-            except FexportError as error:
-                return _Asked((), outputs, error)
-        return _Asked(tuple(frames), outputs)
+        try:
+            encoded = pb_utils.get_input_tensor_by_name(request, IMAGE).as_numpy().reshape(-1)
+            named = (
+                "the image" if len(encoded) == 1 else f"image {k + 1} of {len(encoded)}" for k in range(len(encoded))
+            )
+            frames = tuple(self._frame(data, called) for data, called in zip(encoded, named, strict=True))
+        except Exception as error:  # too large for the memory there is, for one: those beside it are answered
+            return _Asked((), outputs, error)
+        return _Asked(frames, outputs)
 
     def _frame(self, data: bytes, called: str) -> Frame:
         from fexruntime.sources.images import decode_image

@@ -31,11 +31,11 @@ from fexruntime.engines import find, import_tensorrt
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder
 from fexruntime.manifest import MANIFEST, Variant
+from fexruntime.sources.limits import MOST_PIXELS
 
 MODEL = Path(__file__).with_name("model.py")
 MOST_ITEMS = 64
 """Of a call of an ONNX graph that reads faces."""
-ENGINES = ("onnxruntime", "tensorrt")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -59,7 +59,7 @@ class Serving:
     threads: int | None = None
     max_bytes: int = 20_000_000
     """Of an encoded image."""
-    max_pixels: int = 64_000_000
+    max_pixels: int = MOST_PIXELS
     """Of a decoded one."""
 
     def __post_init__(self) -> None:
@@ -88,8 +88,8 @@ class Engine:
 def write(bundle: Bundle, out: Path, serving: Serving, steps: Mapping[str, Engine], force: bool = False) -> list[Path]:
     """Write the models into the repository `out` (made if it is not there; other models in it stay); answers their folders.
 
-    Everything is staged beside `out` and moved in at the end. Raises OutputError for a model that is there already (without `force`)
-    or a folder that cannot be written, InputError for columns or a backend that the bundle has not.
+    Everything is staged beside `out` and moved in at the end; if that fails, what was there is there again. Raises OutputError for a
+    model that is there already (without `force`), a folder that cannot be written, or one that nothing can be moved into, InputError for columns or a backend that the bundle has not.
     """
     selection = select(bundle.pipeline, serving.column_names)
     place = Place(serving.backend, serving.device)
@@ -109,18 +109,34 @@ def write(bundle: Bundle, out: Path, serving: Serving, steps: Mapping[str, Engin
     values = [c for g, columns in selection.groups if g.dtype == "float32" for c in columns]
     out.mkdir(parents=True, exist_ok=True)
     # not in `out`: a server that watches it would take half a model for one
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.absolute().name}.triton-", dir=out.absolute().parent))
+    beside = out.resolve()
+    if beside.stat().st_dev != beside.parent.stat().st_dev:
+        raise OutputError(
+            f"{str(out)!r} is a file system of its own, into which no whole model can be moved at once: name a folder in it"
+        )
+    check_folder(beside.parent)
+    staging = Path(tempfile.mkdtemp(prefix=f".{beside.name}.triton-", dir=beside.parent))
     try:
         _write_host(bundle, staging / serving.name, serving, named, values)
         for role, engine in steps.items():
             _write_step(bundle.networks[role], staging / named[role].model, engine)
         for name in models:
-            if (out / name).exists():
-                (out / name).rename(staging / f"{name}.old")
-            (staging / name).rename(out / name)
+            _moved(staging / name, out / name, staging / f"{name}.old")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return [out / name for name in models]
+
+
+def _moved(new: Path, target: Path, old: Path) -> None:
+    """Move a model to its place; what was there goes to `old`, and comes back if it cannot be."""
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError as error:
+        if old.exists():
+            old.rename(target)
+        raise OutputError(f"cannot write {str(target)!r}: {error.strerror or error}") from None
 
 
 def _write_host(
@@ -234,7 +250,7 @@ def graphs(bundle: Bundle, target: str = "any") -> Iterator[tuple[str, BundleNet
 
 
 def steps_of(bundle: Bundle, engine: str | None, serving: Serving) -> dict[str, Engine]:
-    """Each graph's engine by role, of one of `ENGINES`; none for None.
+    """Each graph's engine by role, of one of `fexport.triton.ENGINES`; none for None.
 
     Raises EnvironmentMissingError for TensorRT without a GPU, itself or engines; InputError where something else is to run the networks.
     """

@@ -25,7 +25,7 @@ BACKENDS = {
 def open_backend(network: BundleNetwork, place: Place) -> Backend:
     """A network of a bundle, loaded as `place` says.
 
-    A network that is in the bundle as arrays alone is run by "arrays", its only form, whatever else was asked for.
+    A network that is in the bundle as arrays alone is run by "arrays", its only form, whatever else was asked of all of them.
     Raises InputError for a name that is not there, EnvironmentMissingError for a device that the backend has not,
     BundleError if the bundle has no such artefact: never another is run instead.
     """
@@ -35,11 +35,11 @@ def open_backend(network: BundleNetwork, place: Place) -> Backend:
 
 def chosen(network: BundleNetwork, place: Place) -> tuple[Any, Variant]:
     """The class that `place` means for a network and the artefact that it would load, without loading it or its library."""
-    name = place.backend_of(network.role)
-    if {v.kind for v in network.record.variants} == {"arrays"}:
-        name = "arrays"
+    alone = {v.kind for v in network.record.variants} == {"arrays"}
+    name = "arrays" if alone else place.backend_of(network.role)
     kind = _backend(name)
-    _check_device(kind, name, network, place)
+    if not (alone and isinstance(place.device, str)):  # a device of all is not this one's; one by its role is meant
+        _check_device(kind, name, network, place)
     return kind, network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
 
 

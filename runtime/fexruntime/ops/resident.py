@@ -320,8 +320,9 @@ class ResidentOps:
         return self._uploaded(view.rgb_u8, f"shrunk {view.rgb_u8.shape} {slot}")
 
     def _uploaded(self, pixels: Any, name: str) -> NDArray[np.int64]:
-        row = view_of(pixels)
-        row[0] = self._written(name, pixels)
+        whole = np.ascontiguousarray(pixels)  # `run` takes frames as they are, those of other strides among them
+        row = view_of(whole)
+        row[0] = self._written(name, whole)
         return row
 
     def _written(self, name: str, array: NDArray[Any]) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fexruntime.arrays import U8
-from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.errors import EnvironmentMissingError, InputError, OutOfMemoryError
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.limits import check_pixels
 from fexruntime.sources.tiff import as_stored
@@ -55,7 +55,7 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
         image: Any = cv2.imdecode(np.frombuffer(data if exif else as_stored(data), np.uint8), flags)
     except cv2.error as error:
         if "Insufficient memory" in str(error):
-            raise MemoryError from None
+            raise OutOfMemoryError(f"there is not enough memory to read {called}: make it smaller") from None
         image = None
     if image is None:
         raise InputError(f"{called} is {_kind(data)}")

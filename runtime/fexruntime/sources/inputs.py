@@ -132,7 +132,7 @@ class Frames:
                     yield replace(frame, order=order, source=MEMORY if source.sequence else number, number=number)
                 else:
                     self.read += 1
-            except InputError as error:
+            except (InputError, OutOfMemoryError) as error:
                 yield error
             except MemoryError:
                 yield OutOfMemoryError(f"there is not enough memory to read {source.name!r}: make it smaller")
