@@ -65,5 +65,5 @@ def write_table(table: Table, path: Path, suffix: str | None = None, said: Mappi
             file.write(form.head(schema))
             file.write(form.block(table, schema))
         form.finish(temporary, temporary)
-    if said is not None and suffix != ".parquet":
-        write_sidecar(path, said)
+        if said is not None and suffix != ".parquet":  # before the table: one without it would be somebody's
+            write_sidecar(path, said)
