@@ -144,7 +144,11 @@ def test_two_bundles_on_a_folder(tmp_path, photo):
     done = fexport("compare", "edge", "edge", tmp_path / "in")
     assert done.returncode == 0, done.stderr
     assert "1 frames, 1 faces" in done.stdout
-    refused(fexport("compare", "edge", "facemesh", tmp_path / "in"), "first bundle is faces", "compare bundles of one pipeline")
+    refused(
+        fexport("compare", "edge", "facemesh", tmp_path / "in"),
+        "first bundle is faces",
+        "compare bundles of one pipeline",
+    )
 
 
 @pytest.mark.parametrize(
