@@ -6,8 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-LEFT_OUT = ("dev", "all", "gpu", "nvrtc", "ray")
-"""Ray is a recipe's, not the package's; `all` names the others; ONNX Runtime for CUDA overwrites the CPU's; the CUDA compiler is for tests alone."""
+LEFT_OUT = ("dev", "all", "gpu", "nvrtc", "ray", "docs", "fuzz")
+"""Ray is a recipe's, not the package's; `all` names the others; ONNX Runtime for CUDA overwrites the CPU's; the CUDA compiler, the docs'
+site and the fuzzer are for tests alone."""
 
 
 def floors(text: str) -> list[str]:
