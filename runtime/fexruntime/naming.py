@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 
 from fexruntime.arrays import F32
-from fexruntime.identity import Gallery
+from fexruntime.columns import Selection
+from fexruntime.identity import INCREMENTAL, Gallery
+from fexruntime.options import Options
 
 REMEMBERED_TRACKS = 4096
 """Tracks whose name is kept; a track that was not seen for so many others has ended."""
+
+
+def needs_all_faces(selection: Selection, options: Options) -> bool:
+    """Whether rows are given names that no face has before all are known."""
+    return selection.names_from is not None and options.identity_method != INCREMENTAL
 
 
 class Namer:

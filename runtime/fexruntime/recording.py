@@ -6,7 +6,6 @@ record(Detector("bundle"), "film.mp4", "rows.parquet", resume=True, skip_frames=
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -19,15 +18,13 @@ from fexruntime.behind import Behind
 from fexruntime.columns import Selection, select
 from fexruntime.errors import CutOffError, FexportError, InputError, OutputError
 from fexruntime.files import file_sha256, user_path
-from fexruntime.identity import INCREMENTAL
 from fexruntime.manifest import MANIFEST
-from fexruntime.naming import Namer
+from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import OptionFields, Options, options_of
 from fexruntime.provenance import provenance, write_sidecar
 from fexruntime.results import FrameResult
-from fexruntime.sinks import FORMATS, PARQUET_KEY, check_target, write_table
+from fexruntime.sinks import FORMATS, check_target, schema_of, write_table
 from fexruntime.sinks.appending import Appending
-from fexruntime.sinks.formats import Schema
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.inputs import Position, listed
 from fexruntime.sources.video import is_video
@@ -91,7 +88,7 @@ def record(
     suffix = check_target(target)
     files = listed([str(inputs)] if isinstance(inputs, (str, Path)) else [str(i) for i in inputs])
     selection = select(detector.pipeline, chosen.columns, any(is_video(f) for f in files), chosen.track)
-    if selection.names_from is not None and chosen.identity_method != INCREMENTAL:
+    if needs_all_faces(selection, chosen):
         if resume:
             raise InputError(
                 f"identity method {chosen.identity_method!r} needs all faces at once: it cannot be gone on with"
@@ -116,13 +113,10 @@ class Run:
     ) -> None:
         self._detector, self._files, self._options, self._selection = detector, list(files), options, selection
         form = FORMATS[suffix]
-        columns = selection.all_columns if form.own else selection.columns
-        identity = described(detector, self._files, options, columns)
+        schema = schema_of(form, selection)
+        identity = described(detector, self._files, options, schema.columns)
         self._said = said(detector, options, identity)
-        schema = Schema(
-            columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(self._said, default=str)}
-        )
-        self._sink = Appending(target, form, schema, identity, resume)
+        self._sink = Appending(target, form, schema.saying(self._said), identity, resume)
         self._namer = Namer(options.face_identity_threshold)
         self.done = Recorded(rows=self._sink.rows)
         self._after: Position | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from fexruntime.columns import select
 from fexruntime.errors import InputError
-from fexruntime.identity import INCREMENTAL
 from fexruntime.live import Live, Seen
-from fexruntime.naming import Namer
+from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import Options
 from fexruntime.recording import COMMIT_EVERY_S, Recorded, described, said, sidecar
-from fexruntime.sinks import FORMATS, PARQUET_KEY, check_target
+from fexruntime.sinks import FORMATS, check_target, schema_of
 from fexruntime.sinks.appending import Appending
-from fexruntime.sinks.formats import Schema
 
 if TYPE_CHECKING:
     from fexruntime.detector import Detector
@@ -39,16 +36,15 @@ def record_live(
     target = Path(out)
     suffix = check_target(target)
     selection = select(detector.pipeline, options.columns, True, options.track)
-    if selection.names_from is not None and options.identity_method != INCREMENTAL:
+    if needs_all_faces(selection, options):
         raise InputError(
             f"identity method {options.identity_method!r} needs all faces at once: live rows cannot have it"
         )
     form = FORMATS[suffix]
-    columns = selection.all_columns if form.own else selection.columns
-    identity = described(detector, [live.name], options, columns) | {"began": time.time()}
+    schema = schema_of(form, selection)
+    identity = described(detector, [live.name], options, schema.columns) | {"began": time.time()}
     about = said(detector, options, identity)
-    schema = Schema(columns, {c: selection.dtypes[c] for c in columns}, {PARQUET_KEY: json.dumps(about, default=str)})
-    sink = Appending(target, form, schema, identity)
+    sink = Appending(target, form, schema.saying(about), identity)
     namer, done, last = Namer(options.face_identity_threshold), Recorded(), time.monotonic()
     try:
         for seen in live:

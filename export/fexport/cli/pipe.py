@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fexruntime.columns import select
-from fexruntime.identity import INCREMENTAL, name_identities
-from fexruntime.naming import Namer
+from fexruntime.identity import name_identities
+from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import Options
 from fexruntime.results import FrameResult
-from fexruntime.sinks import FORMATS, Schema
+from fexruntime.sinks import FORMATS, schema_of
 from fexruntime.sources.video import is_video
 
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ class Pipe:
     def __init__(self, detector: Detector, suffix: str, files: Sequence[str], options: Options) -> None:
         self._detector, self._form, self._options = detector, FORMATS[suffix], options
         self._selection = select(detector.pipeline, options.columns, any(is_video(f) for f in files), options.track)
-        columns = self._selection.all_columns if self._form.own else self._selection.columns
-        self._schema = Schema(columns, {c: self._selection.dtypes[c] for c in columns})
+        self._schema = schema_of(self._form, self._selection)
         self._names = Namer(options.face_identity_threshold).names
-        self._at_once = self._selection.names_from is not None and options.identity_method != INCREMENTAL
+        self._at_once = needs_all_faces(self._selection, options)
         self._waiting: list[FrameResult] = []
         self._out = sys.stdout.buffer
         self._begun = False

@@ -6,7 +6,6 @@ names that are not UTF-8 are written with their odd bytes as backslash escapes (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,22 @@ from typing import Any
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder, check_ours, replacing
 from fexruntime.provenance import check_sidecar, sidecar_of, write_sidecar
-from fexruntime.sinks.formats import FORMATS, Schema, Table, printable, shown
+from fexruntime.sinks.formats import FORMATS, PARQUET_KEY, Schema, Table, printable, schema_of, shown
 
-__all__ = ["FORMATS", "SUFFIXES", "Schema", "Table", "check_target", "printable", "shown", "write_table"]
+__all__ = [
+    "FORMATS",
+    "PARQUET_KEY",
+    "SUFFIXES",
+    "Schema",
+    "Table",
+    "check_target",
+    "printable",
+    "schema_of",
+    "shown",
+    "write_table",
+]
 
 SUFFIXES = tuple(FORMATS)
-PARQUET_KEY = "fexport"
-"""The key of a Parquet file's metadata under which it says where it comes from."""
 
 
 def check_target(path: Path) -> str:
@@ -57,9 +65,7 @@ def write_table(table: Table, path: Path, suffix: str | None = None, said: Mappi
     else:
         _check_ours(path, suffix)
     form = FORMATS[suffix]
-    columns = table.all_columns if form.own else table.columns
-    metadata = {} if said is None else {PARQUET_KEY: json.dumps(said, default=str)}
-    schema = Schema(columns, {c: table.dtypes[c] for c in columns}, metadata)
+    schema = schema_of(form, table) if said is None else schema_of(form, table).saying(said)
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(form.head(schema))

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from fexruntime.errors import EnvironmentMissingError
 
+PARQUET_KEY = "fexport"
+"""The key of a Parquet file's metadata under which it says where it comes from."""
 ROWS_OF_A_GROUP = 4096
 """Rows of a row group of Parquet: 36 MB of Detectorv2's."""
 
@@ -51,6 +53,10 @@ class Schema:
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def saying(self, said: Mapping[str, Any]) -> Schema:
+        """The same columns, with where the rows come from."""
+        return replace(self, metadata={PARQUET_KEY: json.dumps(said, default=str)})
+
 
 class Format(Protocol):
     """One format. What is appended block by block is bytes; a part that was cut at a block's end is whole."""
@@ -73,6 +79,31 @@ class Format(Protocol):
     def finish(self, part: Path, target: Path) -> None:
         """Make `target` of what was appended to `part`; they may be one path."""
         ...
+
+
+class Columns(Protocol):
+    """What has columns: a table, or the selection that one will be made of."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column."""
+        ...
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """With those that formats of fexport's own have beside."""
+        ...
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """By column."""
+        ...
+
+
+def schema_of(form: Format, of: Columns) -> Schema:
+    """The columns of a file of that format."""
+    columns = of.all_columns if form.own else of.columns
+    return Schema(columns, {c: of.dtypes[c] for c in columns})
 
 
 class Csv:
