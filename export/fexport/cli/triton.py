@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, FOLDER
 from fexport.triton import ENGINES
 from fexruntime.backends.base import AUTO, CPU
 from fexruntime.sources.limits import MOST_PIXELS
 
 
 @click.command("triton")
-@click.argument("bundle")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE)
+@click.argument("out", type=FOLDER)
 @click.option("--name", default="fexport", show_default=True, help="Of the model.")
 @click.option("--columns", default="", help="Only these columns or groups of them (au,pose): others are not computed.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images read together.")
@@ -36,8 +37,10 @@ from fexruntime.sources.limits import MOST_PIXELS
     help="Processes, each with the bundle loaded.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
-@click.option("--backend", default=AUTO, show_default=True, help="What runs the networks inside the model.")
-@click.option("--device", default=CPU, show_default=True, help="cuda: an instance a GPU.")
+@click.option(
+    "--backend", type=BACKEND, default=AUTO, show_default=True, help="What runs the networks inside the model."
+)
+@click.option("--device", type=DEVICE, default=CPU, show_default=True, help="cuda: an instance a GPU.")
 @click.option(
     "--steps",
     type=click.Choice(ENGINES),
