@@ -44,3 +44,14 @@ def assert_same_fex(fex, golden: Path, px: float = 0.01, relative: float = 1e-4)
         limit = np.full(len(a), px) if PIXELS.match(column) else relative * scale
         gap = np.abs(a - b)
         assert not (gap > limit).any(), f"{column}: {np.nanmax(gap):.3g}"
+
+
+def assert_same_rows(found, expected, atol: float) -> None:
+    """Hold a Fex to another of ours: rows one to one, numbers within a relative 1e-5 and `atol`, all else equal."""
+    assert len(found) == len(expected)
+    for column in expected.columns:
+        mine, other = np.asarray(found[column]), np.asarray(expected[column])
+        if other.dtype.kind == "f":
+            assert np.allclose(mine, other, rtol=1e-5, atol=atol, equal_nan=True), column
+        else:
+            assert mine.tolist() == other.tolist(), column

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+from functools import partial
 
 import cuda_standin
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from fex_compare import assert_same_fex
+from fex_compare import assert_same_fex, assert_same_rows
 from tensorrt_standin import VERSIONS, standin
 
 from fexport.tensorrt_build import EngineOptions
@@ -67,14 +68,7 @@ def tensorrt(driver, monkeypatch):
     return made
 
 
-def same(found, expected):
-    assert len(found) == len(expected)
-    for column in expected.columns:
-        mine, other = np.asarray(found[column]), np.asarray(expected[column])
-        if other.dtype.kind == "f":
-            assert np.allclose(mine, other, rtol=1e-5, atol=1e-3, equal_nan=True), column
-        else:
-            assert mine.tolist() == other.tolist(), column
+same = partial(assert_same_rows, atol=1e-3)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

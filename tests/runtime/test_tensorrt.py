@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from command import fexport, refused
+from fex_compare import assert_same_rows
 from tensorrt_standin import VERSIONS, HostMemory, standin
 
 from fexport.tensorrt_build import EngineOptions, build_engine, timing_cache
@@ -89,12 +90,7 @@ def test_a_whole_pipeline_answers_what_onnx_runtime_does(here, monkeypatch, fram
     with Detector(bundle, backend="tensorrt", device="cuda") as detector, Detector(bundle) as plain:
         found, expected = detector.detect([frame, frame], batch_size=2), plain.detect([frame, frame], batch_size=2)
     assert len(expected) >= 2
-    for column in expected.columns:
-        mine, other = np.asarray(found[column]), np.asarray(expected[column])
-        if other.dtype.kind == "f":
-            assert np.allclose(mine, other, rtol=1e-5, atol=1e-4, equal_nan=True), column
-        else:
-            assert mine.tolist() == other.tolist(), column
+    assert_same_rows(found, expected, atol=1e-4)
 
 
 def test_a_frame_outside_every_profile_names_the_option(here, monkeypatch):
