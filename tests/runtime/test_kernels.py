@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import locale
 import re
 import shutil
 
@@ -228,10 +229,12 @@ def test_nvrtc_compiles_them_and_they_are_kept(architecture, tmp_path, monkeypat
 @pytest.mark.skipif(not _nvrtc(), reason="NVRTC is not installed: pip install 'fexport[nvrtc]'")
 @pytest.mark.parametrize("path", [*nvrtc.of_wheels()], ids=lambda path: path.name)
 def test_every_nvrtc_that_is_here_compiles_them(path, monkeypatch):
-    """CI has 12.2 too, JetPack 6.0's."""
+    """CI has 12.2 too, JetPack 6.0's, which changes the thread's locale."""
+    encoding = locale.nl_langinfo(locale.CODESET)
     monkeypatch.setattr(nvrtc, "_library", lambda: nvrtc.loaded(str(path)))
     for architecture in ("sm_87", "sm_90"):
         assert nvrtc.compiled(devices.SOURCE.read_bytes(), architecture)[:4] == b"\x7fELF"
+    assert locale.nl_langinfo(locale.CODESET) == encoding
 
 
 @pytest.mark.nvrtc

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,9 @@ def compiled(source: bytes, architecture: str) -> bytes:
         raise EnvironmentMissingError(f"NVRTC {version()} takes no program")
     try:
         options = [f"--gpu-architecture={architecture}".encode(), *(o.encode() for o in CUDA_OPTIONS)]
-        if nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)):
+        with _same_locale():
+            refused = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        if refused:
             said = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).rstrip(b"\0").decode()
             lines = [line for line in said.splitlines() if line.strip()] or ["it gave no reason"]
             raise EnvironmentMissingError(
@@ -72,6 +75,21 @@ def compiled(source: bytes, architecture: str) -> bytes:
         return _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextmanager
+def _same_locale() -> Iterator[None]:
+    """Give the thread its locale back: NVRTC 12.2 leaves it with "C", and files that are opened after it would be read as ASCII."""
+    use = getattr(ctypes.CDLL(None), "uselocale", None)  # POSIX; of other systems none is known to need it
+    if use is None:
+        yield
+        return
+    use.restype, use.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = use(None)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def _text(size_of: Any, get: Any, program: Any) -> bytes:
