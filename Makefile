@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 oldest triton docs lint types gate clean
+.PHONY: demo test opencv4 oldest triton pythons docs lint types gate clean
 
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -37,6 +37,11 @@ $(VENV)/oldest/.done: $(BIN)/python tests/oldest.py pyproject.toml
 	$(BIN)/python tests/oldest.py > $(VENV)/oldest/requirements.txt
 	$(VENV)/oldest/bin/python -m pip --disable-pip-version-check install -q -r $(VENV)/oldest/requirements.txt pytest pillow -e .
 	touch $@
+
+# the wheel on other Pythons, without torch: `make pythons PYTHONS="python3.10 python3.12 /somewhere/bin/python3.13"`
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+pythons: $(VENV)/.dev
+	$(BIN)/python benchmarks/pythons.py $(PYTHONS)
 
 # a tritonserver for the tests of `fexport triton` (CPU, 150 MB), in an environment of its own: its stub's bindings are of before NumPy 2
 triton: $(VENV)/triton/.done

@@ -39,8 +39,11 @@ def installed() -> str:
 
 
 @contextlib.contextmanager
-def serving(repository: Path, work: Path, seconds: float = 60) -> Iterator[Server]:
-    """The server for the block, ready; RuntimeError with its log if it does not come up. `work` takes its log and backends."""
+def serving(repository: Path, work: Path, seconds: float = 60, exit_s: int = 30) -> Iterator[Server]:
+    """The server for the block, ready; RuntimeError with its log if it does not come up. `work` takes its log and backends.
+
+    It ends on SIGTERM, `exit_s` later at the latest: so long it waits for connections that clients leave open (status 1 then, else 0).
+    """
     (packages,) = ENVIRONMENT.glob("lib/python*/site-packages")
     home = packages / "pytriton" / "tritonserver"
     backend = work / "backends" / "python"
@@ -56,6 +59,7 @@ def serving(repository: Path, work: Path, seconds: float = 60) -> Iterator[Serve
         home / "bin" / "tritonserver", "--model-repository", repository, "--backend-directory", backend.parent,
         "--http-address", "127.0.0.1", "--http-port", str(ports[0]),
         "--grpc-address", "127.0.0.1", "--grpc-port", str(ports[1]), "--allow-metrics", "false",
+        "--exit-timeout-secs", str(exit_s),
     ]  # fmt: skip
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment | {"LD_LIBRARY_PATH": libraries})
@@ -69,7 +73,7 @@ def serving(repository: Path, work: Path, seconds: float = 60) -> Iterator[Serve
         finally:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(exit_s + 30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -1,7 +1,7 @@
 """Videos: memory over a long one, kills, how much reading, networks and writing overlap, what following faces costs and gives.
 
     python benchmarks/video.py memory BUNDLE CLIP       RSS every 100 frames of a run over 10 000, and its slope
-    python benchmarks/video.py kills BUNDLE CLIP        runs that are killed at random and gone on with, for CSV and Parquet
+    python benchmarks/video.py kills [BUNDLE CLIP]      runs that are killed at random and gone on with, for CSV and Parquet
     python benchmarks/video.py overlap BUNDLE CLIP      the whole run's rate beside each stage's own, in turns
     python benchmarks/video.py tracking BUNDLE CLIP     time a frame and drift of boxes for --detect-every 1, 2, 5, 10, in turns
     python benchmarks/video.py every-fifth CLIP --weights DIR --pyfeat-python PYTHON --bundle fp32=BUNDLE --bundle int8=BUNDLE
@@ -89,12 +89,28 @@ def memory(bundle: str, clip: Path, frames: int, output_size: int, threads: int)
 
 
 @main.command()
-@click.argument("bundle")
-@click.argument("clip", type=click.Path(path_type=Path))
+@click.argument("bundle", default="facemesh")
+@click.argument("clip", type=click.Path(path_type=Path), required=False)
 @click.option("--trials", default=20, show_default=True)
 @click.option("--skip-frames", default=1, show_default=True)
-def kills(bundle: str, clip: Path, trials: int, skip_frames: int) -> None:
-    """Killed at random, gone on with, compared cell by cell."""
+def kills(bundle: str, clip: Path | None, trials: int, skip_frames: int) -> None:
+    """Killed at random, gone on with, compared cell by cell. Without a CLIP: of the packaged photograph, moved about."""
+    words = " ".join(["python benchmarks/video.py kills", *([bundle, clip.name] if clip else [])])
+    with tempfile.TemporaryDirectory() as folder:
+        clip = clip or _moved_photograph(Path(folder) / "moved_photograph.mp4")
+        save("kills", bundle, clip, {"command": words} | _killed(bundle, clip, trials, skip_frames))
+
+
+def _moved_photograph(path: Path, frames: int = 150) -> Path:
+    sys.path.append(str(RESULTS.parents[1] / "tests"))
+    import clips
+
+    photo = RESULTS.parents[1] / "export" / "fexport" / "photographs" / "astronaut.jpg"
+    return clips.write(path, clips.pictures(photo, frames))
+
+
+def _killed(bundle: str, clip: Path, trials: int, skip_frames: int) -> dict[str, Any]:
+    """By format: of each trial when it was killed, how many rows were kept, and whether the table was the same at the end."""
     found: dict[str, Any] = {}
     dice = random.Random(20)
     for suffix in (".csv", ".parquet"):
@@ -129,7 +145,7 @@ def kills(bundle: str, clip: Path, trials: int, skip_frames: int) -> None:
                     path.unlink(missing_ok=True)
         found[suffix] = trial_list
         print(suffix, sum(t["equal"] for t in trial_list), "of", len(trial_list), flush=True)
-    save("kills", bundle, clip, found)
+    return found
 
 
 @main.command()

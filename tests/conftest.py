@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ GOLDENS = Path(__file__).parent / "goldens"
 PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
 LANDMARKS_AND_POSE = {"au": "none", "emotion": "none", "gaze": "none"}
 """Choices of Detectorv1 without its classifiers and gaze."""
+collect_ignore = (
+    []
+    if find_spec("torch")
+    else [f"runtime/test_{n}.py" for n in ("backends", "img2pose", "resample", "resident", "store", "tensorrt")]
+)
+"""Of tests/runtime what imports the build's side; without torch (`benchmarks/pythons.py`) the others run, and skip what asks for a built bundle."""
 FACE = np.array([[177.7, 53.75, 271.0, 178.75]], np.float32)
 
 
@@ -43,6 +50,7 @@ def frame(photo):
 
 
 def _build(folder: Path, pipeline, contract, targets=(), **choices):
+    pytest.importorskip("torch", reason="builds a bundle")
     from fexport import build, plan
 
     build.build(plan.plan(pipeline, contract, choices, stand_in_seed=0, targets=targets), folder)

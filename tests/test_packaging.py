@@ -43,6 +43,7 @@ def test_content(wheel):
         "CHANGELOG.md",
         "benchmarks/README.md",
         "benchmarks/REPORT.md",
+        "benchmarks/ROBUSTNESS.md",
     }
     assert documents <= shared
     for name in (

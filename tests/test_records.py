@@ -104,3 +104,20 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
     assert "| fexport[cpu,ncnn] | 400 | 1/16.6 | 1/6.7 |" in text
     assert "fexport[ncnn] met." in text
     assert "fexport[cpu,ncnn] missed." in text
+
+
+def test_the_pages_of_robustness_are_what_the_records_say(scripts):
+    """`python benchmarks/robustness.py` makes both."""
+    made = scripts("robustness")
+    assert made.PAGE.read_text(encoding="utf-8") == made.page(True)
+    assert made.DOCS.read_text(encoding="utf-8") == made.page(False)
+
+
+def test_the_corpus_and_the_kills_that_are_recorded_broke_nothing():
+    results = BENCHMARKS / "results"
+    corpus = json.loads((results / "hostile_corpus.json").read_text(encoding="utf-8"))["cases"]
+    assert len(corpus) > 200
+    assert {c["outcome"] for c in corpus} == {"kept", "refused"}
+    kills = json.loads((results / "video_kills.json").read_text(encoding="utf-8"))
+    for suffix in (".csv", ".parquet"):
+        assert [t["equal"] for t in kills[suffix]] == [True] * 20

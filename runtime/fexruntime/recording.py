@@ -296,9 +296,10 @@ def _whole(
     return done
 
 
-def nothing_read(bad: Sequence[FexportError]) -> InputError:
-    """The error of a run in which every input was passed over."""
-    return InputError(f"no input could be read, of {len(bad)}: {bad[0]}" if len(bad) > 1 else str(bad[0]))
+def nothing_read(bad: Sequence[FexportError]) -> FexportError:
+    """The error of a run in which every input was passed over, of the class of the first that is no fault of the input (short memory), if any."""
+    first = next((e for e in bad if not isinstance(e, InputError)), bad[0])
+    return type(first)(f"no input could be read, of {len(bad)}: {first}") if len(bad) > 1 else first
 
 
 def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict[str, Any]:

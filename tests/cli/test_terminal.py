@@ -17,8 +17,10 @@ from command import fexport, refused
 
 from fexport.cli import COMMANDS, EXAMPLES, group, paths
 from fexport.cli.sheet import Column, Sheet
-from fexruntime.errors import EnvironmentMissingError, InputError, OutputError
+from fexruntime import Detector, record
+from fexruntime.errors import EnvironmentMissingError, InputError, OutOfMemoryError, OutputError
 from fexruntime.files import check_ours, user_path
+from fexruntime.recording import nothing_read
 
 ROOT = Path(__file__).parent.parent.parent
 TABLES = (("inspect", "edge"), ("models",), ("doctor",), ("cache",))
@@ -122,6 +124,34 @@ def test_a_relative_python_is_made_absolute_and_a_wrong_one_is_found_at_once(tmp
     for wrong, says in (("bin/pithon", "is not there"), ("bin", "is a folder")):
         with pytest.raises(EnvironmentMissingError, match=says):
             paths.PYTHON.convert(wrong, None, None)
+
+
+def test_short_memory_is_no_bad_input_even_where_nothing_could_be_read():
+    damaged, short = InputError("a.jpg is cut off"), OutOfMemoryError("there is not enough memory to read b.jpg")
+    for bad, kind, says in (
+        ([damaged], InputError, "a.jpg is cut off"),
+        ([damaged, damaged], InputError, "no input could be read, of 2: a.jpg is cut off"),
+        ([damaged, short], OutOfMemoryError, "no input could be read, of 2: there is not enough memory to read b.jpg"),
+    ):
+        error = nothing_read(bad)
+        assert (type(error), str(error)) == (kind, says)
+    assert str(damaged) == "a.jpg is cut off"  # the caller's own, which it may have shown
+
+
+def test_a_run_that_memory_was_short_for_says_so(tmp_path, photo, monkeypatch):
+    read = Path.read_bytes
+
+    def short(path):
+        if path == photo:
+            raise MemoryError
+        return read(path)
+
+    detector, bads = Detector("edge"), []
+    monkeypatch.setattr(Path, "read_bytes", short)
+    with pytest.raises(OutOfMemoryError, match="no input could be read, of 2: there is not enough memory to read"):
+        record(detector, [photo, photo], tmp_path / "x.csv", on_bad=bads.append)
+    assert [type(b) for b in bads] == [OutOfMemoryError] * 2
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_all_inputs_bad_is_an_error_of_one_sentence(tmp_path):

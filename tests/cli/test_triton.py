@@ -45,8 +45,8 @@ class TritonPythonModel:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A server with the packaged mesh, whole and with its graphs as models of their own."""
+def triton():
+    """What starts a tritonserver."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import triton_server
@@ -56,6 +56,12 @@ def server(tmp_path_factory):
     if missing:
         assert not os.environ.get("FEXPORT_NEED_TRITON"), missing
         pytest.skip(missing)
+    return triton_server
+
+
+@pytest.fixture(scope="module")
+def server(triton, tmp_path_factory):
+    """A server with the packaged mesh, whole and with its graphs as models of their own, and a detector with a queue of two."""
     folder = tmp_path_factory.mktemp("triton")
     bundle, models = open_bundle("facemesh"), folder / "models"
     repository.write(bundle, models, repository.Serving("mesh", threads=1, delay_us=300_000, max_bytes=1_000_000), {})
@@ -65,7 +71,9 @@ def server(tmp_path_factory):
         text = config.read_text()
         config.write_text(text.replace('backend: "onnxruntime"', 'backend: "python"').replace("model.onnx", "model.py"))
         (path / "1" / "model.py").write_text(STEP)
-    with triton_server.serving(models, folder) as running:
+    queue = repository.Serving("short", threads=1, queue=2, delay_us=2_000_000)
+    repository.write(open_bundle("edge"), models, queue, {})
+    with triton.serving(models, folder) as running:
         yield running
 
 
@@ -126,6 +134,52 @@ def test_requests_at_once_are_read_together_and_a_bad_one_fails_alone(server, ph
         assert answers[k][0] == "StatusCode.INVALID_ARGUMENT"
         assert text in answers[k][1]
     assert after["execution_count"] - before["execution_count"] < 8  # some of the eight shared a run
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_a_full_queue_refuses_at_once_and_answers_those_in_it(server, over, photo):
+    """Two wait for others to be read with, two seconds long: six more are too many."""
+    from tritonclient.utils import InferenceServerException
+
+    data = photo.read_bytes()
+    expected = Detector("edge", threads=1).detect(data).values
+
+    def answer(_):
+        try:
+            return ask(server, over, data, "short").as_numpy("values")
+        except InferenceServerException as error:
+            return error.status(), error.message()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(answer, range(8)))
+    refusals = [a for a in answers if isinstance(a, tuple)]
+    assert len(refusals) == 6
+    for status, message in refusals:
+        assert status in ("StatusCode.UNAVAILABLE", "503")
+        assert "Exceeds maximum queue size" in message
+    for values in (a for a in answers if not isinstance(a, tuple)):
+        np.testing.assert_allclose(values[0], expected, rtol=0, atol=1e-3)
+    assert ask(server, over, data, "short").as_numpy("count").tolist() == [[1]]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("left_open", [False, True])
+def test_the_server_ends_on_sigterm(triton, left_open, photo, tmp_path):
+    """The model lets it; a connection that an HTTP client leaves open holds it for its own `--exit-timeout-secs`."""
+    import tritonclient.http as client
+
+    repository.write(open_bundle("edge"), tmp_path / "models", repository.Serving(threads=1), {})
+    with triton.serving(tmp_path / "models", tmp_path, exit_s=5) as running:
+        given = client.InferInput("image", [1, 1], "BYTES")
+        given.set_data_from_numpy(np.array([[photo.read_bytes()]], object))
+        asking = client.InferenceServerClient(running.http)
+        assert asking.infer("fexport", [given]).as_numpy("count").tolist() == [[1]]
+        if not left_open:
+            asking.close()
+    said = running.log.read_text(errors="replace", encoding="utf-8")
+    assert "successfully unloaded 'fexport'" in said or left_open
+    assert ("HTTP service connections" in said, running.process.returncode) == (left_open, int(left_open))
 
 
 @pytest.mark.triton

@@ -167,3 +167,27 @@ def manifests(folder: Path) -> dict[str, bytes]:
         "zeros": bytes(100),
     }
     return made
+
+
+ARRAYS = {
+    "NaN": np.full((64, 64, 3), np.nan, np.float32),
+    "infinite": np.full((64, 64, 3), np.inf),
+    "objects": np.full((64, 64, 3), None),
+    "booleans": np.zeros((64, 64, 3), bool),
+    "complex": np.zeros((64, 64, 3), complex),
+    "uint16": np.zeros((64, 64, 3), np.uint16),
+    "int64": np.zeros((64, 64, 3), int),
+    "dates": np.zeros((64, 64, 3), "datetime64[s]"),
+    "records": np.zeros((64, 64), [("r", "u1"), ("g", "u1"), ("b", "u1")]),
+    "no dimension": np.uint8(3),
+    "one dimension": np.zeros(64, np.uint8),
+    "two dimensions": np.zeros((64, 64), np.uint8),
+    "five dimensions": np.zeros((1, 1, 64, 64, 3), np.uint8),
+    "alpha": np.zeros((64, 64, 4), np.uint8),
+    "channels first": np.zeros((3, 64, 64), np.uint8),
+    "no height": np.zeros((0, 64, 3), np.uint8),
+    "no width": np.zeros((64, 0, 3), np.uint8),
+    "no channels": np.zeros((64, 64, 0), np.uint8),
+    "one row": np.zeros((1, 64, 3), np.uint8),
+}
+"""What a program may hand over as an image and is none: each is refused."""

@@ -254,6 +254,7 @@ def test_a_folder_called_edge_hides_nothing(tmp_path, monkeypatch, photo):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_describe_reads_the_precision_off_the_graph(tmp_path, dtype):
+    pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     from fexruntime.backends.onnx_bytes import precision_of

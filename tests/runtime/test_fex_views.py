@@ -66,6 +66,7 @@ def test_the_page_of_a_notebook_escapes_names(tmp_path, photo):
 
 
 def test_plot_draws_the_picture_and_says_what_is_missing(fex, photo):
+    pytest.importorskip("matplotlib")
     figure = fex.plot(frame=1)
     assert photo.name in figure.get_suptitle()
     assert len(figure.axes[0].images) == 1
@@ -94,6 +95,7 @@ def test_every_public_name_is_there_and_listed():
 
 
 def test_a_type_checker_finds_what_is_not_there(tmp_path):
+    pytest.importorskip("mypy")
     import subprocess
     import sys
 

@@ -21,6 +21,7 @@ IMAGES = hostile.images()
 MANIFESTS = hostile.manifests(packaged_path("edge"))
 BOMBS = dict(hostile.bombs())
 CUT = dict(hostile.truncated())
+ARRAYS = hostile.ARRAYS
 
 
 def one_sentence(error):
@@ -31,7 +32,7 @@ def one_sentence(error):
 
 
 def test_the_corpus_is_large():
-    assert len(IMAGES) + len(MANIFESTS) > 200
+    assert len(IMAGES) + len(MANIFESTS) + len(ARRAYS) > 200
 
 
 @pytest.mark.parametrize("case", IMAGES)
@@ -76,29 +77,6 @@ def test_a_manifest_is_read_or_refused(tmp_path, case):
         one_sentence(error)
     else:  # a word that no number hangs on
         assert all((folder / f.file).resolve().is_relative_to(folder.resolve()) for f in bundle.manifest.files)
-
-
-ARRAYS = {
-    "NaN": np.full((64, 64, 3), np.nan, np.float32),
-    "infinite": np.full((64, 64, 3), np.inf),
-    "objects": np.full((64, 64, 3), None),
-    "booleans": np.zeros((64, 64, 3), bool),
-    "complex": np.zeros((64, 64, 3), complex),
-    "uint16": np.zeros((64, 64, 3), np.uint16),
-    "int64": np.zeros((64, 64, 3), int),
-    "dates": np.zeros((64, 64, 3), "datetime64[s]"),
-    "records": np.zeros((64, 64), [("r", "u1"), ("g", "u1"), ("b", "u1")]),
-    "no dimension": np.uint8(3),
-    "one dimension": np.zeros(64, np.uint8),
-    "two dimensions": np.zeros((64, 64), np.uint8),
-    "five dimensions": np.zeros((1, 1, 64, 64, 3), np.uint8),
-    "alpha": np.zeros((64, 64, 4), np.uint8),
-    "channels first": np.zeros((3, 64, 64), np.uint8),
-    "no height": np.zeros((0, 64, 3), np.uint8),
-    "no width": np.zeros((64, 0, 3), np.uint8),
-    "no channels": np.zeros((64, 64, 0), np.uint8),
-    "one row": np.zeros((1, 64, 3), np.uint8),
-}
 
 
 @pytest.fixture(scope="module")

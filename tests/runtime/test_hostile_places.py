@@ -75,6 +75,7 @@ def test_a_full_disk_during_a_run_is_one_sentence_and_what_was_there_stays(photo
 
 
 def test_a_full_disk_during_a_build_leaves_no_bundle(tmp_path):
+    pytest.importorskip("torch", reason="builds a bundle")
     with mounted(tmp_path / "small", "size=1m") as small:
         done = fexport("build", small / "bundle", "--pipeline", "faces")
         assert done.returncode != 0
@@ -84,6 +85,7 @@ def test_a_full_disk_during_a_build_leaves_no_bundle(tmp_path):
 
 
 def test_a_read_only_target_is_one_sentence(photo, tmp_path):
+    pytest.importorskip("torch", reason="builds a bundle")
     with mounted(tmp_path / "readonly", "size=1m") as folder:
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         for words in (["run", photo, "--out", folder / "out.csv"], ["build", folder / "bundle", "--pipeline", "faces"]):

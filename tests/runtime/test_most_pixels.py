@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from fexruntime import Detector, InputError
-from fexruntime.sources.images import decode_image
+from fexruntime.sources.images import decode_image, encoded_size
 
 
 def bomb(side):
@@ -30,7 +31,52 @@ def test_a_bomb_is_named_with_its_size_and_the_fix(tmp_path):
         Detector().detect(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".webp"])
+def heads():
+    """(what, file) of pictures of 30 x 20 pixels in every kind whose head is read."""
+    from PIL import Image
+
+    image, made = np.random.RandomState(0).randint(0, 256, (20, 30, 3)).astype(np.uint8), {}
+    for suffix in (".png", ".jpg", ".bmp", ".gif", ".tiff", ".webp"):
+        made[suffix] = cv2.imencode(suffix, image)[1].tobytes()
+    alpha = Image.fromarray(np.dstack([image, image[:, :, 0]]), "RGBA")
+    for name, kind, picture, options in (
+        ("lossy WebP", "WEBP", Image.fromarray(image), {"quality": 50}),
+        ("lossless WebP", "WEBP", Image.fromarray(image), {"lossless": True}),
+        ("WebP with alpha", "WEBP", alpha, {"quality": 50}),
+        ("BigTIFF", "TIFF", Image.fromarray(image), {"big_tiff": True}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        made[name] = file.getvalue()
+    made["TIFF of the other byte order"] = _motorola(image)
+    return made
+
+
+def _motorola(image):
+    """A TIFF as big-endian machines wrote it: one strip, no compression."""
+    height, width = image.shape[:2]
+    tags = [
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+        (273, 4, 1, 200), (277, 3, 1, 1), (278, 3, 1, height), (279, 4, 1, width * height),
+    ]  # fmt: skip
+    packed = b"".join(
+        struct.pack(">HHI", *t[:3]) + (struct.pack(">HH", t[3], 0) if t[1] == 3 else struct.pack(">I", t[3]))
+        for t in tags
+    )
+    head = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + packed + bytes(4)
+    return head.ljust(200, b"\0") + image[:, :, 0].tobytes()
+
+
+@pytest.mark.parametrize("name", heads())
+def test_a_head_says_the_size_that_is_decoded(name):
+    data = heads()[name]
+    assert encoded_size(data) == (30, 20)
+    assert decode_image(data, "it").shape == (20, 30, 3)
+    for length in range(0, min(len(data), 300)):  # cut off anywhere: not known, or known
+        assert encoded_size(data[:length]) in (None, (30, 20))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".tiff"])
 def test_the_bound_holds_in_every_format(suffix, monkeypatch):
     data = cv2.imencode(suffix, np.zeros((20, 30, 3), np.uint8))[1].tobytes()
     monkeypatch.setenv("FEXPORT_MAX_PIXELS", "600")

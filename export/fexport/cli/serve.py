@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import warnings
 
 import click
@@ -12,7 +10,8 @@ import click
 from fexport.cli.extras import need
 from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON
 from fexruntime.backends.base import AUTO
-from fexruntime.errors import EnvironmentMissingError, StandInWarning
+from fexruntime.errors import StandInWarning
+from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 
 
 @click.command("serve")
@@ -31,7 +30,7 @@ from fexruntime.errors import EnvironmentMissingError, StandInWarning
 @click.option(
     "--max-megapixels",
     type=click.FloatRange(min=0.01),
-    default=64.0,
+    default=MOST_PIXELS / 1e6,
     show_default=True,
     help="Of a picture; more: 400.",
 )
@@ -54,11 +53,8 @@ def command(
     (PNG); / is a page to drop pictures on; /healthz, /readyz, /metrics. Logs are JSON lines. Ends on SIGTERM, after the requests under way.
     """
     need("serve", "fexport serve")
-    if "cv2" in sys.modules:
-        raise EnvironmentMissingError(
-            "OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself"
-        )
-    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(round(max_megapixels * 1e6))  # read when OpenCV is loaded
+    most = round(max_megapixels * 1e6)
+    bound_decoders(most)
 
     import uvicorn
 
@@ -68,7 +64,9 @@ def command(
 
     warnings.simplefilter("ignore", StandInWarning)  # said below, in colour, and in every answer
     counters, limits = Counters(), Limits(round(max_megabytes * 1e6), queue, workers)
-    detector = Detector(bundle, backend=backend, threads=threads, workspaces=workers, observe=counters.observe)
+    detector = Detector(
+        bundle, backend=backend, threads=threads, workspaces=workers, observe=counters.observe, max_pixels=most
+    )
     if detector.bundle.stand_ins:
         click.secho(stand_in_sentence(detector.bundle.stand_ins), fg="yellow", err=True)
     log = logging.getLogger("fexport.serve")

@@ -108,7 +108,7 @@ class Service:
         """One encoded image with its faces drawn, as PNG."""
         import cv2
 
-        pixels = decode_image(data, "the image")
+        pixels = decode_image(data, "the image", max_pixels=self.detector.max_pixels)
         (result,) = self.detector.stream(pixels, **options)
         row = self.detector.pipeline
         picture = draw(pixels, result, self.detector.bundle.stand_ins, row.pitch_up, row.labels)

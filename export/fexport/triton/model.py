@@ -26,6 +26,7 @@ from fexruntime.fex import Fex
 from fexruntime.options import options_of
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
+from fexruntime.sources.limits import bound_decoders
 
 _log = logging.getLogger("fexport.triton")
 IMAGE, ROWS, VALUES, COUNT = "image", "rows", "values", "count"
@@ -48,10 +49,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         said = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._most_bytes = int(said["max_bytes"])
-        os.environ["FEXPORT_MAX_PIXELS"] = said["max_pixels"]
-        os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = said["max_pixels"]  # read when OpenCV is loaded
+        bound_decoders(int(said["max_pixels"]))
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        place: dict[str, Any] = {"backend": said["backend"], "device": said["device"]}
+        place: dict[str, Any] = {
+            "backend": said["backend"],
+            "device": said["device"],
+            "max_pixels": int(said["max_pixels"]),
+        }
         if said["threads"]:
             place["threads"] = int(said["threads"])
         if args["model_instance_kind"] == "GPU":
@@ -113,7 +117,7 @@ class TritonPythonModel:
 
         if len(data) > self._most_bytes:
             raise InputError(f"{called} has {len(data)} bytes, more than {self._most_bytes}: send a smaller one")
-        return Frame(decode_image(data, called), 0, "bytes")
+        return Frame(decode_image(data, called, max_pixels=self._detector.max_pixels), 0, "bytes")
 
     def _read(self, asked: Sequence[_Asked]) -> list[list[FrameResult]]:
         results = iter(self._detector.run([f for a in asked for f in a.frames], self._options, rows_only=True))

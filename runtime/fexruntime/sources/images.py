@@ -17,6 +17,7 @@ from fexruntime.errors import EnvironmentMissingError, InputError, OutOfMemoryEr
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.limits import check_pixels
 from fexruntime.sources.tiff import as_stored
+from fexruntime.sources.tiff import size as tiff_size
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff",
@@ -71,7 +72,7 @@ def _kind(data: bytes) -> str:
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) as the head of a PNG, JPEG, GIF or BMP says, before anything is decoded; None where it is not known."""
+    """(width, height) as the head of a PNG, JPEG, GIF, BMP, WebP or TIFF says, before anything is decoded; None where it is not known."""
     if data.startswith(b"\x89PNG") and len(data) >= 24:
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if data.startswith(b"GIF8") and len(data) >= 10:
@@ -79,7 +80,22 @@ def encoded_size(data: bytes) -> tuple[int, int] | None:
     if data.startswith(b"BM") and len(data) >= 26:
         width, height = (int.from_bytes(data[k : k + 4], "little", signed=True) for k in (18, 22))
         return abs(width), abs(height)
-    return _jpeg_size(data) if data.startswith(b"\xff\xd8") else None
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP" and len(data) >= 30:
+        return _webp_size(data)
+    return _jpeg_size(data) if data.startswith(b"\xff\xd8") else tiff_size(data)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Of a WebP's first chunk: a canvas, a lossless picture, or a lossy one (RFC 9649)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return None
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

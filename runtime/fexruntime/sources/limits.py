@@ -27,6 +27,11 @@ def bound(given: int | None = None) -> int:
     return int(said) if said else MOST_PIXELS
 
 
+def bound_decoders(most: int) -> None:
+    """For a process of its own, before OpenCV is loaded (it reads this once): its decoders refuse more, of kinds whose head is not read here too."""
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(most)
+
+
 def check_pixels(size_wh: Sequence[int] | None, called: str, most: int | None = None) -> None:
     """InputError for a frame (width, height) of more pixels than the bound; nothing where its size is not known."""
     if size_wh is None:

@@ -1,37 +1,59 @@
-"""The orientation tag of a TIFF, which OpenCV's decoder obeys whatever it is told: it does of no other kind of image."""
+"""What the first directory of a TIFF says: its size, and the orientation tag, which OpenCV's decoder obeys whatever it is told: it does of no other
+kind of image."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
-_ORIENTATION = 0x0112
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _UPRIGHT = 1
 _LAYOUTS = {
     # by version: (struct letters of the first directory's offset, of the number of entries), bytes of an entry, its value's place
     42: ("I", "H", 12, 8),
     43: ("Q", "Q", 20, 12),  # BigTIFF
 }
+_NUMBERS = {3: "H", 4: "I", 16: "Q"}
+"""Struct letters of the types that a size may have."""
 
 
 def as_stored(data: bytes) -> bytes:
     """The same bytes, but of a TIFF whose tag says that it is to be turned: that one as upright. What is no TIFF stays as it is."""
+    for order, tag, _, place in _entries(data):
+        if tag == _ORIENTATION:
+            upright = bytearray(data)
+            struct.pack_into(f"{order}H", upright, place, _UPRIGHT)
+            return bytes(upright)
+    return data
+
+
+def size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that a TIFF says; None for what is no TIFF, or does not say it."""
+    said: dict[int, int] = {}
+    for order, tag, kind, place in _entries(data):
+        if tag in (_WIDTH, _HEIGHT) and kind in _NUMBERS:
+            said.setdefault(
+                tag, struct.unpack_from(f"{order}{_NUMBERS[kind]}", data, place)[0]
+            )  # of a repeated tag the first counts
+    return (said[_WIDTH], said[_HEIGHT]) if len(said) == 2 else None
+
+
+def _entries(data: bytes) -> Iterator[tuple[str, int, int, int]]:
+    """(byte order, tag, type, where its value is) of the first directory's entries, as far as they are there."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
-        return data
+        return
     (version,) = struct.unpack_from(f"{order}H", data, 2)
     if version not in _LAYOUTS:
-        return data
-    offset, count, size, place = _LAYOUTS[version]
+        return
+    offset, count, length, place = _LAYOUTS[version]
     try:
         (at,) = struct.unpack_from(f"{order}{offset}", data, 4 if version == 42 else 8)
         (entries,) = struct.unpack_from(f"{order}{count}", data, at)
         for k in range(min(entries, 4096)):
-            entry = at + struct.calcsize(f"{order}{count}") + k * size
-            (tag,) = struct.unpack_from(f"{order}H", data, entry)
-            if tag == _ORIENTATION:
-                upright = bytearray(data)
-                struct.pack_into(f"{order}H", upright, entry + place, _UPRIGHT)
-                return bytes(upright)
+            entry = at + struct.calcsize(f"{order}{count}") + k * length
+            tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+            if entry + length <= len(data):
+                yield order, tag, kind, entry + place
     except (struct.error, OverflowError):  # damaged: the decoder says so
-        pass
-    return data
+        return
