@@ -175,7 +175,7 @@ def write_png(image_rgb_u8: U8, path: Path) -> None:
         raise OutputError(f"OpenCV could not encode {str(path)!r}")
     data = encoded.tobytes()
     head = 8 + 25  # signature and IHDR, behind which other chunks may stand
-    check_ours(path, MARK)
+    check_ours(path, _CHUNK)
     with replacing(path) as temporary:
         temporary.write_bytes(data[:head] + _CHUNK + data[head:])
 

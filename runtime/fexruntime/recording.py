@@ -21,7 +21,7 @@ from fexruntime.files import file_sha256, user_path
 from fexruntime.manifest import MANIFEST
 from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import OptionFields, Options, options_of
-from fexruntime.provenance import provenance, write_sidecar
+from fexruntime.provenance import TABLE_DIGEST, provenance, write_sidecar
 from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, check_target, schema_of, write_table
 from fexruntime.sinks.appending import Appending
@@ -200,7 +200,7 @@ class Run:
         self.done.rows = self._sink.rows
         try:
             # first: a table without it, had the process died in between, would be somebody's
-            sidecar(self._sink.target, self._said, self.done)
+            sidecar(self._sink, self._said, self.done)
             if self.done.stopped:
                 self._sink.publish()
             else:
@@ -308,10 +308,11 @@ def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict
     )
 
 
-def sidecar(target: Path, said: dict[str, Any], done: Recorded) -> None:
+def sidecar(sink: Appending, said: dict[str, Any], done: Recorded) -> None:
     """Write what is said of a file of rows beside it; Parquet says it itself."""
-    if target.suffix.lower() != ".parquet":
-        write_sidecar(target, {k: v for k, v in said.items() if k not in ("columns", "inputs")} | done.said())
+    if sink.target.suffix.lower() != ".parquet":
+        kept = {k: v for k, v in said.items() if k not in ("columns", "inputs")}
+        write_sidecar(sink.target, kept | done.said() | {TABLE_DIGEST: sink.sha256()})
 
 
 def described(detector: Detector, files: Sequence[str], options: Options, columns: Sequence[str]) -> dict[str, Any]:

@@ -60,12 +60,12 @@ def record_live(
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:
             done.rows, done.stopped = sink.rows, True
-            sidecar(target, about, done)
+            sidecar(sink, about, done)
             sink.finish()
         else:
             sink.discard()
         raise
     done.rows = sink.rows
-    sidecar(target, about, done)
+    sidecar(sink, about, done)
     sink.finish()
     return done

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DEVICE, FILE
-from fexruntime.backends import BACKENDS
+from fexruntime.backends import CHOICES
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
 from fexruntime.bundle import PACKAGED
 from fexruntime.errors import InputError, StandInWarning
@@ -141,7 +141,7 @@ _DEFAULT = Options()
     default=AUTO,
     show_default=True,
     metavar="NAME|ROLE=NAME,…",
-    help=f"What runs the networks ({', '.join(BACKENDS)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
+    help=f"What runs the networks ({', '.join(CHOICES)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
 )
 @click.option(
     "--device",
@@ -260,7 +260,7 @@ def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tu
     for later in paths[1:]:
         if (Path(later) / MANIFEST).is_file():
             raise InputError(f"{later!r} is a bundle: give it first, then the inputs")
-    if len(paths) > 1 and not first.exists():
+    if len(paths) > 1 and not first.exists() and "://" not in paths[0]:
         raise InputError(f"{paths[0]!r} does not exist: neither a bundle nor an image is there")
     if len(paths) > 1 and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fexruntime.errors import FexportError, InputError, OutputError, one_line
-from fexruntime.files import replacing
+from fexruntime.files import file_sha256, replacing
 from fexruntime.sinks.formats import Format, Schema, Table
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -150,6 +150,14 @@ class Appending:
         self._journal_bytes += len(text)
         if self._journal_bytes > _COMPACT_BYTES and self._journal_bytes > 4 * self._compact_bytes:
             self._write_journal([{"run": self._run}, self.committed])
+
+    def sha256(self) -> str:
+        """Digest of the rows so far: what a file that is a copy of them has."""
+        try:
+            self._file.flush()
+            return file_sha256(self.part)
+        except OSError as error:
+            raise self._refused(error) from None
 
     def publish(self) -> None:
         """Make the target of the rows so far; the part stays."""
