@@ -103,6 +103,10 @@ class Bundle:
         return len(self.manifest.files)
 
 
+EDGE_DETECTOR_SIZE = 1000
+"""Longer side of what the packaged face detector should see: on larger pictures it finds faces where there are none (docs/terminal.md)."""
+
+
 def edge_bundle_path() -> Path:
     """Folder of the bundle that comes with the package."""
     return Path(__file__).parent / "bundles" / EDGE

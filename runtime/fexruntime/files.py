@@ -89,6 +89,15 @@ def is_ours(path: Path, *marks: bytes) -> bool:
     return any(mark in ends for mark in marks)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file; the OSError of a disk that is full names it, which the system's own does not."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def check_folder(folder: Path) -> None:
     """OutputError unless files can be made in `folder`, or in the nearest ancestor that exists if it does not."""
     check_local(folder)

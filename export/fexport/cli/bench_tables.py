@@ -85,6 +85,8 @@ def show_two(result: Mapping[str, Any]) -> None:
     groups.show()
     for side in result["sides"]:
         if made_up := side["bundle"]["stand_ins"]:
-            click.echo(f"stand-in weights in {side['path']} ({', '.join(made_up)}): differences say nothing of real ones")
+            click.echo(
+                f"stand-in weights in {side['path']} ({', '.join(made_up)}): differences say nothing of real ones"
+            )
     if result["other_weights"]:
         click.echo(f"other weights in {', '.join(result['other_weights'])}: differences are of the weights, too")

@@ -39,7 +39,8 @@ def command(clear: bool, path_only: bool, as_json: bool) -> None:
     items = store.items()
     if as_json:
         listed = [
-            {"key": dict(i.key), "path": str(i.path), "bytes": i.size_bytes, "made": i.made, "used": i.used} for i in items
+            {"key": dict(i.key), "path": str(i.path), "bytes": i.size_bytes, "made": i.made, "used": i.used}
+            for i in items
         ]
         tables.print_json({"folder": str(store.folder), "most_bytes": MOST_BYTES, "items": listed})
         return

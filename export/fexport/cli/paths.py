@@ -20,6 +20,7 @@ from fexruntime.backends.base import AUTO
 from fexruntime.bundle import PACKAGED
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.files import check_local, user_path
+from fexruntime.options import LEAST_DETECTOR_SIZE
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -100,6 +101,32 @@ class _Names(_Type):
         return [CompletionItem(head + name) for name in self._names if name.startswith(tail)]
 
 
+class _Size(_Type):
+    """A number of pixels, or the word for all of them."""
+
+    name = "size"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == WHOLE:
+            return value
+        try:
+            size = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of pixels nor {WHOLE!r}", param, ctx)
+        if size < self._least:
+            self.fail(f"{value} is too small: {self._least} or more", param, ctx)
+        return size
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(WHOLE)] if WHOLE.startswith(incomplete) else []
+
+
+WHOLE = "whole"
+"""The size of frames that are not shrunk."""
+DETECTOR_SIZE = _Size(LEAST_DETECTOR_SIZE)
 FILE, FOLDER = _Given(), _Given(folders=True)
 INPUT = _Given(text=True)
 BUNDLE = _Given(folders=True, names=tuple(PACKAGED), text=True)

@@ -57,9 +57,7 @@ def _check_ours(path: Path, suffix: str) -> None:
     if written is None:
         check_ours(path)
     elif path.is_file() and path.stat().st_size and file_sha256(path) != written:
-        raise OutputError(
-            f"{str(path)!r} was changed since fexport wrote it: give another name, or remove it first"
-        )
+        raise OutputError(f"{str(path)!r} was changed since fexport wrote it: give another name, or remove it first")
 
 
 def write_table(table: Table, path: Path, suffix: str | None = None, said: Mapping[str, Any] | None = None) -> None:

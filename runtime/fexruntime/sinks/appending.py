@@ -189,7 +189,9 @@ class Appending:
 
     def kept(self) -> str:
         """The clause that says what is safe."""
-        return f"{self.committed.get('rows', 0)} rows are kept in {str(self.part)!r}; --resume goes on from there"
+        rows = self.committed.get("rows", 0)
+        said = "1 row is" if rows == 1 else f"{rows} rows are"
+        return f"{said} kept in {str(self.part)!r}; --resume goes on from there"
 
     def _refused(self, error: OSError) -> OutputError:
         said = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
