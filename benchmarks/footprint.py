@@ -38,27 +38,30 @@ _COUNT = "import json, runpy, sys; print(json.dumps(runpy.run_path(sys.argv[1])[
 @click.option("--pyfeat-python", type=click.Path(path_type=Path), help="Python of an environment with py-feat.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--times", default=3, show_default=True, help="Processes a backend.")
-def main(bundle: Path, pyfeat_python: Path | None, threads: int, times: int) -> None:
+@click.option(
+    "--part", type=click.Choice([*BACKENDS, "disk"]), help="Memory on this backend, or disk, alone: as JSON on stdout."
+)
+def main(bundle: Path, pyfeat_python: Path | None, threads: int, times: int, part: str | None) -> None:
     """Measure, write results/footprint.json, print one line a measurement."""
     opened = open_bundle(bundle)
     memory = {}
-    for name in BACKENDS:
+    for name in BACKENDS if part is None else [part] if part in BACKENDS else []:
         chosen = placed(opened, name)
         if name not in chosen.values():
             raise click.UsageError(f"{str(bundle)!r} has no artefact for {name}: build it with --target {name}")
         memory[name] = {"backends": chosen, "runs": cold.start(str(bundle), threads, chosen, times)}
         last = memory[name]["runs"][-1]
-        print(f"{name}: {last['rss_mb']:.0f} MB resident, at most {last['peak_mb']:.0f} MB", flush=True)
-    result = {
-        "machine": measure.machine(),
-        "bundle": described(opened),
-        "threads": threads,
-        "memory": memory,
-        "installed": installed(),
-    }
-    if pyfeat_python is not None:
+        said = f"{name}: {last['rss_mb']:.0f} MB resident, at most {last['peak_mb']:.0f} MB"
+        click.echo(said, err=part is not None)
+    result = {"machine": measure.machine(), "bundle": described(opened), "threads": threads, "memory": memory}
+    if part not in BACKENDS:
+        result["installed"] = installed()
+    if pyfeat_python is not None and part not in BACKENDS:
         result["pyfeat_installed_mb"] = counted(pyfeat_python)
         result["pyfeat"] = pyfeat._version(pyfeat_python)
+    if part is not None:
+        click.echo(json.dumps(result))
+        return
     for extras, sizes in (*result["installed"].items(), ("py-feat", result.get("pyfeat_installed_mb", {}))):
         print(f"{extras}: {sum(sizes.values()):.0f} MB installed")
     RESULTS.mkdir(exist_ok=True)

@@ -1,108 +1,110 @@
-"""Measure every workload of the report and keep the raw samples in results/.
+"""Make every record again that README.md and REPORT.md show, into results/.
 
-    python benchmarks/record.py --weights DIR --pyfeat-python PYFEAT_ENV/bin/python
+    python benchmarks/record.py --pyfeat-python PYFEAT_ENV/bin/python
 
-Goes on where it was stopped: a workload that has a record of this commit is not measured again (delete the record to do so).
+Weights are made up here (`fexport stand-ins`, and for XGB by py-feat's own Python), so nothing else is needed. All of it is pieces of
+less than a minute, one after another; it goes on where it was stopped: a piece that was done with these programs is not done again. On a
+machine that others use, `--list` names the pieces and `--only NAME` (or NAME/PIECE) does some of them. Ends with `report.py`'s pages.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
+from pieces import PREPARED, RECORDS, RESULTS, Piece, Work
 
-from fexport import build, plan
-from fexport.bench import measure
-
-RESULTS = Path(__file__).parent / "results"
-WORKLOADS: dict[str, tuple[str, list[str]]] = {
-    # name: (pipeline, options of `fexport bench`)
-    "vga_1_face": ("detectorv2", ["--faces", "1", "--networks"]),
-    "vga_5_faces": ("detectorv2", ["--faces", "5"]),
-    "hd_1_face": ("detectorv2", ["--faces", "1", "--size", "1920x1080"]),
-    "hd_1_face_output_size_640": ("detectorv2", ["--faces", "1", "--size", "1920x1080", "--output-size", "640"]),
-    "hd_1_face_detector_640": ("detectorv2", ["--faces", "1", "--size", "1920x1080", "--detector-size", "640"]),
-    "detectorv1_vga_1_face": ("detectorv1", ["--faces", "1", "--networks"]),
-    "detectorv1_default_vga_1_face": ("detectorv1 default", ["--faces", "1"]),
-    "detectorv1_default_vga_5_faces": ("detectorv1 default", ["--faces", "5"]),
-}
-LANDMARKS_AND_POSE = {"au": "none", "emotion": "none", "gaze": "none"}
-"""What "detectorv1" alone means here: its landmarks, pose and identity."""
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("runtime", "export", "calibration")
 
 
 @click.command()
-@click.option("--weights", type=click.Path(path_type=Path), required=True, help="Weights that both sides load.")
-@click.option("--pyfeat-python", type=click.Path(path_type=Path), required=True)
-@click.option("--rounds", default=20, show_default=True)
-@click.option("--only", type=click.Choice(list(WORKLOADS)), multiple=True)
-def main(weights: Path, pyfeat_python: Path, rounds: int, only: tuple[str, ...]) -> None:
-    """Build the bundles, run the workloads, write results/NAME.json."""
+@click.option(
+    "--pyfeat-python",
+    type=click.Path(path_type=Path, exists=True),
+    required=True,
+    help="Of an environment with py-feat.",
+)
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "work", help="Weights, bundles and pieces."
+)
+@click.option("--only", multiple=True, metavar="NAME[/PIECE]", help="These records or pieces alone.")
+@click.option("--list", "listing", is_flag=True, help="List the pieces, and whether each is done.")
+@click.option("--again", is_flag=True, help="Do pieces again that are done.")
+@click.option("--no-report", is_flag=True, help="Leave the pages as they are.")
+def main(pyfeat_python: Path, work: Path, only: tuple[str, ...], listing: bool, again: bool, no_report: bool) -> None:
+    """Do the pieces that are not done, and write the records that are whole."""
+    unknown = [name for name in only if not any(name in (r, f"{r}/{p}") for r in RECORDS for p in RECORDS[r].pieces)]
+    if unknown:
+        raise click.UsageError(f"there is no {unknown[0]!r}: see --list")
+    at = Work(work.absolute(), pyfeat_python.absolute())
+    os.environ["FEXPORT_CACHE"] = str(at.folder / "cache")  # with it go the choices of `fexport tune`
+    here = programs()
+    finished: set[tuple[str, str]] = set()
+    for name, record in RECORDS.items():
+        for part, piece in record.pieces.items():
+            done = _is_done(at, name, part, here)
+            if listing:
+                kind = "" if piece.timed else " (nothing is timed in it)"
+                click.echo(f"{'done' if done else '    '}  {name}/{part}{kind}")
+            elif (not only or name in only or f"{name}/{part}" in only) and (again or not done):
+                _do(at, name, part, piece, here)
+                finished.add((name, part))
+        if not listing and all((name, part) in finished or _is_done(at, name, part, here) for part in record.pieces):
+            _join(at, name)
+    if not (listing or only or no_report):
+        subprocess.run([sys.executable, str(ROOT / "benchmarks" / "report.py")], check=True)
+
+
+def programs() -> str | None:
+    """What tells these programs from others: git's digests of their folders; None where they are changed, or there is no git."""
+    git = ("git", "-C", str(ROOT))
+    try:
+        if subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *PROGRAMS], check=False).returncode:
+            return None
+        words = [*git, "rev-parse", *(f"HEAD:{name}" for name in PROGRAMS)]
+        return " ".join(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _place(at: Work, name: str, part: str) -> Path:
+    return at.folder / "pieces" / name / f"{part}.json"
+
+
+def _read(at: Work, name: str, part: str) -> dict[str, Any] | None:
+    path = _place(at, name, part)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _is_done(at: Work, name: str, part: str, here: str | None) -> bool:
+    found = _read(at, name, part)
+    return found is not None and (name in PREPARED or (here is not None and found["programs"] == here))
+
+
+def _do(at: Work, name: str, part: str, piece: Piece, here: str | None) -> None:
+    click.echo(f"{name}/{part} …", nl=False)
+    began = time.perf_counter()
+    kept = {"programs": here, "result": piece.run(at)}
+    click.echo(f" {time.perf_counter() - began:.0f} s")
+    place = _place(at, name, part)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
+    partial.write_text(json.dumps(kept), encoding="utf-8")
+    partial.replace(place)
+
+
+def _join(at: Work, name: str) -> None:
+    parts = {part: (_read(at, name, part) or {})["result"] for part in RECORDS[name].pieces}
     RESULTS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        bundles: dict[str, Path] = {}
-        for name, (pipeline, chosen) in WORKLOADS.items():
-            if (only and name not in only) or _is_recorded(name):
-                continue
-            if pipeline not in bundles:
-                bundles[pipeline] = Path(folder) / pipeline
-                choices = LANDMARKS_AND_POSE if pipeline == "detectorv1" else {}
-                row = pipeline.partition(" ")[0]
-                todo = plan.plan(row, "pyfeat-2.1", choices, weights=[weights], targets=plan.TARGETS)
-                build.build(todo, bundles[pipeline])
-                # the backends that are fastest here, as a user would choose them; the record says which they are
-                for threads in ("1", "2"):
-                    tune = [sys.executable, "-m", "fexport", "tune", str(bundles[pipeline]), "--threads", threads]
-                    subprocess.run(tune, check=True)
-            against_pyfeat(name, bundles[pipeline], Path(folder), rounds, chosen, pyfeat_python, weights)
-    (RESULTS / "peak.json").write_text(json.dumps({"gflops": peak_gflops()}, indent=1) + "\n")
-
-
-def _is_recorded(name: str) -> bool:
-    path = RESULTS / f"{name}.json"
-    here = measure.commit(Path(__file__).parents[1])
-    if not path.exists() or here is None or here.endswith("+"):
-        return False
-    return bool(json.loads(path.read_text())["machine"].get("commit") == here)
-
-
-def against_pyfeat(
-    name: str, bundle: Path, folder: Path, rounds: int, chosen: list[str], pyfeat_python: Path, weights: Path
-) -> None:
-    """One workload beside py-feat: results/NAME.json."""
-    options = ["--threads", "2", "--rounds", str(rounds), "--out", f"{folder}/out", "--force", *chosen]
-    options += ["--against", "pyfeat", "--pyfeat-python", str(pyfeat_python), "--weights", str(weights)]
-    print(name, flush=True)
-    # a process of its own: torch, which built the bundle, is not in its memory
-    subprocess.run([sys.executable, "-m", "fexport", "bench", str(bundle), *options], check=True)
-    shutil.copy(folder / "out" / "samples.json", RESULTS / f"{name}.json")
-
-
-def peak_gflops(size: int = 2048, runs: int = 30) -> list[float]:
-    """GFLOP/s of one large fp32 matrix product on two threads, a sample a run: what these cores can do."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
-
-    shape = [size, size]
-    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("a", "b", "c")]
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "peak", tensors[:2], tensors[2:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    value = np.random.RandomState(0).rand(*shape).astype(np.float32)
-    found = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        session.run(None, {"a": value, "b": value})
-        found.append(2e-9 * size**3 / (time.perf_counter() - start))
-    return found
+    for file, value in RECORDS[name].join(parts).items():
+        (RESULTS / file).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
-from pathlib import Path
 
 import older_records
-from record import RESULTS, WORKLOADS
+import readme_table
+from pieces import HERE, PRECISIONS, RECORDS, RESULTS, WORKLOADS
 
 from fexport.bench import plots, report
 from fexport.bench.page import page
@@ -22,6 +23,13 @@ TARGETS = {
     "ArcFace alone, one thread": ("vga_1_face", "identity", 1.1),
     "MobileFaceNet alone, one thread": ("detectorv1_vga_1_face", "landmarks", 2.4),
 }
+REMADE = {
+    *(f"{name}.json" for name in (*RECORDS, *WORKLOADS)),
+    *(f"precision_{name}.json" for name in (*PRECISIONS, "int8_verification", "bf16_verification")),
+    *(f"before_after_{name}.json" for name in RECORDS),
+    "backends_detectorv1_default_1_face.json", "gate_slowed.json", "gate.json", "profile_multitask-v28.json",
+}  # fmt: skip
+"""Files that `record.py` makes (and the gate's baseline)."""
 
 
 def main() -> None:
@@ -31,16 +39,20 @@ def main() -> None:
     lines = [
         "# What was measured",
         "",
-        "Made by `benchmarks/report.py` from `benchmarks/results/`. Both sides took turns on the same frames with the same number of",
-        "threads; a ratio is the median of the rounds' own ratios. Weights: made by the stand-in recipe; they cost what real ones cost.",
+        "Made by `benchmarks/report.py` from `benchmarks/results/`; `benchmarks/record.py` makes those. Both sides took turns on the same",
+        "frames with the same number of threads; a ratio is the median of the rounds' own ratios.",
         "",
-        "| workload | fexport p50 ms | py-feat p50 ms | ratio | recorded |",
-        "|---|---|---|---|---|",
+        "| workload | fexport p50 ms | py-feat p50 ms | ratio | middle half | rounds | noise | recorded | commit |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in found.items():
         ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
-        when = result["machine"]["date"].partition("T")[0]
-        lines.append(f"| {name} | {ours:.0f} | {theirs:.0f} | {result['ratio']['paired_p50']:.2f} | {when} |")
+        ratio = result["ratio"]
+        noisy = [side for side, key in (("fexport", "fexport"), ("py-feat", "pyfeat")) if result[key]["noise"]]
+        lines.append(
+            f"| {name} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
+            f"{len(result['fexport']['samples'])} | {' and '.join(noisy) or 'none seen'} | {_when(result)} |"
+        )
     lines += [
         "",
         *_targets(found),
@@ -52,6 +64,7 @@ def main() -> None:
         *_profiles(),
         *_gate(),
         *_pools(),
+        *_others(),
     ]
     pictures = {}
     for name, result in found.items():
@@ -61,15 +74,25 @@ def main() -> None:
             f"plots/{name}_stages.png": plots.stages(result),
         }
     text = "\n".join(lines).rstrip() + "\n"
-    here = Path(__file__).parent
-    (here / "plots").mkdir(exist_ok=True)
+    shutil.rmtree(HERE / "plots", ignore_errors=True)
+    (HERE / "plots").mkdir()
     for name, data in pictures.items():
-        (here / name).write_bytes(data)
-    (here / "REPORT.md").write_text(text)
-    (here / "REPORT.html").write_text(page(text, "fexport: what was measured", pictures))
+        (HERE / name).write_bytes(data)
+    (HERE / "REPORT.md").write_text(text, encoding="utf-8")
+    (HERE / "REPORT.html").write_text(page(text, "fexport: what was measured", pictures), encoding="utf-8")
+    readme = HERE.parent / "README.md"
+    readme.write_text(readme_table.filled(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+def _when(result: dict) -> str:
+    """Date and commit of a record, or of each of its parts where they are of several."""
+    machine = result.get("machine", {})
+    commits = dict.fromkeys(p.get("commit") or "–" for p in result.get("parts", [machine]))
+    return f"{machine.get('date', 'not said').partition('T')[0]} | {', '.join(commits)}"
 
 
 PRECISION_TARGETS = {
+    # what was asked for, over py-feat's fp32
     "int8_vga_1_face": 4.2,
     "int8_vga_5_faces": 3.8,
     "int8_hd_1_face_detector_640": 15.0,
@@ -79,14 +102,14 @@ PRECISION_TARGETS = {
 
 def _precisions() -> list[str]:
     """Lower precisions: speed beside py-feat, then what verification found (made-up weights: arithmetic, not accuracy)."""
-    speeds = {p.stem.removeprefix("precision_"): p for p in sorted(RESULTS.glob("precision_*_face*.json"))}
+    speeds = {n: RESULTS / f"precision_{n}.json" for n in PRECISIONS if (RESULTS / f"precision_{n}.json").exists()}
     if not speeds:
         return []
     lines = [
         "## Lower precisions",
         "",
-        "| workload | backends | fexport p50 ms | py-feat p50 ms | ratio | asked | RSS MB |",
-        "|---|---|---|---|---|---|---|",
+        "| workload | backends | fexport p50 ms | py-feat p50 ms | ratio | asked | RSS MB | recorded | commit |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, path in speeds.items():
         result = json.loads(path.read_text())
@@ -95,7 +118,7 @@ def _precisions() -> list[str]:
         asked = PRECISION_TARGETS.get(name)
         ratio = f"{result['ratio']['paired_p50']:.2f} | {'–' if asked is None else asked}"
         lines.append(
-            f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {result['fexport']['rss_mb']:.0f} |"
+            f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {result['fexport']['rss_mb']:.0f} | {_when(result)} |"
         )
     lines += [
         "",
@@ -128,29 +151,47 @@ def _targets(found: dict[str, dict]) -> list[str]:
     return [
         *lines,
         "",
-        "The profiles below say where a frame's time goes.",
-        "",
     ]
 
 
 def _limit(found: dict[str, dict]) -> list[str]:
-    peak = json.loads((RESULTS / "peak.json").read_text())["gflops"]
+    """What the networks reach beside what one layer alone does on the same cores."""
+    record = json.loads((RESULTS / "peak.json").read_text(encoding="utf-8"))
+    if "machine" not in record:
+        return []
     lines = [
-        "## Against a matrix product",
+        "## Arithmetic",
         "",
-        "fp32 multiply-adds of direct convolutions and matrix products, times two (counted from the graphs, by shape),",
-        "over what the networks took (p50). For comparison, not as a ceiling: a 2048 x 2048 x 2048 product on the same two cores reaches",
-        f"{sorted(peak)[len(peak) // 2]:.0f} GFLOP/s (median; best {max(peak):.0f}; `results/peak.json`).",
+        f"One layer alone in ONNX Runtime, fp32, {record['threads']} threads; {record['machine']['cpu']}, {_when(record).replace(' | ', ', commit ')}.",
         "",
-        "| workload | GFLOP a frame | networks ms | GFLOP/s |",
-        "|---|---|---|---|",
+        "| layer | GFLOP/s, median | best |",
+        "|---|---|---|",
     ]
-    for name, faces in (("vga_1_face", 1), ("vga_5_faces", 5)):
-        if name in found:
-            stages, gflop = found[name]["fexport"]["stages_ms"], found[name]["gflop"]
-            taken = sum(stages[f"{role} network"] for role in gflop)
-            work = sum(g * (1 if role == "faces" else faces) for role, g in gflop.items())
-            lines.append(f"| {name} | {work:.0f} | {taken:.0f} | {1e3 * work / taken:.0f} |")
+    best = {"MatMul": 0.0, "Conv": 0.0}
+    for layer, samples in record["gflops"].items():
+        kind = layer.partition(" ")[0]
+        best[kind] = max(best[kind], statistics.median(samples))
+        lines.append(f"| {layer} | {statistics.median(samples):.0f} | {max(samples):.0f} |")
+    lines += [
+        "",
+        "The networks: multiply-adds of direct convolutions and matrix products, times two (counted from the graphs, by shape), over what",
+        "they took (p50), and that over the best medians above. A backend that does convolutions with fewer multiplications (Winograd) can",
+        "pass 100 %.",
+        "",
+        "| workload | GFLOP a frame | networks ms | GFLOP/s | of the product's | of the convolutions' |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in found.items():
+        faces, gflop = result["workload"].get("faces_read", result["workload"]["faces"]), result.get("gflop")
+        shrunk = result["workload"]["detector_size"] or result["workload"].get("output_size")
+        if not gflop or shrunk or faces is None:  # counted on whole frames
+            continue
+        stages = result["fexport"]["stages_ms"]
+        taken = sum(stages[f"{role} network"] for role in gflop)
+        work = sum(g * (1 if role == "faces" else faces) for role, g in gflop.items())
+        rate = 1e3 * work / taken
+        shares = f"{100 * rate / best['MatMul']:.0f} % | {100 * rate / best['Conv']:.0f} %"
+        lines.append(f"| {name} | {work:.0f} | {taken:.0f} | {rate:.0f} | {shares} |")
     return [*lines, ""]
 
 
@@ -228,6 +269,8 @@ def _in_turns() -> list[str]:
     """Whole frames of two commits or two backends, as `benchmarks/before_after.py` measured."""
     rows = []
     for path in sorted(RESULTS.glob("before_after_*.json")):
+        if path.name not in REMADE:
+            continue
         r = json.loads(path.read_text())
         sides = [f"{r['commits'][s]}, {r.get('backends', {}).get(s, 'default')}" for s in ("before", "after")]
         cells = [
@@ -274,19 +317,33 @@ def _profiles() -> list[str]:
 
 def _gate() -> list[str]:
     """What the gate says of a build without its graph rewrites."""
-    path = RESULTS / "gate_slowed.txt"
+    path = RESULTS / "gate_slowed.json"
     if not path.exists():
         return []
-    return [
-        "## The gate, on a build that was made slower",
-        "",
-        "`python benchmarks/gate.py --rounds 8 --pipeline detectorv1 --without-rewrites`:",
+    record = json.loads(path.read_text(encoding="utf-8"))
+    said = [
+        f"`{record['command']}`, {_when(record).replace(' | ', ', commit ')}:",
         "",
         "```",
-        path.read_text().rstrip(),
+        *record["said"],
         "```",
         "",
     ]
+    return ["## The gate, on a build that was made slower", "", *said]
+
+
+def _others() -> list[str]:
+    """Records that other scripts made, which `record.py` does not make again."""
+    lines = [
+        "## Other records", "", "Made by scripts of their own (README.md here), not by `record.py`:", "", "| record | recorded | commit |", "|---|---|---|",
+    ]  # fmt: skip
+    for path in sorted(RESULTS.rglob("*.json")):
+        if path.name in REMADE:
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        said = record if isinstance(record, dict) else {}
+        lines.append(f"| {path.relative_to(RESULTS)} | {_when(said)} |")
+    return [*lines, ""]
 
 
 def _pools() -> list[str]:

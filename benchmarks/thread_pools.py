@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fexport.bench import measure
+
 MODES = (
     "own pools, spinning",
     "own pools, sleeping after a run",
@@ -53,7 +55,7 @@ def main() -> None:
             found[mode].append(float(done.stdout))
             print(f"{mode}: {found[mode][-1]:.0f} ms", flush=True)
     path = Path(__file__).parent / "results" / "thread_pools.json"
-    path.write_text(json.dumps({"p50_ms": found}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": measure.machine(), "p50_ms": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,6 @@ from fexruntime.errors import InputError, one_line
 from fexruntime.files import check_ours, replacing
 
 FORMAT = 1
-MARK = b'{\n "format": '
-"""What a file of ranges begins with."""
 BINS = 2048
 LEVELS = 256
 _OUTERMOST = 1e-4
@@ -187,9 +185,17 @@ def save(path: Path, found: Sequence[Ranges]) -> None:
         }
         for r in found
     ]
-    check_ours(path, MARK)
+    check_ranges(path)
     with replacing(path) as partial:
         partial.write_text(json.dumps({"format": FORMAT, "networks": networks}, indent=1) + "\n", encoding="utf-8")
+
+
+def check_ranges(path: Path) -> None:
+    """OutputError if a file is at `path` that `save` did not write: one that `load` does not read."""
+    try:
+        load(path)
+    except InputError:
+        check_ours(path)
 
 
 def load(path: Path) -> dict[str, Ranges]:

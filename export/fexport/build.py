@@ -25,6 +25,7 @@ from fexruntime.bundle import open_bundle
 from fexruntime.contracts import contract_sha256, reference_of
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import FexportError, VerificationError
+from fexruntime.files import write_file
 from fexruntime.manifest import FORMAT, MANIFEST, Manifest
 from fexruntime.versions import installed
 
@@ -69,7 +70,7 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 made |= _lowered(plan, made, measured, loaded, staging, progress, noted)
                 _gate(out, made, plan.allow_loss)
             manifest = _manifest(plan, made, staging, noted)
-            (staging / MANIFEST).write_bytes(manifest.as_json())
+            write_file(staging / MANIFEST, manifest.as_json())
             open_bundle(staging).verify_files()
         except FexportError:  # an interrupt keeps what was made, for the next run to find
             discard(staging)
@@ -111,7 +112,7 @@ def _lowered(
     faces: Mapping[str, lower.Faces] = {}
     sha256 = ""
     if plan.calibration:
-        (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
+        write_file(staging / MANIFEST, _with_report(plan, made, staging, {}).as_json())
         seen = chips.sample(open_bundle(staging), plan.calibration, say=lambda text: progress("calibration", text))
         (staging / MANIFEST).unlink()
         for note in seen.notes:
@@ -154,7 +155,7 @@ def _gate(out: Path, made: dict[str, Made], allow_loss: bool = False) -> None:
     failed = [r for r in reports.values() if not r.passed and not (allow_loss and r.precision != FULL and r.measured)]
     if failed:
         path = report_path(out, REPORT)
-        path.write_bytes(json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
+        write_file(path, json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
         names = ", ".join(f"{r.network} ({r.against})" for r in failed)
         cure = "; --allow-loss publishes it all the same, with the loss written in it"
         lossy = all(r.measured and r.precision != FULL for r in failed)
@@ -165,7 +166,7 @@ def _gate(out: Path, made: dict[str, Made], allow_loss: bool = False) -> None:
 
 def _manifest(plan: Plan, made: dict[str, Made], staging: Path, noted: list[str]) -> Manifest:
     """The manifest; written twice, since the sense check opens the bundle that it is a part of."""
-    (staging / MANIFEST).write_bytes(_with_report(plan, made, staging, {}).as_json())
+    write_file(staging / MANIFEST, _with_report(plan, made, staging, {}).as_json())
     seen = sense.check(open_bundle(staging))
     return _with_report(plan, made, staging, {"sense": seen} | ({"calibration": noted} if noted else {}))
 

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from fexport import finding, modules
 from fexport.finding import Lacking
 from fexport.plan import Plan
+from fexport.recipe import StandIn
 from fexruntime.contracts import Network, WeightsFile
 from fexruntime.errors import OutputError
 from fexruntime.files import check_folder, replacing
@@ -69,7 +70,7 @@ def write_stand_ins(plan: Plan, folder: Path) -> tuple[list[Path], list[str]]:
         tensors = {k: v.contiguous() for k, v in loaded.module.state_dict().items()}
         for row in network.files:
             target = _target(folder, row)
-            _write(target, _encoded(row.filename, tensors, recipe.stand_in.config))
+            _write(target, _encoded(row.filename, tensors, recipe.stand_in))
             written.append(target)
     return written, left_out
 
@@ -78,13 +79,15 @@ def _target(folder: Path, row: WeightsFile) -> Path:
     return folder / row.own_folder / row.filename if row.filename in _SHARED else folder / row.filename
 
 
-def _encoded(name: str, tensors: dict[str, torch.Tensor], config: object) -> bytes:
+def _encoded(name: str, tensors: dict[str, torch.Tensor], stand_in: StandIn) -> bytes:
+    config = stand_in.config
     if name.endswith(".json"):
         return (json.dumps(config, indent=1) + "\n").encode()
     if name.endswith(".safetensors"):
         return save(tensors, None if config is None else {"config": json.dumps(config)})
     buffer = io.BytesIO()
-    torch.save({"state_dict": tensors} if name.endswith(".tar") else tensors, buffer)
+    inside = stand_in.inside or ("state_dict" if name.endswith(".tar") else None)
+    torch.save(tensors if inside is None else {inside: tensors}, buffer)
     return buffer.getvalue()
 
 

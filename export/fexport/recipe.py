@@ -46,6 +46,8 @@ class StandIn:
     """(pattern, range of biases), where they have to lie in one."""
     adjust: Callable[[dict[str, NDArray[Any]]], None] | None = None
     """Changes the made tensors in place."""
+    inside: str | None = None
+    """The key under which py-feat looks for the tensors in a file of torch's; None: they are all of it."""
     checkpoint: Callable[[int], Checkpoint] | None = None
     """From the seed, all of it, for a network whose shapes come from its file; the other rules are not asked then."""
 

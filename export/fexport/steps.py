@@ -33,6 +33,7 @@ from fexruntime.contracts import Choice, Network, Tensor
 from fexruntime.contracts.ncnn import OFF
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
+from fexruntime.files import write_file
 from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant, read_as
 from fexruntime.versions import installed
 
@@ -81,7 +82,7 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
     progress(role, f"verifying {network.name}")
     reports = compare_artefacts(BundleNetwork(role, part.stage, part.choice, network, record, staging), loaded)
     said = {name: report.as_json() for name, report in reports.items()}
-    note.write_bytes(json_bytes({"key": key, "record": dataclasses.asdict(record), "reports": said}))
+    write_file(note, json_bytes({"key": key, "record": dataclasses.asdict(record), "reports": said}))
     return Made(record, reports)
 
 
@@ -272,7 +273,7 @@ def notices(networks: list[Network]) -> str:
 
 def write(folder: Path, name: str, data: bytes) -> FileRecord:
     """Write a file of the bundle and answer its record."""
-    (folder / name).write_bytes(data)
+    write_file(folder / name, data)
     return FileRecord.of(name, data)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fexruntime.bundle import Bundle, open_bundle, read_manifest
 from fexruntime.errors import BundleError, InputError, OutputError, one_line
-from fexruntime.files import check_folder, check_ours, replacing
+from fexruntime.files import check_folder, check_ours, replacing, write_file
 from fexruntime.manifest import FORMAT, MANIFEST, FileRecord, Manifest
 
 _BLOCK = 1 << 20
@@ -111,7 +111,7 @@ def _extract(archive: tarfile.TarFile, source: Path, folder: Path) -> None:
         raise BundleError(
             f"{str(source)!r} lacks {', '.join(list(lacking)[:3])}: it is not whole; export the bundle again"
         )
-    (folder / MANIFEST).write_bytes(data)
+    write_file(folder / MANIFEST, data)
     read_manifest(folder)
 
 

@@ -25,7 +25,7 @@ from fexruntime.contracts import (
     pipeline_row,
 )
 from fexruntime.errors import BundleError, InputError
-from fexruntime.files import user_path
+from fexruntime.files import check_local, user_path
 from fexruntime.manifest import ANY, FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
 
 EDGE = "edge"
@@ -103,6 +103,10 @@ class Bundle:
         return len(self.manifest.files)
 
 
+EDGE_DETECTOR_SIZE = 1000
+"""Longer side of what the packaged face detector should see: on larger pictures it finds faces where there are none (docs/terminal.md)."""
+
+
 def edge_bundle_path() -> Path:
     """Folder of the bundle that comes with the package."""
     return Path(__file__).parent / "bundles" / EDGE
@@ -119,11 +123,11 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
     Raises BundleError if there is no bundle, its manifest is damaged, of another format, or of other contract rows than
     this version's. Files are checked when they are loaded.
     """
-    folder = (
-        packaged_path(EDGE if path is None else str(path))
-        if path is None or path in PACKAGED
-        else Path(user_path(str(path)))
-    )
+    if path is None or path in PACKAGED:
+        folder = packaged_path(EDGE if path is None else str(path))
+    else:
+        check_local(path)
+        folder = Path(user_path(str(path)))
     if folder.is_file():
         raise BundleError(f"{str(path)!r} is a file; a bundle is a folder that `fexport build` made")
     if not folder.is_dir():

@@ -49,6 +49,13 @@ class OutOfMemoryError(InferenceError):
     """There was not enough memory to read an input, or to run on it."""
 
 
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error is for want of memory, as far as engines and libraries say so."""
+    words = str(error).lower()
+    known = ("bad_alloc", "insufficient memory", "failed to allocate")
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or any(w in words for w in known)
+
+
 class CheckpointError(FexportError):
     """A weights file is missing, unreadable, or not what its contract says."""
 

@@ -18,6 +18,8 @@ from fexruntime.errors import InputError, OutputError
 
 _BLOCK = 1 << 20
 _VARIABLE = re.compile(r"\$(\{\w+\}|[A-Za-z_]\w*)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins (s3://bucket, which a Path makes s3:/bucket of); a drive of Windows has one letter."""
 _NO_RENAME_ONTO = frozenset({errno.EBUSY, errno.EXDEV})
 """What the system says of a target that is a mount point: it can be written, but nothing can be renamed onto it."""
 
@@ -53,6 +55,15 @@ def user_path(text: str) -> str:
     return text
 
 
+def check_local(path: str | Path) -> None:
+    """InputError if a path is an address (s3://…, https://…): written to, it would become a folder called "s3:"."""
+    text = str(path)
+    if (found := _ADDRESS.match(text)) and not os.path.lexists(found[0]):
+        raise InputError(
+            f"{text!r} is an address: fexport reads and writes files of this machine; give a path here, and copy what is in it"
+        )
+
+
 def check_ours(path: Path, *marks: bytes) -> None:
     """OutputError if a file is at `path` that fexport did not write: one that is not empty, without one of `marks` at either end.
 
@@ -78,8 +89,18 @@ def is_ours(path: Path, *marks: bytes) -> bool:
     return any(mark in ends for mark in marks)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file; the OSError of a disk that is full names it, which the system's own does not."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def check_folder(folder: Path) -> None:
     """OutputError unless files can be made in `folder`, or in the nearest ancestor that exists if it does not."""
+    check_local(folder)
     nearest = folder.absolute()
     while not nearest.exists():
         nearest = nearest.parent
@@ -101,6 +122,7 @@ def replacing(path: Path, locked: bool = False) -> Iterator[Path]:
     `locked`: nobody else can be writing this file, so the temporary's name is the same each time, and one that a killed
     process left is used up by the next.
     """
+    check_local(path)
     target = Path(os.path.realpath(path))
     # a name of its own, not the target's with something added: that may be longer than a name can be
     temporary = target.with_name(f".fexport-{_digest(target.name) if locked else uuid.uuid4().hex[:12]}")

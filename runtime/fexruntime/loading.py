@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fexruntime.backends import open_backend
 from fexruntime.backends.base import CPU, Backend, Place
 from fexruntime.bundle import Bundle
-from fexruntime.errors import InferenceError, InputError, OutOfMemoryError
+from fexruntime.errors import InferenceError, InputError, OutOfMemoryError, is_short_of_memory
 from fexruntime.faces import Step
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
@@ -82,11 +82,7 @@ def is_the_frames(error: Exception) -> bool:
 
 def failed(error: Exception) -> type[InferenceError]:
     """What an error of a run is to a caller: for lack of memory, as far as engines say so, or another failure."""
-    words = str(error).lower()
-    short = isinstance(error, (MemoryError, OutOfMemoryError)) or any(
-        w in words for w in ("bad_alloc", "insufficient memory", "failed to allocate")
-    )
-    return OutOfMemoryError if short else InferenceError
+    return OutOfMemoryError if is_short_of_memory(error) else InferenceError
 
 
 def with_frames(error: Exception, frames: Sequence[Frame]) -> str:

@@ -28,6 +28,10 @@ GAZE, WORDS = (255, 110, 220), (255, 255, 255)
 SHOWN_AUS = 4
 """At most so many action units are written beside a face: the strongest, of 0.5 and more."""
 LEAST_SIDE = 480
+READABLE_FACE, READABLE_MESH = 96, 240
+"""Side of a face, in pixels, beside which words are not larger than it; and on which a mesh is more than a veil."""
+MOST_SIDE = 2000
+"""A picture is not enlarged beyond this for the sake of its faces."""
 MARK = b"fexport overlay"
 """What every picture and video that is drawn here has in it."""
 _EYES = (slice(36, 42), slice(42, 48))
@@ -42,6 +46,7 @@ def draw(
     stand_ins: Sequence[str] = (),
     pitch_up: float = 1.0,
     labels: Mapping[str, Sequence[str]] | None = None,
+    magnify: bool = False,
 ) -> U8:
     """A copy of the frame [H,W,3] with its faces drawn on it: box, number and score, points, axes, words.
 
@@ -49,12 +54,15 @@ def draw(
     with stand-ins a strip is added above it.
 
     `stand_ins` names networks without real weights; `pitch_up` is the pipeline row's: 1 where a positive Pitch looks up;
-    `labels` are the columns of "au" and "emotion" (`Pipeline.labels`), without which these are not written.
+    `labels` are the columns of "au" and "emotion" (`Pipeline.labels`), without which these are not written. `magnify`: enlarge a
+    picture of small faces, too, until they can be read, to `MOST_SIDE` px at most; pictures of a video have to be of one size.
     """
     import cv2
 
     image: Any = frame_rgb_u8.copy()
     factor = math.ceil(LEAST_SIDE / max(image.shape[:2]))
+    if magnify:
+        factor = max(factor, _magnification(result, max(image.shape[:2])))
     if factor > 1:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         result = _enlarged(result, factor)
@@ -62,7 +70,8 @@ def draw(
         x1, y1, x2, y2 = (round(float(v)) for v in result.boxes_xyxy_px[i])
         side = math.sqrt(max((x2 - x1) * (y2 - y1), 1))
         thick = max(1, round(side / 120), round(max(image.shape[:2]) / 1200))
-        scale = max(0.45, 0.45 * max(image.shape[:2]) / 900, min(side / 350, 3.0))
+        # as large as the picture asks for, but a line of words is no more than a little wider than the face
+        scale = max(0.45, min(max(0.45 * max(image.shape[:2]) / 900, min(side / 350, 3.0)), side / 170))
         cv2.rectangle(image, (x1, y1), (x2, y2), BOX, thick)
         _text(image, f"{i}: {result.scores[i]:.2f}", (x1, max(y1 - 4 - thick, round(24 * scale))), BOX, scale)
         if result.mesh_xyz is not None:
@@ -85,6 +94,16 @@ def draw(
     if stand_ins:
         image = _banner(image, f"STAND-IN WEIGHTS, numbers mean nothing: {', '.join(stand_ins)}")
     return np.asarray(image, np.uint8)
+
+
+def _magnification(result: FrameResult, longer: int) -> int:
+    """How many times a picture of that longer side has to be enlarged for half its faces to be readable."""
+    boxes = np.asarray(result.boxes_xyxy_px, np.float64).reshape(-1, 4)
+    sides = np.sqrt(np.clip((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1, None))
+    if not len(sides) or not np.isfinite(sides).all():
+        return 1
+    wanted = READABLE_FACE if result.mesh_xyz_px is None and result.mesh_xyz is None else READABLE_MESH
+    return min(math.ceil(wanted / float(np.median(sides))), max(1, MOST_SIDE // longer))
 
 
 def _enlarged(result: FrameResult, factor: int) -> FrameResult:
@@ -175,7 +194,7 @@ def write_png(image_rgb_u8: U8, path: Path) -> None:
         raise OutputError(f"OpenCV could not encode {str(path)!r}")
     data = encoded.tobytes()
     head = 8 + 25  # signature and IHDR, behind which other chunks may stand
-    check_ours(path, MARK)
+    check_ours(path, _CHUNK)
     with replacing(path) as temporary:
         temporary.write_bytes(data[:head] + _CHUNK + data[head:])
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from fexruntime.bundle import Bundle
     from fexruntime.options import Options
 
-MARK = b'"contract": "'
+MARK = b'"bundle_sha256": "'
 """What every such file has, and no other."""
+TABLE_DIGEST = "table_sha256"
+"""Its key of the digest of the table that it lies beside: a table that was changed since is somebody's work."""
 PACKAGES = ("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow")
 """Those whose versions can change a number, or a file."""
 
@@ -57,6 +59,15 @@ def sidecar_of(path: Path) -> Path:
 def check_sidecar(path: Path) -> None:
     """OutputError if the place of the file beside the table `path` is taken by somebody's."""
     check_ours(sidecar_of(path), MARK)
+
+
+def digest_in_sidecar(path: Path) -> str | None:
+    """Digest of the table `path` as it was written; None without a file beside it, or in one that does not say."""
+    try:
+        said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
+        return str(said[TABLE_DIGEST])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def write_sidecar(path: Path, said: Mapping[str, Any]) -> Path:

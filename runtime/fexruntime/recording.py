@@ -6,22 +6,23 @@ record(Detector("bundle"), "film.mp4", "rows.parquet", resume=True, skip_frames=
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fexruntime.behind import Behind
 from fexruntime.columns import Selection, select
-from fexruntime.errors import CutOffError, FexportError, InputError, OutputError
-from fexruntime.files import file_sha256, user_path
-from fexruntime.manifest import MANIFEST
+from fexruntime.errors import CutOffError, FexportError, InferenceError, InputError, OutputError
+from fexruntime.files import user_path
 from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import OptionFields, Options, options_of
-from fexruntime.provenance import provenance, write_sidecar
+from fexruntime.provenance import provenance
+from fexruntime.recording_said import described, fingerprint, said, sidecar
 from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, check_target, schema_of, write_table
 from fexruntime.sinks.appending import Appending
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from fexruntime.detector import Detector
+    from fexruntime.walk import Walk
 
 COMMIT_EVERY_S = 2.0
 """A run that dies loses at most the work of this time."""
 _AT_ONCE = 32
 """Frames whose rows are made and written together: a table of one row costs almost what one of many does."""
-_SAMPLE = 1 << 16
 _log = logging.getLogger("fexruntime.recording")
 OnBatch = Callable[["Sequence[tuple[Frame, FrameResult]]"], None]
 
@@ -190,6 +191,8 @@ class Run:
                 self._commit(walk.state(), behind)
             behind.finish()
         except BaseException as error:
+            if isinstance(error, FexportError) and not isinstance(error, OutputError):
+                self._keep(error, walk, behind)
             self._left(error, behind)
             raise
         finally:
@@ -200,7 +203,7 @@ class Run:
         self.done.rows = self._sink.rows
         try:
             # first: a table without it, had the process died in between, would be somebody's
-            sidecar(self._sink.target, self._said, self.done)
+            sidecar(self._sink, self._said, self.done.said())
             if self.done.stopped:
                 self._sink.publish()
             else:
@@ -252,6 +255,13 @@ class Run:
 
         behind.do(commit)
 
+    def _keep(self, error: FexportError, walk: Walk, behind: Behind) -> None:
+        """Commit what was read before an input that ended the run."""
+        # a run that failed may have moved what follows faces: then the last commit is what can be gone on from
+        if self._after is not None and not (isinstance(error, InferenceError) and walk.remembers):
+            with contextlib.suppress(OutputError):
+                self._commit(walk.state(), behind)
+
     def _left(self, error: BaseException, behind: Behind) -> None:
         """Close what an error ended: rows that were committed are kept, and the error says so; else nothing is left."""
         try:
@@ -302,53 +312,8 @@ def nothing_read(bad: Sequence[FexportError]) -> FexportError:
     return type(first)(f"no input could be read, of {len(bad)}: {first}") if len(bad) > 1 else first
 
 
-def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict[str, Any]:
-    """Where the rows of a run come from: what both `provenance` and the run's own identity say."""
-    return (
-        identity | provenance(detector.bundle, options) | {"engines": identity["engines"], "inputs": identity["inputs"]}
-    )
-
-
-def sidecar(target: Path, said: dict[str, Any], done: Recorded) -> None:
-    """Write what is said of a file of rows beside it; Parquet says it itself."""
-    if target.suffix.lower() != ".parquet":
-        write_sidecar(target, {k: v for k, v in said.items() if k not in ("columns", "inputs")} | done.said())
-
-
-def described(detector: Detector, files: Sequence[str], options: Options, columns: Sequence[str]) -> dict[str, Any]:
-    """What makes two runs the same: bundle, engines, options, inputs by name, columns."""
-    place = detector.describe()
-    return {
-        "bundle": file_sha256(detector.bundle.path / MANIFEST),
-        "pipeline": detector.pipeline.name,
-        "contract": detector.bundle.contract,
-        "engines": {role: [said["backend"], said["version"], said["precision"]] for role, said in place.items()},
-        "options": {f.name: _plain(getattr(options, f.name)) for f in fields(options)},
-        "inputs": list(files),
-        "columns": list(columns),
-    }
-
-
-def fingerprint(name: str) -> list[Any]:
-    """Size of a file, and a digest of its beginning, middle and end: enough to tell another file, quick for a long one."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    path = Path(name)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        for at in sorted({0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)}):
-            file.seek(at)
-            digest.update(file.read(_SAMPLE))
-    return [size, digest.hexdigest()]
-
-
 def _number(value: Any, below: int | None = None) -> int:
     """A whole number of a journal, from 0 and below a bound."""
     if type(value) is not int or value < 0 or (below is not None and value >= below):
         raise ValueError(f"{value!r:.40} is not a number that was written")
     return value
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

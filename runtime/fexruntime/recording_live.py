@@ -12,7 +12,8 @@ from fexruntime.errors import InputError
 from fexruntime.live import Live, Seen
 from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import Options
-from fexruntime.recording import COMMIT_EVERY_S, Recorded, described, said, sidecar
+from fexruntime.recording import COMMIT_EVERY_S, Recorded
+from fexruntime.recording_said import described, said, sidecar
 from fexruntime.sinks import FORMATS, check_target, schema_of
 from fexruntime.sinks.appending import Appending
 
@@ -60,12 +61,12 @@ def record_live(
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:
             done.rows, done.stopped = sink.rows, True
-            sidecar(target, about, done)
+            sidecar(sink, about, done.said())
             sink.finish()
         else:
             sink.discard()
         raise
     done.rows = sink.rows
-    sidecar(target, about, done)
+    sidecar(sink, about, done.said())
     sink.finish()
     return done

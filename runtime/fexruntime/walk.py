@@ -90,6 +90,11 @@ class Walk:
             found = [self._smoother.smoothed(f, v) for f, v in zip(frames, found, strict=True)]
         return found
 
+    @property
+    def remembers(self) -> bool:
+        """Whether anything lasts from frame to frame."""
+        return self.tracker is not None or self._smoother is not None
+
     def state(self) -> dict[str, Any]:
         """What lasts from frame to frame, for JSON."""
         return {

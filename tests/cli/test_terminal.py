@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
-from command import fexport, refused
+from command import FEXPORT, fexport, refused
 
 from fexport.cli import COMMANDS, EXAMPLES, group, paths
 from fexport.cli.sheet import Column, Sheet
@@ -23,7 +24,48 @@ from fexruntime.files import check_ours, user_path
 from fexruntime.recording import nothing_read
 
 ROOT = Path(__file__).parent.parent.parent
-TABLES = (("inspect", "edge"), ("models",), ("doctor",), ("cache",))
+EDGE = ROOT / "runtime" / "fexruntime" / "bundles" / "edge"
+SHOWN = {
+    "build": ("b", "--pipeline", "faces"),
+    "fetch": ("--pipeline", "faces", "--to", "weights"),
+    "stand-ins": ("made-up", "--pipeline", "faces"),
+    "run": ("photo.jpg",),
+    "view": ("rows.csv", "--out", "page.html"),
+    "verify": ("edge",),
+    "inspect": ("edge",),
+    "calibrate": ("ranges.json", "photo.jpg", "--chips", "4"),
+    "bundle": ("export", "edge", "edge.tar"),
+    "serve": ("nothing",),
+    "triton": ("edge", "models"),
+    "lint": (EDGE / "faces.onnx",),
+    "tune": ("edge", "--rounds", "5"),
+    "engines": ("nothing",),
+    "cache": (),
+    "bench": ("edge", "--rounds", "3", "--no-start-up", "--networks", "--against", "edge"),
+    "compare": ("edge", "edge", "photo.jpg"),
+    "evaluate": ("--dataset", "biwi", "BIWI_test.npz", "--predictions", "rotations.npz"),
+    "models": (),
+    "docs": (),
+    "doctor": (),
+}
+"""By command: a call that shows what it shows (of those that serve or need a GPU: that it refuses)."""
+REFUSED = ("serve", "engines")
+ONCE = ("tune", "bench", "build", "calibrate", "bundle", "triton", "fetch", "stand-ins", "view")
+"""Those that measure, or will not write a second time: of one width. What they show comes from the place of the others."""
+LINES = re.compile("[\u2500-\u257f]|\x1b")
+"""Box drawing and escape sequences."""
+
+
+@pytest.fixture(scope="module")
+def folder(photo, tmp_path_factory):
+    """Where the commands are called: a picture, its rows, labelled frames and who reads them."""
+    made = tmp_path_factory.mktemp("shown")
+    shutil.copy(photo, made / "photo.jpg")
+    assert fexport("run", "photo.jpg", "--out", "rows.csv", cwd=made).returncode == 0
+    labels = np.array([[10.0, -5.0, 3.0], [-20.0, 4.0, 0.5], [2.0, 8.0, -1.0]])
+    np.savez(made / "BIWI_test.npz", image=np.zeros((3, 64, 64, 3), np.uint8), pose=labels)
+    np.savez(made / "rotations.npz", pred_R=np.broadcast_to(np.eye(3), (3, 3, 3)))
+    return made
 
 
 def _commands():
@@ -36,15 +78,84 @@ def _commands():
         )
 
 
-@pytest.mark.parametrize("words", TABLES, ids=" ".join)
-def test_tables_fit_80_columns_and_pipes_have_no_lines(words):
-    narrow, piped = fexport(*words, COLUMNS="80").stdout, fexport(*words, COLUMNS="").stdout
-    for text in (narrow, piped):
-        assert text
-        assert not re.search("[━│┃┏]|\x1b", text)
-        assert "…" not in text.replace("…,", "").replace("…\n", "\n") or "sha256" in text
-    tables = [line for line in narrow.splitlines() if "  " in line]
-    assert max(map(len, tables)) <= 80
+def test_every_command_is_shown():
+    assert set(SHOWN) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_tables_fit_80_columns_and_pipes_have_no_lines(name, folder):
+    for width in ("80",) if name in ONCE else ("80", ""):
+        done = fexport(name, *SHOWN[name], cwd=folder, COLUMNS=width)
+        assert (done.returncode != 0) == (name in REFUSED), done.stderr
+        assert done.stdout or name in REFUSED
+        assert not LINES.search(done.stdout), done.stdout
+        assert not LINES.search(done.stderr), done.stderr
+        if width:
+            assert max((len(line) for line in done.stdout.splitlines() if "  " in line), default=0) <= 80, done.stdout
+        assert "…" not in re.sub("…,| … |…\n", "", done.stdout) or "sha256" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("doctor",), ("cache",), ("models",), ("inspect", "edge"), ("tune", "edge", "--rounds", "5"), ("run", "photo.jpg"),
+     ("bench", "edge", "--rounds", "3", "--no-start-up", "--out", "j1"),
+     ("bench", "edge", "--rounds", "3", "--no-start-up", "--against", "edge", "--out", "j2")],
+    ids=lambda words: " ".join(words[:1]),
+)  # fmt: skip
+def test_json_is_all_that_is_on_stdout(words, folder):
+    done = fexport(*words, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()] if words[0] == "run" else json.loads(done.stdout)
+    assert said
+
+
+def test_json_of_the_cache_lists_and_does_nothing_else():
+    refused(fexport("cache", "--json", "--clear"), "leave --clear")
+
+
+def _on_a_terminal(*words, **environment):
+    """What a command writes on a terminal of 80 columns."""
+    import pty
+    import subprocess
+
+    outer, inner = pty.openpty()
+    given = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR", "TERM")}
+    given |= {"TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    with subprocess.Popen([*FEXPORT, *map(str, words)], stdout=inner, stderr=inner, stdin=inner, env=given) as process:
+        os.close(inner)
+        read = b""
+        while True:
+            try:
+                piece = os.read(outer, 1 << 16)
+            except OSError:  # the last writer has closed it
+                break
+            if not piece:
+                break
+            read += piece
+    os.close(outer)
+    assert process.returncode == 0, read
+    return read.decode("utf-8")
+
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d|10\d)(?:;\d+)*m")
+
+
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(variable, v1_bundle, photo):
+    words = ("run", v1_bundle, photo)  # says in yellow that its weights are made up
+    assert COLOUR.search(_on_a_terminal(*words))
+    shown = _on_a_terminal(*words, **variable)
+    assert "STAND-IN" in shown
+    assert not COLOUR.search(shown)
+    if "TERM" in variable:
+        assert "\x1b[" not in shown
+
+
+def test_a_terminals_tables_fit_it():
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", _on_a_terminal("inspect", "edge"))
+    boxed = [line.rstrip("\r") for line in shown.splitlines() if LINES.search(line)]
+    assert boxed
+    assert max(map(len, boxed)) <= 80
 
 
 def test_the_least_needed_column_goes_first_and_is_named(monkeypatch, capsys):
@@ -162,6 +273,53 @@ def test_all_inputs_bad_is_an_error_of_one_sentence(tmp_path):
         refused(done, "no input could be read, of 2")
         assert done.returncode == 1
     assert not (tmp_path / "x.csv").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--overlay"])
+def test_an_address_is_no_target(option, photo, tmp_path):
+    refused(fexport("run", photo, option, "s3://bucket/x.csv", cwd=tmp_path), "'s3://bucket/x.csv' is an address")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_is_no_bundle_and_no_target_of_a_program(photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from fexruntime import Detector
+
+    refused(fexport("inspect", "https://example.org/b"), "'https://example.org/b' is an address")
+    refused(fexport("build", "gs://bucket/b", "--pipeline", "faces"), "is an address")
+    refused(fexport("run", "s3://bucket/b", photo), "'s3://bucket/b' is an address")
+    with Detector() as detector:
+        fex = detector.detect(photo)
+    for write, name in ((fex.to_csv, "s3://bucket/x.csv"), (fex.to_parquet, "abfs://x/y.parquet")):
+        with pytest.raises(InputError, match="is an address"):
+            write(name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "s3:").mkdir()  # a folder of that name is one
+    fex.to_csv("s3:/x.csv")
+    assert (tmp_path / "s3:" / "x.csv").exists()
+
+
+def test_a_table_that_was_changed_since_is_somebodys(photo, tmp_path):
+    for name in ("x.csv", "x.jsonl"):
+        assert fexport("run", photo, "--out", tmp_path / name).returncode == 0
+        assert fexport("run", photo, "--out", tmp_path / name).returncode == 0
+        with (tmp_path / name).open("a", encoding="utf-8") as file:
+            file.write("a note of mine\n")
+        before = (tmp_path / name).read_bytes()
+        refused(fexport("run", photo, "--out", tmp_path / name), "was changed since fexport wrote it")
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_parquet_file_that_only_mentions_fexport_is_somebodys(photo, tmp_path):
+    import pandas as pd
+
+    target = tmp_path / "x.parquet"
+    pd.DataFrame({"fexport": [1.0]}).to_parquet(target)
+    refused(fexport("run", photo, "--out", target), "fexport did not write it")
+    assert list(pd.read_parquet(target).columns) == ["fexport"]
+    target.unlink()
+    for _ in range(2):
+        assert fexport("run", photo, "--out", target).returncode == 0
 
 
 def test_somebodys_files_stay(photo, tmp_path):

@@ -47,6 +47,14 @@ def test_stand_in_files_are_the_stand_ins_of_a_build(folder):
         assert read.config == made.config
 
 
+def test_made_up_files_are_laid_out_as_pyfeat_reads_them(tmp_path):
+    chosen = {"landmarks": "mobilenet", "au": "none", "gaze": "none", "identity": "none", "pose": "none"}
+    fetching.write_stand_ins(plan.plan("detectorv1", "pyfeat-2.1", chosen, stand_in_seed=1), tmp_path)
+    keys = {p.name: set(torch.load(p, weights_only=True)) for p in tmp_path.rglob("*.pt*")}
+    assert keys.pop("mobilenet_224_model_best_gdconv_external.pth.tar") == {"state_dict"}
+    assert keys == {"ResMaskNet_Z_resmasking_dropout1_rot30.pth": {"net"}}
+
+
 def test_stand_in_files_replace_nothing(folder):
     with pytest.raises(OutputError, match="there already"):
         fetching.write_stand_ins(plan.plan("detectorv2", "pyfeat-2.0", stand_in_seed=1), folder)

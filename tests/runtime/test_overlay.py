@@ -85,3 +85,39 @@ def test_gaze_emotions_and_action_units_are_drawn_in_words_and_arrows(frame):
     up = overlay.gaze_direction(0.5, 0.0)
     assert up[0] == 0
     assert up[1] < 0
+
+
+def crowd(frame, side, count=20):
+    """A frame of a crowd, and its result: `count` faces of `side` px, side by side."""
+    (found,) = Detector().stream(frame)
+    across = np.arange(count, dtype=np.float32)[:, None] * (side + 4) % (frame.shape[1] - side)
+    boxes = np.concatenate([across, across * 0 + 40, across + side, across * 0 + 40 + side], axis=1).astype(np.float32)
+    values = {
+        "boxes_xyxy_px": boxes,
+        "scores": np.ones(count, np.float32),
+        "points_xy_px": np.repeat(boxes[:, :2], 5, axis=0).reshape(count, 5, 2) + side / 2,
+    }
+    return dataclasses.replace(found, values=values, facerects_xywh_px=boxes - np.tile(boxes[:, :2], 2) * [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(("side", "factor"), [(20, 3), (60, 2), (150, 1)])
+def test_pictures_of_small_faces_are_enlarged_where_they_are_one_each(frame, side, factor):
+    result = crowd(frame, side)
+    assert overlay.draw(frame, result).shape == frame.shape  # frames of a video are of one size
+    picture = overlay.draw(frame, result, magnify=True)
+    assert picture.shape[:2] == (frame.shape[0] * factor, frame.shape[1] * factor)
+    assert max(picture.shape) <= overlay.MOST_SIDE
+
+
+def test_words_are_little_wider_than_the_face_beside_which_they_stand(monkeypatch):
+    frame = np.zeros((3000, 4000, 3), np.uint8)
+    scales = []
+    monkeypatch.setattr(overlay, "_text", lambda image, text, at, colour, scale: scales.append(scale))
+    for side in (190, 900):
+        overlay.draw(frame, crowd(frame, side, 1))
+    small, large = scales
+    import cv2
+
+    width = cv2.getTextSize("Surprise 0.99", cv2.FONT_HERSHEY_SIMPLEX, small, round(1.5 * small))[0][0]
+    assert 0.8 * 190 < width < 1.5 * 190
+    assert large == pytest.approx(900 / 350)

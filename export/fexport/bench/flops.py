@@ -11,7 +11,7 @@ from typing import Any
 
 from fexruntime.arrays import F32
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import FexportError
+from fexruntime.errors import FexportError, OutputError
 
 COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What multiplies and adds: everything else is a few operations an element."""
@@ -37,8 +37,13 @@ def gflop(network: BundleNetwork, inputs: Mapping[str, F32]) -> float | None:
         options.profile_file_prefix = os.path.join(folder, "p")
         session = ort.InferenceSession(network.read(variant.model), options, providers=["CPUExecutionProvider"])
         session.run(None, dict(inputs))
-        with open(session.end_profiling(), encoding="utf-8") as file:
-            events = json.load(file)
+        try:
+            with open(session.end_profiling(), encoding="utf-8") as file:
+                events = json.load(file)
+        except (OSError, ValueError) as error:  # ONNX Runtime does not say that it could not write
+            raise OutputError(
+                f"ONNX Runtime's profile in {folder!r} cannot be read: is there room? ({error})"
+            ) from None
     return sum(_of_node(event["args"]) for event in events if _is_node(event)) / 1e9
 
 

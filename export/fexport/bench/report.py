@@ -32,8 +32,8 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def markdown(result: dict[str, Any], pictures: str | None = "") -> str:
-    """The figures of a run as Markdown tables, and its plots, whose names begin with `pictures` (None: no plots)."""
+def markdown(result: dict[str, Any], pictures: str = "") -> str:
+    """The figures of a run as Markdown tables, and its plots, whose names begin with `pictures`."""
     work, ours, theirs = result["workload"], result["fexport"], result.get("pyfeat")
     packages = ", ".join(f"{k} {v}" for k, v in result["machine"]["packages"].items())
     lines = [
@@ -55,7 +55,7 @@ def markdown(result: dict[str, Any], pictures: str | None = "") -> str:
             s = side["statistics"]
             cells = [f"{s[k]:.1f}" if k in s else "–" for k in (*_PERCENTILES, "frames_per_second")]
             lines.append(f"| {name} ({_faces(side, work)}{len(side['samples'])} samples) | {' | '.join(cells)} |")
-    lines += ["", *((f"![time a frame]({pictures}latency.png)", "") if pictures is not None else ())]
+    lines += ["", f"![time a frame]({pictures}latency.png)", ""]
     noise = [
         f"{name}: {side.get('noise', 'not judged') or 'none seen'}"
         for name, side in (("fexport", ours), ("py-feat", theirs))
@@ -65,7 +65,7 @@ def markdown(result: dict[str, Any], pictures: str | None = "") -> str:
     lines += [f"| {stage} | {taken:.2f} |" for stage, taken in ours["stages_ms"].items()]
     outside = sum(v for k, v in ours["stages_ms"].items() if not k.endswith(" network"))
     lines += [f"| *outside the networks* | {outside:.2f} |", ""]
-    lines += [f"![where the time goes]({pictures}stages.png)", ""] if pictures is not None else []
+    lines += [f"![where the time goes]({pictures}stages.png)", ""]
     networks = result.get("networks") or (theirs or {}).get("networks")
     if networks:
         counted = result.get("gflop", {})
@@ -75,7 +75,7 @@ def markdown(result: dict[str, Any], pictures: str | None = "") -> str:
             work_of = f"{counted[role]:.3g}" if role in counted else "–"
             lines.append(f"| {entry['network']} | {entry['cpu_p50_ms']:.2f} | {other} | {work_of} |")
         lines.append("")
-    lines += _start_up(result)
+    lines += [part for line in start_up(result) for part in (line, "")]
     return "\n".join(lines)
 
 
@@ -84,7 +84,8 @@ def _faces(side: Mapping[str, Any], work: Mapping[str, Any]) -> str:
     return "" if faces is None else f"{faces} face{'s' * (faces != 1)}, "
 
 
-def _start_up(result: dict[str, Any]) -> list[str]:
+def start_up(result: Mapping[str, Any]) -> list[str]:
+    """Sentences on start-up, memory and disk of both sides."""
     theirs = result.get("pyfeat")
     lines = []
     if "start_up" in result:
@@ -92,15 +93,12 @@ def _start_up(result: dict[str, Any]) -> list[str]:
             lines += [
                 f"Start-up in a fresh process, {label}: import {run['import_s']:.2f} s, load {run['load_s']:.2f} s, first frame "
                 f"{run['first_frame_s']:.2f} s; resident then {_memory(run)}.",
-                "",
             ]
     ours = result["fexport"]
     sizes = result["installed_mb"]
     lines += [
         f"Resident after all frames {_memory(ours)}.",
-        "",
         f"Installed: {sum(sizes.values()):.0f} MB ({', '.join(f'{k} {v:.0f}' for k, v in sizes.items())}).",
-        "",
     ]
     if theirs is not None:
         installed = theirs["installed_mb"]
@@ -112,7 +110,6 @@ def _start_up(result: dict[str, Any]) -> list[str]:
         )
         lines += [
             f"py-feat: import and load {theirs['load_s']:.1f} s; resident after all frames {_memory(theirs)}; {environment}.",
-            "",
         ]
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ PYFEAT = "pyfeat"
 @click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option("--out", type=FOLDER, default=Path("fexport-bench"), show_default=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Write into --out although there is something in it.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON, instead of tables.")
 def command(
     bundle: str,
     picture: Path | None,
@@ -66,6 +68,7 @@ def command(
     weights: Path | None,
     out: Path,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Measure BUNDLE on INPUT (a picture; default: the packaged photograph).
 
@@ -76,7 +79,7 @@ def command(
     """
     need("bench", "fexport bench")
     from fexport.bench import report, runner
-    from fexport.cli import tables
+    from fexport.cli import bench_tables, tables
     from fexruntime.cores import available_cores
     from fexruntime.files import check_folder
 
@@ -109,14 +112,17 @@ def command(
     )
     warnings.simplefilter("ignore", StandInWarning)  # the report says it
     if against is not None and against != PYFEAT:
-        _two_bundles(options, against, out)
+        _two_bundles(options, against, out, as_json)
         return
     with tables.console(stderr=True).status("measuring") as status:
         result = runner.run(options, status.update)
     written = report.write(result, out)
-    click.echo(report.markdown(result, pictures=None))
+    if as_json:
+        tables.print_json(result)
+    else:
+        bench_tables.show(result)
     _warn({"fexport": result["fexport"], "py-feat": result.get("pyfeat", {})})
-    click.echo("written: " + ", ".join(str(path) for path in written))
+    _say_written(written, as_json)
 
 
 def _warn(sides: dict[str, dict[str, Any]]) -> None:
@@ -125,13 +131,21 @@ def _warn(sides: dict[str, dict[str, Any]]) -> None:
             click.secho(f"NOISY ({name}): {side['noise']}", fg="yellow", err=True)
 
 
-def _two_bundles(options: Options, against: str, out: Path) -> None:
+def _say_written(written: Sequence[Path], as_json: bool) -> None:
+    folder = written[0].parent
+    click.echo(f"written: {', '.join(path.name for path in written)} in {folder}", err=as_json)
+
+
+def _two_bundles(options: Options, against: str, out: Path, as_json: bool) -> None:
     from fexport.bench import bundles
-    from fexport.cli import tables
+    from fexport.cli import bench_tables, tables
 
     with tables.console(stderr=True).status("measuring") as status:
         result = bundles.run(options, against, status.update)
     written = bundles.write(result, out)
-    click.echo(bundles.markdown(result))
+    if as_json:
+        tables.print_json(result)
+    else:
+        bench_tables.show_two(result)
     _warn({side["path"]: side for side in result["sides"]})
-    click.echo("written: " + ", ".join(str(path) for path in written))
+    _say_written(written, as_json)

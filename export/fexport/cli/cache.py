@@ -10,16 +10,19 @@ import click
 @click.command("cache")
 @click.option("--clear", is_flag=True, help="Drop everything in it.")
 @click.option("--path", "path_only", is_flag=True, help="Print the folder and nothing else.")
-def command(clear: bool, path_only: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def command(clear: bool, path_only: bool, as_json: bool) -> None:
     """List what is kept between runs on this device (optimised graphs), or empty it.
 
     The folder is $FEXPORT_CACHE, else "fexport" in your cache folder. It is private to you, and bounded: what was not used
     for longest goes first.
     """
     from fexport.cli import tables
-    from fexruntime.errors import EnvironmentMissingError
+    from fexruntime.errors import EnvironmentMissingError, InputError
     from fexruntime.store import MOST_BYTES, VARIABLE, Store, default_folder
 
+    if as_json and (clear or path_only):
+        raise InputError("--json lists what there is: leave --clear and --path out")
     folder = default_folder()
     if path_only and not clear:
         click.echo("" if folder is None else str(folder))
@@ -34,6 +37,13 @@ def command(clear: bool, path_only: bool) -> None:
         click.echo(f"{tables.size(store.clear())} dropped from {store.folder}")
         return
     items = store.items()
+    if as_json:
+        listed = [
+            {"key": dict(i.key), "path": str(i.path), "bytes": i.size_bytes, "made": i.made, "used": i.used}
+            for i in items
+        ]
+        tables.print_json({"folder": str(store.folder), "most_bytes": MOST_BYTES, "items": listed})
+        return
     table = tables.Sheet(
         tables.Column("what", 1), tables.Column("of"), tables.Column("size", right=True), tables.Column("made", 3, whole=True),
         tables.Column("last used", 2, whole=True),

@@ -19,12 +19,22 @@ _ELSEWHERE = ("torch", "onnx", "feat")
 
 
 @click.command("doctor")
-def command() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def command(as_json: bool) -> None:
     """Show what this environment can do. Exit status 1 if `fexport run` cannot work here."""
     from fexport.cli import tables
     from fexruntime.versions import with_packages
 
     needed, optional = _needed(), _optional()
+    works = all(finding.good for finding in needed)
+    if as_json:
+        findings = [
+            {"what": f.what, "found": f.found, "good": f.good, "needed": need, "fix": with_packages(f.fix)}
+            for need, some in ((True, needed), (False, optional))
+            for f in some
+        ]
+        tables.print_json({"run_works": works, "findings": findings})
+        sys.exit(0 if works else 1)
     table = tables.Sheet(
         tables.Column("what"),
         tables.Column("found"),
@@ -35,7 +45,7 @@ def command() -> None:
         for f in findings:
             table.add(f.what, f.found, "ok" if f.good else otherwise, with_packages(f.fix))
     table.show()
-    if not all(finding.good for finding in needed):
+    if not works:
         click.echo("`fexport run` cannot work here: see the lines marked missing.", err=True)
         sys.exit(1)
     click.echo("`fexport run` works here.")

@@ -31,7 +31,7 @@ def drawing_of(detector: Detector) -> Draw:
 
     def draw(frame: Frame, result: FrameResult) -> U8:
         pixels = frame.rgb_u8 if frame.original_rgb_u8 is None else frame.original_rgb_u8
-        return overlay.draw(pixels, result, made_up, pipeline.pitch_up, pipeline.labels)
+        return overlay.draw(pixels, result, made_up, pipeline.pitch_up, pipeline.labels, magnify=frame.moment is None)
 
     return draw
 

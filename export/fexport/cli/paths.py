@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from fexruntime.backends import BACKENDS
+from fexruntime.backends import CHOICES
 from fexruntime.backends.base import AUTO
 from fexruntime.bundle import PACKAGED
 from fexruntime.errors import EnvironmentMissingError, InputError
-from fexruntime.files import user_path
+from fexruntime.files import check_local, user_path
+from fexruntime.options import LEAST_DETECTOR_SIZE
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -39,9 +40,11 @@ class _Given(_Type):
         given = os.fspath(value)
         if given in self._names:
             return given
+        if not self._text:
+            check_local(given)
+            return Path(user_path(given))
         # an address is no path; what is wrong with it is said where it is read
-        meant = given if "://" in given else user_path(given)
-        return meant if self._text else Path(meant)
+        return given if "://" in given else user_path(given)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         names = [CompletionItem(name) for name in self._names if name.startswith(incomplete)]
@@ -98,13 +101,39 @@ class _Names(_Type):
         return [CompletionItem(head + name) for name in self._names if name.startswith(tail)]
 
 
+class _Size(_Type):
+    """A number of pixels, or the word for all of them."""
+
+    name = "size"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == WHOLE:
+            return value
+        try:
+            size = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of pixels nor {WHOLE!r}", param, ctx)
+        if size < self._least:
+            self.fail(f"{value} is too small: {self._least} or more", param, ctx)
+        return size
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(WHOLE)] if WHOLE.startswith(incomplete) else []
+
+
+WHOLE = "whole"
+"""The size of frames that are not shrunk."""
+DETECTOR_SIZE = _Size(LEAST_DETECTOR_SIZE)
 FILE, FOLDER = _Given(), _Given(folders=True)
 INPUT = _Given(text=True)
 BUNDLE = _Given(folders=True, names=tuple(PACKAGED), text=True)
 BUNDLE_OR_INPUT = _Given(names=tuple(PACKAGED), text=True)
 AGAINST = _Given(folders=True, names=("pyfeat", *PACKAGED), text=True)
 PYTHON = _Python()
-BACKEND = _Names((AUTO, *BACKENDS))
+BACKEND = _Names((AUTO, *CHOICES))
 DEVICE = _Names(("cpu", "vulkan", "gpu", "npu", "cuda"))
-RUNS_ON = f"one of {', '.join(BACKENDS)}; auto: what `fexport tune` chose here"
+RUNS_ON = f"one of {', '.join(CHOICES)}; auto: what `fexport tune` chose here"
 """The values of --backend, for help."""

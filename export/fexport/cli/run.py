@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DEVICE, FILE
-from fexruntime.backends import BACKENDS
+from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DETECTOR_SIZE, DEVICE, FILE, WHOLE
+from fexruntime.backends import CHOICES
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
-from fexruntime.bundle import PACKAGED
+from fexruntime.bundle import EDGE, EDGE_DETECTOR_SIZE, PACKAGED
 from fexruntime.errors import InputError, StandInWarning
 from fexruntime.identity import METHODS
 from fexruntime.manifest import MANIFEST
-from fexruntime.options import LEAST_DETECTOR_SIZE, LEAST_OUTPUT_SIZE, REGIONS, Options
+from fexruntime.options import LEAST_OUTPUT_SIZE, REGIONS, Options
 from fexruntime.sources.limits import MOST_PIXELS, PIXELS_VARIABLE
 
 _DEFAULT = Options()
@@ -69,8 +69,9 @@ _DEFAULT = Options()
 )
 @click.option(
     "--detector-size",
-    type=click.IntRange(min=LEAST_DETECTOR_SIZE),
-    help="Shrink what the face detector sees to this longer side: faster, and on photographs of more than 1200 px it finds faces better (1000 is a good size); not exact.",
+    type=DETECTOR_SIZE,
+    metavar=f"PIXELS|{WHOLE}",
+    help=f'Shrink what the face detector sees to this longer side: faster, and on larger photographs it finds faces better; not exact. Default: {EDGE_DETECTOR_SIZE} for files with the packaged bundle "edge", which degrades above that (it is said); else {WHOLE}.',
 )
 @click.option(
     "--region",
@@ -141,7 +142,7 @@ _DEFAULT = Options()
     default=AUTO,
     show_default=True,
     metavar="NAME|ROLE=NAME,…",
-    help=f"What runs the networks ({', '.join(BACKENDS)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
+    help=f"What runs the networks ({', '.join(CHOICES)}), for all or by role (faces=ncnn,identity=ncnn); auto: what `fexport tune` chose here, else {DEFAULT_BACKEND}.",
 )
 @click.option(
     "--device",
@@ -180,6 +181,10 @@ def command(
     from fexruntime.options import options_of
 
     bundle, inputs = _split(paths, camera, chosen)
+    # never where py-feat's numbers are claimed: a program's Detector() sees frames whole, as does a bundle that was built
+    shrinks = options["detector_size"] is None and bundle in (None, EDGE) and camera is None
+    if shrinks or options["detector_size"] == WHOLE:
+        options["detector_size"] = EDGE_DETECTOR_SIZE if shrinks else None
     options["columns"] = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
     options_of(options)  # type: ignore[arg-type]  # said before anything is loaded
     piped = ".jsonl" if as_json else ".csv" if str(out) == "-" else None
@@ -223,7 +228,7 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, piped)  # type: ignore[arg-type]
+        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, piped, shrinks)  # type: ignore[arg-type]
         status = job.live(camera) if camera is not None else job.files()
         timings.say()
     if status:
@@ -260,7 +265,7 @@ def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tu
     for later in paths[1:]:
         if (Path(later) / MANIFEST).is_file():
             raise InputError(f"{later!r} is a bundle: give it first, then the inputs")
-    if len(paths) > 1 and not first.exists():
+    if len(paths) > 1 and not first.exists() and "://" not in paths[0]:
         raise InputError(f"{paths[0]!r} does not exist: neither a bundle nor an image is there")
     if len(paths) > 1 and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")

@@ -18,6 +18,7 @@ from fexport.cli.drawing import Drawings, drawing_of
 from fexport.cli.pipe import Pipe
 from fexport.cli.progress import Bar
 from fexport.cli.tables import console
+from fexruntime.bundle import EDGE_DETECTOR_SIZE
 from fexruntime.errors import FexportError, OutputError
 from fexruntime.options import OptionFields, options_of
 from fexruntime.provenance import sentence
@@ -68,7 +69,9 @@ class Stop(threading.Event):
 
 
 class Job:
-    """One call of `fexport run`; `files` and `live` answer its exit status. `piped`: the format of rows on standard output."""
+    """One call of `fexport run`; `files` and `live` answer its exit status. `piped`: the format of rows on standard output; `shrinks`: nobody
+    asked for the detector's size, so it is said.
+    """
 
     def __init__(
         self,
@@ -81,10 +84,11 @@ class Job:
         resume: bool,
         show: bool,
         piped: str | None = None,
+        shrinks: bool = False,
     ) -> None:
         self._detector, self._inputs, self._options = detector, listed(inputs), options
         self._out, self._overlay, self._resume, self._show = out, overlay, resume, show
-        self._piped = piped
+        self._piped, self._shrinks = piped, shrinks
         self._skipped: list[FexportError] | None = [] if skip_bad else None
         self._results: list[FrameResult] = []
         self._rows_only = overlay is None and not show
@@ -92,6 +96,7 @@ class Job:
     def files(self) -> int:
         """Read files."""
         stop = Stop()
+        shrunk = 0
         undrawn: list[FexportError] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(stop.listening())
@@ -100,7 +105,9 @@ class Job:
             bar = stack.enter_context(Bar(self._inputs, options_of(self._options)))
 
             def on_batch(batch: Sequence[tuple[Frame, FrameResult]]) -> None:
+                nonlocal shrunk
                 for frame, result in batch:
+                    shrunk += self._shrinks and max(frame.rgb_u8.shape[:2]) > EDGE_DETECTOR_SIZE
                     if drawings is not None:
                         drawings.add(frame, result)
                     if window is not None and not window.show(frame, result):
@@ -119,6 +126,12 @@ class Job:
             undrawn = drawings.failed
             click.echo(
                 f"{counts(len(drawings.written), drawings.what)} in {self._overlay}", err=self._piped is not None
+            )
+        if shrunk:
+            click.echo(
+                f"Faces were looked for at {EDGE_DETECTOR_SIZE} px in {counts(shrunk, 'larger frame')}, where this detector does better "
+                "(--detector-size whole: as it is)",
+                err=True,
             )
         for error in self._skipped or []:
             click.echo(f"Skipped: {error}", err=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterable
 from typing import Any
+
+import click
 
 from fexport.cli.sheet import BEYOND, MISSING, Column, Sheet, console
 from fexruntime.bundle import Bundle
@@ -15,6 +19,7 @@ __all__ = [
     "Sheet",
     "console",
     "loss_sentences",
+    "print_json",
     "report_table",
     "size",
     "stand_in_sentence",
@@ -65,6 +70,11 @@ def _verdict(row: dict[str, Any]) -> str:
     if not row["values"]:
         return "none compared"
     return "ok" if row["passed"] else BEYOND
+
+
+def print_json(value: Any) -> None:
+    """A command's whole answer on standard output, for a program."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False, default=dataclasses.asdict))
 
 
 def size(count: int | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from fexport.cli.extras import size_option
@@ -17,7 +19,8 @@ from fexruntime.bundle import EDGE
 @click.option("--faces", type=click.IntRange(1, 64), default=1, show_default=True, help="On each frame.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
 @click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True)
-def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the choice and every sample as JSON.")
+def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int, as_json: bool) -> None:
     """Measure every verified artefact of BUNDLE that this machine can run, in turns, and keep the fastest for each network.
 
     `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
@@ -31,6 +34,11 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
     width, height = size
     with tables.console(stderr=True).status("measuring") as status:
         found = tune(open_bundle(bundle), Place(threads=threads), Workload(height, width, faces), rounds, status.update)
+    if as_json:
+        kept = {m.role: m.backend for m in found if m.chosen}
+        work = {"width": width, "height": height, "faces": faces, "threads": threads}
+        tables.print_json({"workload": work, "measured": [dataclasses.asdict(m) for m in found], "kept": kept})
+        return
     table = tables.Sheet(
         tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("p50 ms", right=True),
         tables.Column("", whole=True), title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",

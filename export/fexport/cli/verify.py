@@ -44,6 +44,7 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     Every file's digest, then every artefact on its recorded input. Where torch is installed and the weights can be had, the
     whole comparison with torch is repeated.
     """
+    from fexport.cli import tables
     from fexruntime.backends.base import DEFAULT_BACKEND, Place
     from fexruntime.canonical import check_canonical
 
@@ -57,12 +58,18 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     checks = check_canonical(found, place, missing.append)
     if missing and not checks:
         raise missing[0]
+    table = tables.Sheet(
+        tables.Column("network", 3, whole=True, groups=True), tables.Column("output", whole=True), tables.Column("max", right=True),
+        tables.Column("limit", right=True), tables.Column("", whole=True), title="answers against the recorded ones",
+    )  # fmt: skip
+    before = ""
     for check in checks:
-        verdict = "ok" if check.passed else "BEYOND"
-        unit = check.unit or check.task
-        click.echo(
-            f"  {check.network} ({check.artefact}) {check.output}: max {check.max:.1e} {unit} (limit {check.limit:.0e}) {verdict}"
-        )
+        name = f"{check.network} ({check.artefact})"
+        verdict = "ok" if check.passed else tables.BEYOND
+        cells = (f"{check.output} ({check.unit or check.task})", f"{check.max:.1e}", f"{check.limit:.0e}", verdict)
+        table.add(name if name != before else "", *cells)
+        before = name
+    table.show()
     if not checks or not all(check.passed for check in checks):
         raise VerificationError(
             "the recorded answers are not reproduced here: this ONNX Runtime or CPU computes something else; "

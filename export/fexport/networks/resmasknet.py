@@ -128,5 +128,6 @@ RECIPE = Recipe(
             (r"fc\.1\.weight$", 1.7),
         ),
         adjust=_doubled,
+        inside="net",
     ),
 )

@@ -17,7 +17,7 @@ from fexport.steps import exported
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import InputError
-from fexruntime.files import check_folder, check_ours
+from fexruntime.files import check_folder
 
 Say = Callable[[str], None]
 MOST_FACES = 16
@@ -29,7 +29,7 @@ def write_ranges(
 ) -> list[ranges.Ranges]:
     """Measure every network of a bundle that int8 is for, write the ranges to `out`, answer them."""
     check_folder(out.absolute().parent)
-    check_ours(out, ranges.MARK)
+    ranges.check_ranges(out)
     opened = _full_precision(bundle)
     seen = chips.sample(opened, pictures, most, say)
     for note in seen.notes:

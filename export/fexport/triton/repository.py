@@ -29,7 +29,7 @@ from fexruntime.contracts import Tensor
 from fexruntime.driver import Gpu, gpu
 from fexruntime.engines import find, import_tensorrt
 from fexruntime.errors import InputError, OutputError
-from fexruntime.files import check_folder
+from fexruntime.files import check_folder, write_file
 from fexruntime.manifest import MANIFEST, Variant
 from fexruntime.sources.limits import MOST_PIXELS
 
@@ -158,7 +158,7 @@ def _copy(bundle: Bundle, folder: Path) -> None:
     for record in bundle.manifest.files:
         target = folder / record.file
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(record.read(bundle.path))
+        write_file(target, record.read(bundle.path))
     for name in ("NOTICES.md", "verification.json"):
         if (bundle.path / name).is_file() and not (folder / name).exists():
             shutil.copyfile(bundle.path / name, folder / name)
@@ -203,7 +203,7 @@ def _host_config(
 
 def _write_step(network: BundleNetwork, folder: Path, engine: Engine) -> None:
     (folder / "1").mkdir(parents=True)
-    (folder / "1" / engine.file).write_bytes(engine.data)
+    write_file(folder / "1" / engine.file, engine.data)
     (folder / "config.pbtxt").write_text(text(_step_config(network, folder.name, engine)), encoding="utf-8")
 
 

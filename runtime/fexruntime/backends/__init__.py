@@ -20,6 +20,8 @@ BACKENDS = {
     "arrays": ("fexruntime.backends.arrays", "Arrays"),
 }
 """Module and class of each. A class says which kinds of artefact it `reads` and on which `devices` it runs."""
+CHOICES = tuple(name for name in BACKENDS if name not in ("triton", "arrays"))
+"""Those that a user can ask for: Triton fills in its own, and what is arrays alone is run by "arrays" whatever was asked."""
 
 
 def open_backend(network: BundleNetwork, place: Place) -> Backend:
@@ -55,7 +57,7 @@ def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Back
 
 def _backend(name: str) -> Any:
     if name not in BACKENDS:
-        raise InputError(f"no backend {name!r}: use {', '.join((*BACKENDS, AUTO))}")
+        raise InputError(f"no backend {name!r}: use {', '.join((*CHOICES, AUTO))}")
     module, attribute = BACKENDS[name]
     return getattr(import_module(module), attribute)
 

@@ -28,11 +28,21 @@ from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
 from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.bundle import BundleNetwork
-from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, InputError, one_line
+from fexruntime.errors import (
+    BundleError,
+    EnvironmentMissingError,
+    InferenceError,
+    InputError,
+    OutOfMemoryError,
+    is_short_of_memory,
+    one_line,
+)
 from fexruntime.manifest import Variant
 
 PROVIDER = "CPUExecutionProvider"
 _log = logging.getLogger("fexruntime.onnxruntime")
+SILENT = 4
+"""Severity of what ONNX Runtime says by itself of a run: only what ends the process."""
 LARGE_BYTES = 48 << 20
 """Inputs of more bytes than this (a frame of four megapixels) are run with the arena given back afterwards: it would stay as large
 for as long as the session lives. Smaller ones keep it, which is faster."""
@@ -72,6 +82,7 @@ class OnnxRuntime:
             raise EnvironmentMissingError(f"asked for {PROVIDER}, got {self._session.get_providers()}")
         self.spec = Spec(network.record.inputs, network.record.outputs)
         self._only_what_is_read = self._ort.RunOptions()
+        self._plain = self._ort.RunOptions()
         self._only_what_is_read.only_execute_path_to_fetches = True
         self._outputs = [t.name for t in self.spec.outputs]
         self._shrinking = self._ort.RunOptions()
@@ -79,13 +90,15 @@ class OnnxRuntime:
         self._shrinking_only = self._ort.RunOptions()
         self._shrinking_only.only_execute_path_to_fetches = True
         self._shrinking_only.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        for how in (self._only_what_is_read, self._plain, self._shrinking, self._shrinking_only):
+            how.log_severity_level = SILENT  # a run that fails is an error of ours, in one sentence
 
     def infer(self, inputs: Values, out: Values | None = None) -> dict[str, F32]:
         """Run the network; see `Backend.infer`."""
         large = sum(v.nbytes for v in inputs.values()) > LARGE_BYTES
         try:
             if out is None:
-                values = self._session.run(self._outputs, dict(inputs), self._shrinking if large else None)
+                values = self._session.run(self._outputs, dict(inputs), self._shrinking if large else self._plain)
                 return dict(zip(self._outputs, values, strict=True))
             binding = self._session.io_binding()
             for name, value in inputs.items():
@@ -95,10 +108,12 @@ class OnnxRuntime:
             if large:
                 how = self._shrinking if len(out) == len(self._outputs) else self._shrinking_only
             else:
-                how = None if len(out) == len(self._outputs) else self._only_what_is_read
+                how = self._plain if len(out) == len(self._outputs) else self._only_what_is_read
             self._session.run_with_iobinding(binding, how)
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
+            if is_short_of_memory(error):
+                raise OutOfMemoryError(f"there is not enough memory to run {self._name} on {shapes}") from error
             raise InferenceError(f"ONNX Runtime could not run {self._name} on {shapes}: {one_line(error)}") from error
         return dict(out)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fexruntime.errors import InputError, OutputError
-from fexruntime.files import check_folder, check_ours, replacing
-from fexruntime.provenance import check_sidecar, sidecar_of, write_sidecar
-from fexruntime.sinks.formats import FORMATS, PARQUET_KEY, Schema, Table, printable, schema_of, shown
+from fexruntime.files import check_folder, check_ours, file_sha256, replacing
+from fexruntime.provenance import TABLE_DIGEST, check_sidecar, digest_in_sidecar, write_sidecar
+from fexruntime.sinks.formats import FORMATS, PARQUET_KEY, Schema, Table, is_ours_parquet, printable, schema_of, shown
 
 __all__ = [
     "FORMATS",
@@ -45,13 +45,19 @@ def check_target(path: Path) -> str:
 
 
 def _check_ours(path: Path, suffix: str) -> None:
-    """OutputError if somebody's file is there: not a table of ours, which says so itself (Parquet) or has the file beside it."""
+    """OutputError if somebody's file is there: not a table of ours, which says so itself (Parquet) or has a file beside it that
+    knows its digest; or if it was ours, and somebody has worked on it since.
+    """
     if suffix == ".parquet":
-        check_ours(path, PARQUET_KEY.encode())
+        if path.is_file() and path.stat().st_size and not is_ours_parquet(path):
+            check_ours(path)
         return
     check_sidecar(path)
-    if not sidecar_of(path).is_file():
+    written = digest_in_sidecar(path)
+    if written is None:
         check_ours(path)
+    elif path.is_file() and path.stat().st_size and file_sha256(path) != written:
+        raise OutputError(f"{str(path)!r} was changed since fexport wrote it: give another name, or remove it first")
 
 
 def write_table(table: Table, path: Path, suffix: str | None = None, said: Mapping[str, Any] | None = None) -> None:
@@ -72,4 +78,4 @@ def write_table(table: Table, path: Path, suffix: str | None = None, said: Mappi
             file.write(form.block(table, schema))
         form.finish(temporary, temporary)
         if said is not None and suffix != ".parquet":  # before the table: one without it would be somebody's
-            write_sidecar(path, said)
+            write_sidecar(path, {**said, TABLE_DIGEST: file_sha256(temporary)})

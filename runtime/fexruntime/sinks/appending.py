@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fexruntime.errors import FexportError, InputError, OutputError, one_line
-from fexruntime.files import replacing
+from fexruntime.files import file_sha256, replacing
 from fexruntime.sinks.formats import Format, Schema, Table
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -151,6 +151,14 @@ class Appending:
         if self._journal_bytes > _COMPACT_BYTES and self._journal_bytes > 4 * self._compact_bytes:
             self._write_journal([{"run": self._run}, self.committed])
 
+    def sha256(self) -> str:
+        """Digest of the rows so far: what a file that is a copy of them has."""
+        try:
+            self._file.flush()
+            return file_sha256(self.part)
+        except OSError as error:
+            raise self._refused(error) from None
+
     def publish(self) -> None:
         """Make the target of the rows so far; the part stays."""
         try:
@@ -181,7 +189,9 @@ class Appending:
 
     def kept(self) -> str:
         """The clause that says what is safe."""
-        return f"{self.committed.get('rows', 0)} rows are kept in {str(self.part)!r}; --resume goes on from there"
+        rows = self.committed.get("rows", 0)
+        said = "1 row is" if rows == 1 else f"{rows} rows are"
+        return f"{said} kept in {str(self.part)!r}; --resume goes on from there"
 
     def _refused(self, error: OSError) -> OutputError:
         said = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))

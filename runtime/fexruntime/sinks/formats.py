@@ -229,6 +229,16 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable(text))
 
 
+def is_ours_parquet(path: Path) -> bool:
+    """Whether a file is a Parquet file that says of itself that fexport wrote it."""
+    pa, parquet = _pyarrow()
+    try:
+        metadata = parquet.read_metadata(str(path)).metadata or {}
+    except (pa.ArrowException, OSError):
+        return False
+    return PARQUET_KEY.encode() in metadata
+
+
 def _copied(part: Path, target: Path) -> None:
     if part != target:
         import shutil

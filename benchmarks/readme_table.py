@@ -1,0 +1,54 @@
+"""README.md's figures, from the records: what stands between two comments there."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from typing import Any
+
+from pieces import RESULTS
+
+BEGIN, END = "<!-- measured: benchmarks/report.py -->", "<!-- /measured -->"
+_ROWS = {
+    "vga_1_face": "Detectorv2, 640 x 480, 1 face",
+    "vga_5_faces": "Detectorv2, 640 x 480, 5 faces",
+    "detectorv1_vga_1_face": "Detectorv1 (landmarks, pose, identity), 640 x 480, 1 face",
+    "detectorv1_default_vga_1_face": "Detectorv1 as py-feat has it by default, 640 x 480, 1 face",
+    "hd_1_face": "Detectorv2, 1920 x 1080, 1 face",
+    "hd_1_face_output_size_640": "the same, both sides with `output_size` 640",
+    "hd_1_face_detector_640": "the same, fexport with `--detector-size 640` (not exact)",
+}
+
+
+def filled(readme: str, found: dict[str, dict[str, Any]]) -> str:
+    """README with the figures of these records."""
+    if BEGIN not in readme:
+        raise SystemExit(f"README.md has no {BEGIN}")
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join((BEGIN, *_lines(found), END)), readme, flags=re.S
+    )
+
+
+def _lines(found: dict[str, dict[str, Any]]) -> list[str]:
+    lines = ["| a frame | fexport | py-feat | ratio |", "|---|---|---|---|"]
+    for name, words in _ROWS.items():
+        if name in found:
+            ours, theirs = (found[name][side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
+            lines.append(f"| {words} | {ours:.0f} ms | {theirs:.0f} ms | {found[name]['ratio']['paired_p50']:.2f} |")
+    first = found["vga_1_face"]
+    machine, theirs = first["machine"], first["pyfeat"]
+    cold, *later = first["start_up"]
+    begun = [statistics.median(r["import_s"] + r["load_s"] for r in runs) for runs in ([cold], later)]
+    taken = json.loads((RESULTS / "footprint.json").read_text(encoding="utf-8"))
+    installed, disk = sum(taken["installed"]["cpu,ncnn"].values()), taken["pyfeat_installed_mb"]
+    lines += [
+        "",
+        f"fp32, {first['workload']['threads']} threads, {machine['cpu']}; py-feat {theirs['versions']['py-feat']} with torch "
+        f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}, commit {machine['commit']}.",
+        f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); after the first row's frames resident",
+        f"{first['fexport']['rss_mb']:.0f} MB, at most {first['fexport']['peak_mb']:.0f} MB (py-feat {theirs['rss_mb']:.0f} and "
+        f"{theirs['peak_mb']:.0f} MB); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
+        f"{disk['cuda']:.0f} MB more that serve CUDA alone).",
+    ]
+    return lines
