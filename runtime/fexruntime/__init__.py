@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 # ONNX Runtime collects from its import on, whoever imports it in this process: not unless the user has said so
 _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from fexruntime.errors import (  # noqa: E402
+from fexruntime.errors import (
     BundleError,
     CheckpointError,
     ClosedError,

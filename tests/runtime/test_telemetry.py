@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 from command import FEXPORT
-from conftest import ROOT
 
 PROGRAM = "import sys; from fexruntime import Detector; Detector(backend=sys.argv[2]).detect(sys.argv[1])"
 CLI = "from fexport.cli import main; import sys; sys.argv = ['fexport', 'run', sys.argv[1]]; main()"
@@ -48,12 +46,16 @@ def test_no_command_writes_anything_else_into_a_home(words, more, photo, tmp_pat
     assert folders <= {(".cache", "fexport")} | more
 
 
-def test_onnxruntime_is_imported_in_one_place():
-    for folder in ("runtime", "export", "calibration"):
-        for path in (ROOT / folder).rglob("*.py"):
-            if path.name != "onnxruntime.py":
-                text = path.read_text(encoding="utf-8")
-                assert not re.search(r"^\s*(import onnxruntime|from onnxruntime)", text, re.M), path
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_whoever_imports_onnxruntime_after_this_package_has_it_off_unless_the_user_said_so(given, kept):
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {} if given is None else {"ORT_DISABLE_TELEMETRY": given}
+    for package in ("fexruntime", "fexport.cli"):
+        program = f"import {package}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == kept
 
 
 def test_telemetry_is_off_before_and_after_the_import(monkeypatch):
