@@ -120,7 +120,7 @@ def test_folders_in_folders_and_patterns_are_read_where_that_is_asked_for(photo,
         return [json.loads(line)["input"] for line in done.stdout.splitlines()], done.stderr
 
     assert read(".")[0] == ["a.jpg"]
-    assert "not read: 1 subfolders" in read(".")[1]
+    assert "not read: 1 subfolder" in read(".")[1]
     assert read(".", "--recursive")[0] == ["a.jpg", "in/b.jpg", "in/deeper/c.jpg"]
     assert read("*.jpg", "in/*.jpg")[0] == ["a.jpg", "in/b.jpg"]
     refused(fexport("run", "no*.jpg", "a.jpg", cwd=tmp_path), "no file matches 'no*.jpg'")

@@ -30,5 +30,6 @@ def files_in(folder: Path, suffixes: Sequence[str], recursive: bool = False) -> 
         "subfolders" if p.is_dir() else p.suffix.lower() or "without an ending" for p in set(seen) - set(found)
     )
     if over and found:
-        _log.warning("%r: not read: %s", str(folder), ", ".join(f"{over[kind]} {kind}" for kind in sorted(over)))
+        counted = (f"{over[kind]} {kind.removesuffix('s') if over[kind] == 1 else kind}" for kind in sorted(over))
+        _log.warning("%r: not read: %s", str(folder), ", ".join(counted))
     return found
