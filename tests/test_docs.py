@@ -40,6 +40,24 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, photo):
         assert (tmp_path / name).stat().st_size > 100
 
 
+@pytest.mark.filterwarnings("ignore:.*stand-in")
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_programs_of_the_readme_and_of_the_api_run(page, tmp_path, photo, v28_bundle, v1_bundle, monkeypatch):
+    (tmp_path / "bundle").symlink_to(v28_bundle)
+    (tmp_path / "v1").symlink_to(v1_bundle)
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "a.jpg", "b.jpg", "photos/c.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    programs = [text for language, text in blocks(ROOT / page) if language == "python"]
+    assert programs
+    names = {}
+    exec(compile("\n".join(programs), page, "exec"), names)
+    if page == "docs/api.md":
+        assert names["pose"].shape == (2, 6)
+        assert (tmp_path / "fex.csv").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_programs_of_a_page_compile(page):
     for language, text in blocks(page):

@@ -8,7 +8,11 @@ Importing this package loads NumPy and nothing heavier; ONNX Runtime, OpenCV and
 
 from __future__ import annotations
 
+import os as _os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime collects from its import on, whoever imports it in this process: not unless the user has said so
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from fexruntime.errors import (
     BundleError,

@@ -101,5 +101,5 @@ def test_a_folder_is_read_whole_and_the_rest_is_counted(tmp_path, photo):
     assert sorted(json.loads(line)["input"].rpartition("/a")[2] for line in done.stdout.splitlines()) == [
         ".JPE", ".avif", ".dib", ".gif", ".jfif", ".jp2", ".pnm",
     ]  # fmt: skip
-    assert "not read: 2 .heic, 1 .svg, 1 subfolders, 1 without an ending" in done.stderr
+    assert "not read: 2 .heic, 1 .svg, 1 subfolder, 1 without an ending" in done.stderr
     refused(fexport("run", tmp_path / "p.heic"), "p.heic", "is HEIC", "convert it to JPEG")

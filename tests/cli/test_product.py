@@ -104,3 +104,23 @@ def test_a_drawing_replaces_an_earlier_drawing_and_no_other_picture(photo, frame
 def test_bench_writes_over_nothing(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     refused(fexport("bench", "edge", "--out", tmp_path), "has something in it", "--force")
+
+
+def test_folders_in_folders_and_patterns_are_read_where_that_is_asked_for(photo, tmp_path):
+    import shutil
+
+    for name in ("a.jpg", "in/b.jpg", "in/deeper/c.jpg", ".hidden/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, tmp_path / name)
+    (tmp_path / "in" / "around").symlink_to(tmp_path)
+
+    def read(*words):
+        done = fexport("run", *words, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line)["input"] for line in done.stdout.splitlines()], done.stderr
+
+    assert read(".")[0] == ["a.jpg"]
+    assert "not read: 1 subfolder" in read(".")[1]
+    assert read(".", "--recursive")[0] == ["a.jpg", "in/b.jpg", "in/deeper/c.jpg"]
+    assert read("*.jpg", "in/*.jpg")[0] == ["a.jpg", "in/b.jpg"]
+    refused(fexport("run", "no*.jpg", "a.jpg", cwd=tmp_path), "no file matches 'no*.jpg'")

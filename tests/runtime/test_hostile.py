@@ -128,7 +128,7 @@ def test_names_that_are_not_utf8_links_and_folders_that_look_like_images(detecto
     assert len(errors) == 2  # the links that lead nowhere
     for error in errors:
         one_sentence(error)
-    assert "1 subfolders" in caplog.text
+    assert "1 subfolder" in caplog.text
     for bad in ("\0", "a\0b.jpg", "x" * 300, "file:///etc/passwd", "/dev/null", "/"):
         with pytest.raises(InputError) as said:
             list(detector.stream(bad))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _DEFAULT = Options()
     metavar="FILE",
     help="Write Fex rows: .csv, .parquet or .jsonl (its folder is made); - for CSV on stdout.",
 )
+@click.option("--recursive", is_flag=True, help="Read folders with the folders in them.")
 @click.option("--resume", is_flag=True, help="Go on with a run that did not end (rows in FILE.part).")
 @click.option(
     "--overlay",
@@ -167,6 +169,7 @@ def command(
     threads: int | None,
     as_json: bool,
     skip_bad: bool,
+    recursive: bool,
     resume: bool,
     show: bool,
     camera: str | None,
@@ -237,7 +240,7 @@ def command(
         made_up = detector.bundle.stand_ins
         if made_up:
             click.secho(stand_in_sentence(made_up), fg="yellow", err=True)
-        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, piped, shrinks)  # type: ignore[arg-type]
+        job = Job(detector, inputs, options, out, overlay, skip_bad, resume, show, piped, shrinks, recursive)  # type: ignore[arg-type]
         status = job.live(camera) if camera is not None else job.files()
         timings.say()
     if status:
@@ -264,7 +267,7 @@ def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tu
     for later in paths[1:]:
         if (Path(later) / MANIFEST).is_file():
             raise InputError(f"{later!r} is a bundle: give it first, then the inputs")
-    if len(paths) > 1 and not first.exists() and "://" not in paths[0]:
+    if len(paths) > 1 and not first.exists() and "://" not in paths[0] and not has_magic(paths[0]):
         raise InputError(f"{paths[0]!r} does not exist: neither a bundle nor an image is there")
     if len(paths) > 1 and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")

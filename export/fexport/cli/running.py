@@ -85,8 +85,9 @@ class Job:
         show: bool,
         piped: str | None = None,
         shrinks: bool = False,
+        recursive: bool = False,
     ) -> None:
-        self._detector, self._inputs, self._options = detector, listed(inputs), options
+        self._detector, self._inputs, self._options = detector, listed(inputs, recursive), options
         self._out, self._overlay, self._resume, self._show = out, overlay, resume, show
         self._piped, self._shrinks = piped, shrinks
         self._skipped: list[FexportError] | None = [] if skip_bad else None

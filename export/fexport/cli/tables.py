@@ -46,7 +46,7 @@ def report_table(reports: Iterable[dict[str, Any]]) -> Sheet:
     numbers = ("max", "p99", "mean")
     made = Sheet(
         Column("network", 3, whole=True, groups=True), Column("output", whole=True), Column("inputs", 2), Column("max", right=True),
-        Column("p99", 5, right=True), Column("mean", 4, right=True), Column("limit", right=True), Column("", whole=True),
+        Column("p99", 5, right=True), Column("mean", 4, right=True), Column("limit", 1, right=True), Column("", whole=True),
         title="artefact against torch",
     )  # fmt: skip
     beyond = [""] * (len(numbers) + 1)

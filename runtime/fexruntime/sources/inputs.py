@@ -171,12 +171,14 @@ class Frames:
             yield replace(frame, moment=picked.moment, order=order, source=number, number=number)
 
 
-def listed(inputs: Iterable[str]) -> list[str]:
-    """Paths with folders and patterns replaced by the files in them, in order; what is not there stays as it is."""
+def listed(inputs: Iterable[str], recursive: bool = False) -> list[str]:
+    """Paths with folders and patterns replaced by the files in them, in order; what is not there stays as it is. `recursive`: with
+    the files of folders in folders.
+    """
     files: list[str] = []
     for name in inputs:
         path = Path(name)
-        found = [str(p) for p in _in_folder(path)] if path.is_dir() else _matching(name)
+        found = [str(p) for p in _in_folder(path, recursive)] if path.is_dir() else _matching(name)
         files += found or [name]
     return files
 
@@ -272,8 +274,8 @@ def _matching(name: str) -> list[str]:
     return sorted(m for m in glob.glob(name) if Path(m).is_file())
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    return files_in(folder, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+def _in_folder(folder: Path, recursive: bool = False) -> list[Path]:
+    return files_in(folder, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES), recursive)
 
 
 def _of_folder(folder: Path, how: Reading) -> Iterator[Still | Film]:
