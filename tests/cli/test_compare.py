@@ -143,7 +143,7 @@ def test_two_bundles_on_a_folder(tmp_path, photo):
     (tmp_path / "in" / "a.jpg").write_bytes(photo.read_bytes())
     done = fexport("compare", "edge", "edge", tmp_path / "in")
     assert done.returncode == 0, done.stderr
-    assert "1 frames, 1 faces" in done.stdout
+    assert "1 frame, 1 face" in done.stdout
     refused(
         fexport("compare", "edge", "facemesh", tmp_path / "in"),
         "first bundle is faces",
