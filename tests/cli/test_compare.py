@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from command import fexport, refused
+from conftest import GOLDENS
 
 from fexport.comparison.measuring import Comparison, Rows, apart, comparable, matched
 from fexruntime import Detector
@@ -136,6 +137,16 @@ def test_a_bundle_against_its_own_rows_and_against_rows_that_were_changed(tmp_pa
     assert [p.name for p in (tmp_path / "worst").iterdir()] == ["01_astronaut.png"]
     assert fexport("compare", "facemesh", changed, photo, "--budget", "pose=2.1").returncode == 0
     assert fexport("compare", "facemesh", changed, photo, "--columns", "landmarks").returncode == 0
+
+
+def test_a_bundle_against_a_table_that_pyfeat_wrote(v1_bundle, photo, tmp_path):
+    """py-feat's own `to_csv`, of the same (made-up) weights."""
+    table = GOLDENS / "detectorv1_pyfeat215.csv"
+    done = fexport("compare", v1_bundle, table, photo, "--json", tmp_path / "said.json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert (said["passed"], said["frames"], said["faces"]) == (True, 1, 11)
+    assert {"facebox", "landmarks", "pose"} <= {g["group"] for g in said["groups"] if g["values"]}
 
 
 def test_two_bundles_on_a_folder(tmp_path, photo):
