@@ -89,7 +89,7 @@ def memory(bundle: str, clip: Path, frames: int, output_size: int, threads: int)
 
 
 @main.command()
-@click.argument("bundle", default="facemesh")
+@click.argument("bundle", default="edge")
 @click.argument("clip", type=click.Path(path_type=Path), required=False)
 @click.option("--trials", default=20, show_default=True)
 @click.option("--skip-frames", default=1, show_default=True)
@@ -101,7 +101,7 @@ def kills(bundle: str, clip: Path | None, trials: int, skip_frames: int) -> None
         save("kills", bundle, clip, {"command": words} | _killed(bundle, clip, trials, skip_frames))
 
 
-def _moved_photograph(path: Path, frames: int = 150) -> Path:
+def _moved_photograph(path: Path, frames: int = 120) -> Path:
     sys.path.append(str(RESULTS.parents[1] / "tests"))
     import clips
 

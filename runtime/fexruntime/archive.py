@@ -104,12 +104,12 @@ def _extract(archive: tarfile.TarFile, source: Path, folder: Path) -> None:
             )
         if member.size != record.size_bytes:
             raise BundleError(
-                f"{member.name!r} in {str(source)!r} has {member.size} bytes, its manifest says {record.size_bytes}"
+                f"{member.name!r:.80} in {str(source)!r} has {member.size} bytes, its manifest says {record.size_bytes}"
             )
         _write(archive, member, record, folder, source)
     if lacking:
         raise BundleError(
-            f"{str(source)!r} lacks {', '.join(list(lacking)[:3])}: it is not whole; export the bundle again"
+            f"{str(source)!r} lacks {', '.join(f'{n!r:.80}' for n in list(lacking)[:3])}: it is not whole; export the bundle again"
         )
     write_file(folder / MANIFEST, data)
     read_manifest(folder)

@@ -202,7 +202,7 @@ def _filled(pipeline: Pipeline, manifest: Manifest, folder: Path) -> tuple[dict[
         networks[stage.role] = BundleNetwork(stage.role, stage.filled(name), choice, row, record, folder)
     unknown = set(manifest.networks) - networks.keys() - host
     if unknown:
-        raise BundleError(f"{pipeline.name} has no role {', '.join(sorted(unknown))}")
+        raise BundleError(f"{pipeline.name} has no role {', '.join(f'{r!r:.40}' for r in sorted(unknown)[:3])}")
     return networks, frozenset(host)
 
 

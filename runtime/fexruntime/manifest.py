@@ -291,7 +291,7 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     lacking, extra = sorted(required - value.keys()), sorted(value.keys() - hints.keys())
     if lacking or extra:
         said = [f"lacks {', '.join(lacking)}"] if lacking else []
-        said += [f"has {', '.join(extra)}, which is not of this format"] if extra else []
+        said += [f"has {', '.join(f'{n!r:.40}' for n in extra[:3])}, which is not of this format"] if extra else []
         raise BundleError(f"{where} {' and '.join(said)}")
     fields = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
     try:

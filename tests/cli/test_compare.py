@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from command import fexport, refused
+from conftest import GOLDENS
 
 from fexport.comparison.measuring import Comparison, Rows, apart, comparable, matched
 from fexruntime import Detector
@@ -138,12 +139,22 @@ def test_a_bundle_against_its_own_rows_and_against_rows_that_were_changed(tmp_pa
     assert fexport("compare", "facemesh", changed, photo, "--columns", "landmarks").returncode == 0
 
 
+def test_a_bundle_against_a_table_that_pyfeat_wrote(v1_bundle, photo, tmp_path):
+    """py-feat's own `to_csv`, of the same (made-up) weights."""
+    table = GOLDENS / "detectorv1_pyfeat215.csv"
+    done = fexport("compare", v1_bundle, table, photo, "--json", tmp_path / "said.json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert (said["passed"], said["frames"], said["faces"]) == (True, 1, 11)
+    assert {"facebox", "landmarks", "pose"} <= {g["group"] for g in said["groups"] if g["values"]}
+
+
 def test_two_bundles_on_a_folder(tmp_path, photo):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(photo.read_bytes())
     done = fexport("compare", "edge", "edge", tmp_path / "in")
     assert done.returncode == 0, done.stderr
-    assert "1 frames, 1 faces" in done.stdout
+    assert "1 frame, 1 face" in done.stdout
     refused(
         fexport("compare", "edge", "facemesh", tmp_path / "in"),
         "first bundle is faces",

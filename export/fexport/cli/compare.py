@@ -72,6 +72,7 @@ def command(
     INPUT is given; or py-feat itself (--against pyfeat). Exit status 1 if a budget is exceeded or the faces differ.
     """
     from fexport.cli import tables
+    from fexport.cli.running import counts
     from fexport.comparison import measuring, sides
     from fexport.comparison import report as reporting
     from fexruntime import Detector
@@ -129,7 +130,7 @@ def command(
         click.echo(f"All numbers in {json_path}")
     if report is not None:
         written = reporting.write_pictures(found, called, report)
-        click.echo(f"{len(written)} pictures of the worst frames in {report}")
+        click.echo(f"{counts(len(written), 'picture')} of the worst frames in {report}")
     if not found.passed:
         raise VerificationError(_verdict(found))
 
@@ -186,13 +187,14 @@ def _say_stand_ins(detector: Detector) -> None:
 
 def _show(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> None:
     from fexport.cli import tables
+    from fexport.cli.running import counts
 
     column = tables.Column
     table = tables.Sheet(
         column("group", whole=True), column("unit"), column("columns", 4, right=True), column("values", 3, right=True),
         column("max", right=True), column("p99", 2, right=True), column("mean", 1, right=True),
         column("budget", right=True), column("", whole=True),
-        title=f"{called[0]} against {called[1]}: {found.frames} frames, {found.pairs} faces",
+        title=f"{called[0]} against {called[1]}: {counts(found.frames, 'frame')}, {counts(found.pairs, 'face')}",
     )  # fmt: skip
     for line in found.table():
         numbers = (f"{line[k]:.2e}" if line["values"] else "–" for k in ("max", "p99", "mean"))
