@@ -52,7 +52,7 @@ def standin(version, fails=None, queue=None):
     `queue(stream, function)` puts a run into a stream; without it runs are done at once.
     """
     names, calls = TABLES[version], []
-    trt = SimpleNamespace(__version__=version, float32="FLOAT")
+    trt = SimpleNamespace(__version__=version, float32="FLOAT", float16="HALF")
 
     def kind(name, free=(), **members):
         lacking = {m for m in members if not m.startswith("_")} - set(names[name])
@@ -82,7 +82,13 @@ def standin(version, fails=None, queue=None):
     if "IProgressMonitor" in names:
         trt.IProgressMonitor = kind("IProgressMonitor", (), __init__=lambda self: None)
 
-    layer = kind("ILayer", num_outputs=1, set_output_type=record("set_output_type"))
+    layer = kind(
+        "ILayer",
+        ("dtypes",),
+        num_outputs=property(lambda self: len(self.dtypes)),
+        get_output=lambda self, k: SimpleNamespace(dtype=self.dtypes[k]),
+        set_output_type=lambda self, *given: calls.append(("set_output_type", self.metadata, *given)),
+    )
 
     class State:
         model: bytes = b""
@@ -91,8 +97,12 @@ def standin(version, fails=None, queue=None):
 
     def layers():
         made = []
-        for node in onnx.load_from_string(state.model).graph.node:
+        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(state.model))
+        values = (*model.graph.value_info, *model.graph.output)
+        floats = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+        for node in model.graph.node:
             one = layer()
+            one.dtypes = ["FLOAT" if name in floats else "INT32" for name in node.output]
             one.metadata = f"[ONNX Layer: {node.name} | doc]"
             made.append(one)
         return made

@@ -7,6 +7,7 @@ precision is a flag, with the nodes of `islands` held to fp32. TF32 is off. Need
 from __future__ import annotations
 
 import fcntl
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ _SAID = 3
 class EngineOptions:
     """How engines are built. `dla` is the core of a Jetson's deep learning accelerator; None: the GPU alone.
 
-    `islands` are names of ONNX nodes that stay fp32 where precision is a flag.
+    `islands` are names of ONNX nodes that stay fp32 where precision is a flag; of `moved` (they move values, or are indices) those do
+    that the engine has a layer of floats for.
     """
 
     precision: str | None = None
@@ -42,6 +44,7 @@ class EngineOptions:
     libraries: bool = False
     """Whether cuBLAS and cuDNN may serve as tactic sources, where TensorRT still has them."""
     islands: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.hardware not in _HARDWARE:
@@ -56,7 +59,9 @@ class EngineOptions:
         said = [f"level {self.level}", f"workspace {self.workspace_mb} MB", f"hardware {self.hardware}"]
         for name in ("tf32", "version_compatible", "refit", "libraries"):
             said += [name] * bool(getattr(self, name))
-        return ", ".join([*said, *([f"dla {self.dla}"] if self.dla is not None else []), *self.islands])
+        if self.islands:  # hundreds of names
+            said.append(f"islands {hashlib.sha256(' '.join((*self.islands, '', *self.moved)).encode()).hexdigest()[:16]}")
+        return ", ".join([*said, *([f"dla {self.dla}"] if self.dla is not None else [])])
 
 
 def build_engine(
@@ -128,7 +133,7 @@ def _configure(trt: Any, config: Any, options: EngineOptions) -> None:
 
 
 def _pin(trt: Any, config: Any, network: Any, options: EngineOptions) -> None:
-    """Half precision where it is a flag: every layer that came from a node of `islands` stays fp32."""
+    """Half precision where it is a flag: every layer that came from a node of `islands` (or `moved`) stays fp32."""
     if options.precision in (None, "fp32"):
         return
     config.set_flag(trt.BuilderFlag.FP16)
@@ -137,15 +142,19 @@ def _pin(trt: Any, config: Any, network: Any, options: EngineOptions) -> None:
     if not options.islands:
         return
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    held = set()
+    wanted, held = {*options.islands, *options.moved}, set()
     for k in range(network.num_layers):
         layer = network.get_layer(k)
         node = layer.metadata.partition("[ONNX Layer: ")[2].rstrip("]").partition(" | ")[0]
-        if node in options.islands:
-            held.add(node)
-            layer.precision = trt.float32
-            for output in range(layer.num_outputs):
-                layer.set_output_type(output, trt.float32)
+        if node not in wanted:
+            continue
+        floats = [n for n in range(layer.num_outputs) if layer.get_output(n).dtype in (trt.float32, trt.float16)]
+        if not floats:  # sizes and indices have no precision
+            continue
+        held.add(node)
+        layer.precision = trt.float32
+        for output in floats:
+            layer.set_output_type(output, trt.float32)
     lost = sorted(set(options.islands) - held)
     if lost:
         raise InputError(f"the precision plan names nodes that no layer came from: {', '.join(lost[:3])}")

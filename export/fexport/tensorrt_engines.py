@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,10 +10,12 @@ from typing import Any
 
 from fexport.tensorrt_build import EngineOptions, Say, build_engine, timing_cache
 from fexruntime.backends.base import Place
-from fexruntime.bundle import Bundle
+from fexruntime.bundle import Bundle, BundleNetwork
+from fexruntime.contracts.precision import FULL
 from fexruntime.driver import Gpu, gpu
-from fexruntime.engines import import_tensorrt, key_of, profiles_of, shown
+from fexruntime.engines import FLAGGED, TYPED, import_tensorrt, key_of, profiles_of, shown
 from fexruntime.errors import EnvironmentMissingError, InputError
+from fexruntime.manifest import Variant
 
 
 def make(
@@ -44,26 +47,26 @@ def make_with(
         if not any(v.kind == "onnx" for v in network.record.variants):
             done[role] = f"{network.row.name} has no graph: it runs on the CPU"
             continue
-        if "tensorrt" in network.record.not_held:
-            done[role] = f"{network.row.name} is not for TensorRT ({network.record.not_held['tensorrt']})"
+        if TYPED in network.record.not_held:
+            done[role] = f"{network.row.name} is not for TensorRT ({network.record.not_held[TYPED]})"
             continue
-        typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
         precision = options.precision or network.record.precision
-        if not typed and precision != "fp32" and not options.islands:
-            raise InputError(
-                f"TensorRT {trt.__version__} has precision as a flag, and without a plan of what stays fp32 it would overflow: "
-                "use --precision fp32, or TensorRT 10.3 or newer"
-            )
-        variant = network.variant(precision if typed else "fp32", ("onnx",), "tensorrt")
+        own = replace(options, precision=precision)
+        if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == FULL:
+            variant = network.variant(precision, ("onnx",), TYPED)
+        elif FLAGGED in network.record.not_held:
+            done[role] = f"{network.row.name} is not for TensorRT {trt.__version__} ({network.record.not_held[FLAGGED]})"
+            continue
+        else:
+            variant = _flagged(trt, network, precision)
+            own = replace(own, **pins_of(network, variant))
         profiles = profiles_of(network.record.inputs, sizes_hw)
-        key = key_of(network, variant, trt.__version__, here, shown(profiles), options.shown())
-        key["precision"] = precision
+        key = key_of(network, variant, trt.__version__, here, shown(profiles), own.shown())
         if if_needed and store.find(key) is not None:
             done[role] = f"{network.row.name} is there already"
             continue
         say(f"{role}: {network.row.name}")
         cache = timing_cache(store.folder, trt.__version__, here)
-        own = replace(options, precision=precision)
         plan = build_engine(trt, network.read(variant.model), profiles, own, cache, partial(_said, say, role))
         with store.writing(key) as path:
             if path is None:
@@ -71,6 +74,27 @@ def make_with(
             path.write_bytes(plan)
         done[role] = f"{network.row.name}, {precision}, {len(plan) / 1e6:.1f} MB"
     return done
+
+
+def _flagged(trt: Any, network: BundleNetwork, precision: str) -> Variant:
+    """The graph for a TensorRT that has precision as a flag; InputError if the bundle has none."""
+    for variant in network.record.variants:
+        if (variant.precision, variant.target) == (precision, FLAGGED):
+            return variant
+    raise InputError(
+        f"TensorRT {trt.__version__} has precision as a flag, and {network.row.name} has no {precision} graph for that here, with "
+        "a plan of what stays fp32: build the bundle with --target tensorrt, use --precision fp32, or TensorRT 10.3 or newer"
+    )
+
+
+def pins_of(network: BundleNetwork, variant: Variant) -> dict[str, tuple[str, ...]]:
+    """`EngineOptions.islands` and `moved` of an artefact, out of its plan."""
+    if variant.plan is None:
+        raise InputError(f"the {variant.precision} graph of {network.row.name} has no plan of what stays fp32: build it again")
+    said = json.loads(network.read(variant.plan))
+    pins = tuple(said["pins"])
+    kept = (name for names in said["nodes"].get(FULL, {}).values() for name in names)
+    return {"islands": pins, "moved": tuple(name for name in kept if name not in set(pins))}
 
 
 def _said(say: Say, role: str, phase: str) -> None:

@@ -21,6 +21,8 @@ from fexruntime.manifest import Variant
 from fexruntime.store import Store
 
 KIND = "TensorRT engine"
+TYPED, FLAGGED = "tensorrt", "tensorrt-flags"
+"""What artefacts are made for: a TensorRT that takes types from the graph, and one that has precision as a flag (8.6)."""
 SIZES_HW = ((480, 640), (720, 1280), (1080, 1920))
 """Frames that a finder's engine is made for, unless others are asked for."""
 FACE_BATCHES = (1, 4, 16, 64)
@@ -130,11 +132,13 @@ def find(
         raise EnvironmentMissingError(f"TensorRT engines are kept in the store, and there is none here: {command}")
     here = key_of(network, variant, version, gpu, "", "")
     here = {name: value for name, value in here.items() if name not in ("profiles", "options")}
+    flagged = {v.model.sha256 for v in network.record.variants if (v.precision, v.target) == (variant.precision, FLAGGED)}
     reasons = []
     for item in store.items():
         if item.key.get("kind") != KIND or any(item.key.get(n) != here[n] for n in ("network", "precision")):
             continue
-        differs = judge(item.key, here)
+        made_from = item.key.get("model_sha256", "")
+        differs = judge(item.key, here | ({"model_sha256": made_from} if made_from in flagged else {}))
         if not differs:
             path = store.find(item.key)
             if path is not None:

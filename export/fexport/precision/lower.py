@@ -17,12 +17,13 @@ from fexport import onnx_export, onnx_passes, session, steps, tensorrt_lint, ver
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
 from fexport.plan import NCNN, TENSORRT, Part
-from fexport.precision import cast, magnitudes, quantise, smooth
+from fexport.precision import cast, magnitudes, quantise, smooth, tensorrt
 from fexport.precision.plan import PrecisionPlan, plan_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts.precision import ISLANDS
+from fexruntime.engines import FLAGGED
 from fexruntime.errors import InputError
-from fexruntime.manifest import ANY, NetworkRecord, Variant
+from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant
 
 Say = Callable[[str], None]
 HELD_OUT = "held-out"
@@ -116,26 +117,31 @@ def lower(
         lowered = cast.lowered(model, plan)
     plan_file = steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json())
 
-    def artefact(graph: onnx.ModelProto, target: str, verified_on: tuple[str, ...]) -> Variant:
+    def artefact(graph: onnx.ModelProto, target: str, verified_on: tuple[str, ...], of: FileRecord) -> Variant:
         name = f"{role}.{precision}" if target == ANY else f"{role}.{precision}.{target}"
         data = onnx_export.serialise(graph)
         answer = steps.recorded(loaded, part, record.inputs, session.onnx_runner(data))
         canonical = steps.write(staging, f"{name}.canonical.npz", steps.npz(answer))
         model_file = steps.write(staging, f"{name}.onnx", data)
-        return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=plan_file)
+        return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=of)
 
-    variants = [artefact(lowered, ANY, steps.verified_on(targets))]
+    variants = [artefact(lowered, ANY, steps.verified_on(targets), plan_file)]
     not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
-    # a strongly typed TensorRT takes the types of its graph; 8.6 would take precision as a flag, and no such graph
     if TENSORRT in targets:
-        graph = lowered
+        typed, flagged = lowered, model if precision == "fp16" else None
         if known is not None:
-            graph = quantise.quantised(model, plan, known.by(method), symmetric=True)
-        if found := tensorrt_lint.lint(graph, "10.3"):
-            not_held[TENSORRT] = str(found[0])
-            progress(role, f"not for TensorRT: {found[0]}")
-        elif graph is not lowered:
-            variants.append(artefact(graph, TENSORRT, targets[:1]))
+            both = tensorrt.mixed(plan, _plan(model, part, loaded, "fp16", faces))
+            typed = tensorrt.typed_int8(model, plan, both, known.by(method))
+            flagged = quantise.quantised(model, plan, known.by(method), symmetric=True)
+            plan_file = steps.write(staging, f"{role}.{precision}.{TENSORRT}.plan.json", both.as_json())
+        for graph, target, version in ((typed, TENSORRT, "10.3"), (flagged, FLAGGED, "8.6")):
+            if graph is None:
+                not_held[target] = f"TensorRT 8.6 has no {precision}"
+            elif found := tensorrt_lint.lint(graph, version):
+                not_held[target] = str(found[0])
+                progress(role, f"not for TensorRT {version}: {found[0]}")
+            elif graph is not lowered:
+                variants.append(artefact(graph, target, targets[:1], plan_file))
     made = dataclasses.replace(record, variants=tuple(variants), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)

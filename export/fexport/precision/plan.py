@@ -53,6 +53,8 @@ class PrecisionPlan:
     why: Mapping[str, str]
     gives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Tensors that each node makes, by which engines that rename nodes still know them."""
+    pins: tuple[str, ...] = ()
+    """fp32 nodes that compute, by which an engine whose precision is a flag is held to fp32."""
 
     @property
     def lowered(self) -> frozenset[str]:
@@ -65,7 +67,7 @@ class PrecisionPlan:
         for name, kind in self.types.items():
             groups.setdefault(kind, {}).setdefault(self.why[name], []).append(name)
         kept = [t for name, kind in self.types.items() if kind == FULL for t in self.gives.get(name, ())]
-        said = {"precision": self.precision, "nodes": groups, "fp32_tensors": kept}
+        said = {"precision": self.precision, "nodes": groups, "pins": list(self.pins), "fp32_tensors": kept}
         return (json.dumps(said, indent=1) + "\n").encode()
 
 
@@ -112,7 +114,15 @@ def plan_of(
         elif reason is None:
             kind, reason = precision, _MEANING[precision]
         types[node.name], why[node.name] = kind, reason
-    return PrecisionPlan(precision, types, why, {n.name: tuple(n.output) for n in graph.proto.node})
+    pins = tuple(n.name for n in graph.proto.node if types[n.name] == FULL and _computes(graph, n))
+    return PrecisionPlan(precision, types, why, {n.name: tuple(n.output) for n in graph.proto.node}, pins)
+
+
+def _computes(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether an engine has a layer for it: it rounds, and what it reads is not constant."""
+    if node.op_type in _INDICES or node.op_type in AGNOSTIC:
+        return False
+    return any(name and graph.value(name) is None for name in node.input)
 
 
 def _island(node: onnx.NodeProto, islands: tuple[Island, ...], ends: frozenset[str]) -> str | None:
