@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -23,9 +24,11 @@ LANDMARKS_AND_POSE = {"au": "none", "emotion": "none", "gaze": "none"}
 collect_ignore = (
     []
     if find_spec("torch")
-    else [f"runtime/test_{n}.py" for n in ("backends", "img2pose", "resample", "resident", "store", "tensorrt")]
+    else [f"runtime/test_{n}.py" for n in ("backends", "img2pose", "on_device", "resample", "resident", "store", "tensorrt")]
 )
 """Of tests/runtime what imports the build's side; without torch (`benchmarks/pythons.py`) the others run, and skip what asks for a built bundle."""
+GPU_SIZES = ((512, 512), (96, 128))
+"""Frames that the engines of the fixture `tensorrt` are made for."""
 FACE = np.array([[177.7, 53.75, 271.0, 178.75]], np.float32)
 
 
@@ -170,3 +173,46 @@ def pictures(tmp_path_factory):
     for k, picture in enumerate(made):
         picture.save(folder / f"{k}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def driver_library(tmp_path_factory):
+    import cuda_standin
+
+    return str(cuda_standin.built(tmp_path_factory.mktemp("driver")))
+
+
+@pytest.fixture
+def driver(driver_library, monkeypatch, tmp_path):
+    """A machine with two GPUs, on the CPU: the driver's stand-in, and g++'s kernels."""
+    monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fexruntime.driver.LIBRARY", driver_library)
+    monkeypatch.setattr(
+        "fexruntime.ops.nvrtc.cubin", lambda architecture, store: b"\x7fELF of " + architecture.encode()
+    )
+    cuda = ctypes.CDLL(driver_library)
+    cuda.standin_count.restype = cuda.standin_open.restype = ctypes.c_longlong
+    cuda.standin_reset()
+    cuda.standin_memory(ctypes.c_size_t(1 << 40))
+    return cuda
+
+
+@pytest.fixture
+def tensorrt(driver, monkeypatch):
+    """Engines of a bundle, by a TensorRT that runs in the driver's streams; answers its calls."""
+    import cuda_standin
+    from tensorrt_standin import VERSIONS, standin
+
+    from fexport.tensorrt_build import EngineOptions
+    from fexport.tensorrt_engines import make_with
+    from fexruntime.bundle import open_bundle
+    from fexruntime.driver import gpu
+
+    def made(bundle, version=VERSIONS[0]):
+        trt, calls = standin(version, queue=lambda stream, run: cuda_standin.in_stream(driver, stream, run))
+        monkeypatch.setattr("fexruntime.backends.tensorrt.import_tensorrt", lambda: trt)
+        monkeypatch.setattr("fexruntime.engines.FACE_BATCHES", (1, 4, 16))  # every profile is run when it is loaded
+        make_with(trt, gpu(), open_bundle(bundle), EngineOptions(), GPU_SIZES, False, lambda text: None)
+        return calls
+
+    return made

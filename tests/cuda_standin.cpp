@@ -32,11 +32,13 @@ using Op = std::function<void()>;
 struct Stream { std::vector<Op> waiting, captured; bool capturing = false; };
 struct Event { double at = 0; };
 struct Graph { std::vector<Op> ops; };
+thread_local int capturing = 0;  // streams of this thread
 struct Kernel { void (*run)(long long, int, void **); const int *sizes; };
 std::map<std::string, long long> counts;
 std::map<CUdeviceptr, size_t> memory;
 std::map<char *, size_t> pinned;
 size_t most = (size_t)1 << 40;
+bool refuses = false;  // to capture
 thread_local CUcontext current = nullptr;
 double now = 0;
 void *library = nullptr;
@@ -68,13 +70,15 @@ extern "C" {
 long long standin_count(const char *name) { return counts[name]; }
 void standin_reset() { counts.clear(); }
 void standin_memory(size_t bytes) { most = bytes; }
-long long standin_open() { return (long long)(memory.size() + pinned.size()) + counts["streams open"] + counts["contexts open"]; }
+void standin_refuse_captures(int yes) { refuses = yes; }
+long long standin_open() { return (long long)(memory.size() + pinned.size()) + counts["streams open"] + counts["contexts open"] + counts["graphs open"]; }
 void standin_kernels(const char *path) { library = dlopen(path, RTLD_NOW); }
 }
 
 #define CALL(name, ...) extern "C" CUresult name(__VA_ARGS__) { ++counts[#name];
 #define HERE if (!current) return (CUresult)201;
 #define END return CUDA_SUCCESS; }
+#define UNCAPTURED if (capturing) return (CUresult)900;  // what a capture in this thread forbids
 
 CALL(cuInit, unsigned int) END
 CALL(cuDeviceGetCount, int *n) *n = 2; END
@@ -87,8 +91,8 @@ CALL(cuDevicePrimaryCtxRelease_v2, CUdevice) --counts["contexts open"]; END
 CALL(cuCtxSetCurrent, CUcontext c) current = c; END
 CALL(cuStreamCreate, CUstream *s, unsigned int) HERE *s = (CUstream) new Stream; ++counts["streams open"]; END
 CALL(cuStreamDestroy_v2, CUstream s) delete (Stream *)s; --counts["streams open"]; END
-CALL(cuStreamSynchronize, CUstream s) HERE if (((Stream *)s)->capturing) return (CUresult)900; finish((Stream *)s); END
-CALL(cuMemAlloc_v2, CUdeviceptr *at, size_t bytes) HERE
+CALL(cuStreamSynchronize, CUstream s) HERE UNCAPTURED finish((Stream *)s); END
+CALL(cuMemAlloc_v2, CUdeviceptr *at, size_t bytes) HERE UNCAPTURED
     size_t used = bytes;
     for (auto &m : memory) used += m.second;
     if (used > most) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -97,11 +101,11 @@ CALL(cuMemAlloc_v2, CUdeviceptr *at, size_t bytes) HERE
     *at = (CUdeviceptr)(size_t)p;
     memory[*at] = bytes;
 END
-CALL(cuMemFree_v2, CUdeviceptr at) HERE
+CALL(cuMemFree_v2, CUdeviceptr at) HERE UNCAPTURED
     if (!memory.erase(at)) return CUDA_ERROR_INVALID_VALUE;
     free((void *)(size_t)at);
 END
-CALL(cuMemHostAlloc, void **at, size_t bytes, unsigned int) HERE
+CALL(cuMemHostAlloc, void **at, size_t bytes, unsigned int) HERE UNCAPTURED
     *at = malloc(bytes);
     pinned[(char *)*at] = bytes;
 END
@@ -110,6 +114,7 @@ CALL(cuMemcpyHtoDAsync_v2, CUdeviceptr to, const void *from, size_t bytes, CUstr
     if (!holds(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
     counts["bytes up"] += (long long)bytes;
     if (is_pinned(from)) { put(s, [=] { memcpy((void *)(size_t)to, from, bytes); }); return CUDA_SUCCESS; }
+    UNCAPTURED  // a graph would read the host's memory when it runs, not what is there now
     std::vector<char> staged((const char *)from, (const char *)from + bytes);
     put(s, [=] { memcpy((void *)(size_t)to, staged.data(), bytes); });
 END
@@ -122,7 +127,10 @@ CALL(cuMemsetD32Async, CUdeviceptr to, unsigned int value, size_t n, CUstream s)
     if (!holds(to, 4 * n)) return CUDA_ERROR_INVALID_VALUE;
     put(s, [=] { for (size_t k = 0; k < n; ++k) ((unsigned *)(size_t)to)[k] = value; });
 END
-CALL(cuMemGetInfo_v2, size_t *left, size_t *all) HERE *left = (size_t)3 << 30; *all = (size_t)4 << 30; END
+CALL(cuMemGetInfo_v2, size_t *left, size_t *all) HERE
+    *all = *left = (size_t)4 << 30;
+    for (auto &m : memory) *left -= m.second;
+END
 CALL(cuModuleLoadData, CUmodule *m, const void *image) HERE
     if (memcmp(image, "\x7f" "ELF", 4)) return (CUresult)200;
     *m = (CUmodule)library;
@@ -148,20 +156,32 @@ CALL(cuLaunchKernel, CUfunction f, unsigned int gx, unsigned int gy, unsigned in
 END
 CALL(cuLaunchHostFunc, CUstream s, CUhostFn f, void *data) HERE put(s, [=] { f(data); }); END
 CALL(cuEventCreate, CUevent *e, unsigned int) HERE *e = (CUevent) new Event; END
+CALL(cuEventRecordWithFlags, CUevent e, CUstream s, unsigned int flags) HERE
+    if (flags != 1 || !((Stream *)s)->capturing) return CUDA_ERROR_INVALID_VALUE;  // external marks are for captures alone
+    put(s, [=] { ((Event *)e)->at = now; });
+END
 CALL(cuEventDestroy_v2, CUevent) END
 CALL(cuEventRecord, CUevent e, CUstream s) HERE put(s, [=] { ((Event *)e)->at = now; }); END
 CALL(cuStreamWaitEvent, CUstream, CUevent, unsigned int) HERE END
-CALL(cuStreamBeginCapture_v2, CUstream s, CUstreamCaptureMode) HERE ((Stream *)s)->capturing = true; END
+CALL(cuStreamBeginCapture_v2, CUstream s, CUstreamCaptureMode) HERE
+    if (refuses) return (CUresult)900;
+    ((Stream *)s)->capturing = true;
+    ++capturing;
+END
 CALL(cuStreamEndCapture, CUstream s, CUgraph *g) HERE
     Stream *stream = (Stream *)s;
     stream->capturing = false;
+    --capturing;
     auto *graph = new Graph;
     graph->ops.swap(stream->captured);
     *g = (CUgraph)graph;
 END
-CALL(cuGraphInstantiateWithFlags, CUgraphExec *x, CUgraph g, unsigned long long) HERE *x = (CUgraphExec) new Graph(*(Graph *)g); END
+CALL(cuGraphInstantiateWithFlags, CUgraphExec *x, CUgraph g, unsigned long long) HERE
+    *x = (CUgraphExec) new Graph(*(Graph *)g);
+    ++counts["graphs open"];
+END
 CALL(cuGraphLaunch, CUgraphExec x, CUstream s) HERE for (auto &op : ((Graph *)x)->ops) put(s, op); END
-CALL(cuGraphExecDestroy, CUgraphExec x) HERE delete (Graph *)x; END
+CALL(cuGraphExecDestroy, CUgraphExec x) HERE delete (Graph *)x; --counts["graphs open"]; END
 CALL(cuGraphDestroy, CUgraph g) HERE delete (Graph *)g; END
 
 #ifdef STANDIN_HEADER

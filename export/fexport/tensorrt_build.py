@@ -60,7 +60,9 @@ class EngineOptions:
         for name in ("tf32", "version_compatible", "refit", "libraries"):
             said += [name] * bool(getattr(self, name))
         if self.islands:  # hundreds of names
-            said.append(f"islands {hashlib.sha256(' '.join((*self.islands, '', *self.moved)).encode()).hexdigest()[:16]}")
+            said.append(
+                f"islands {hashlib.sha256(' '.join((*self.islands, '', *self.moved)).encode()).hexdigest()[:16]}"
+            )
         return ", ".join([*said, *([f"dla {self.dla}"] if self.dla is not None else [])])
 
 

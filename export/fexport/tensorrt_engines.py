@@ -55,7 +55,9 @@ def make_with(
         if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == FULL:
             variant = network.variant(precision, ("onnx",), TYPED)
         elif FLAGGED in network.record.not_held:
-            done[role] = f"{network.row.name} is not for TensorRT {trt.__version__} ({network.record.not_held[FLAGGED]})"
+            done[role] = (
+                f"{network.row.name} is not for TensorRT {trt.__version__} ({network.record.not_held[FLAGGED]})"
+            )
             continue
         else:
             variant = _flagged(trt, network, precision)
@@ -90,7 +92,9 @@ def _flagged(trt: Any, network: BundleNetwork, precision: str) -> Variant:
 def pins_of(network: BundleNetwork, variant: Variant) -> dict[str, tuple[str, ...]]:
     """`EngineOptions.islands` and `moved` of an artefact, out of its plan."""
     if variant.plan is None:
-        raise InputError(f"the {variant.precision} graph of {network.row.name} has no plan of what stays fp32: build it again")
+        raise InputError(
+            f"the {variant.precision} graph of {network.row.name} has no plan of what stays fp32: build it again"
+        )
     said = json.loads(network.read(variant.plan))
     pins = tuple(said["pins"])
     kept = (name for names in said["nodes"].get(FULL, {}).values() for name in names)

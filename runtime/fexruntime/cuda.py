@@ -21,6 +21,8 @@ _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: it does not wait for the legacy default stream, on which others may work."""
 _THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile does not spoil a capture."""
+_EXTERNAL = 1
+"""CU_EVENT_RECORD_EXTERNAL: a captured mark is a node of the graph."""
 _ADDRESS, _SIZE, _HANDLE, _UINT = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_uint
 BLOCK = 256
 """Threads of a block."""
@@ -47,6 +49,7 @@ class Cuda:
         self._events: list[int] = []
         self._graphs: list[tuple[int, int]] = []
         self._modules: list[int] = []
+        self._capturing = False
 
     def enter(self) -> None:
         """Make this GPU the calling thread's: a workspace may be lent to another thread each time."""
@@ -138,9 +141,12 @@ class Cuda:
         return self._events[-1]
 
     def record(self, event: int) -> None:
-        """Put a mark behind what was asked for."""
+        """Put a mark behind what was asked for; in what is captured, one that every run of the graph sets anew."""
         self.enter()
-        self._call("cuEventRecord", _HANDLE(event), _HANDLE(self.stream))
+        if self._capturing:
+            self._call("cuEventRecordWithFlags", _HANDLE(event), _HANDLE(self.stream), _UINT(_EXTERNAL))
+        else:
+            self._call("cuEventRecord", _HANDLE(event), _HANDLE(self.stream))
 
     def elapsed_ms(self, first: int, last: int) -> float:
         """Milliseconds on the GPU between two marks that it has passed."""
@@ -158,14 +164,19 @@ class Cuda:
         self._call("cuEventDestroy_v2", _HANDLE(event))  # it goes when it was passed
 
     def captured(self, asked: Callable[[], None]) -> int:
-        """What `asked` asks for, as a graph that is not run yet."""
+        """What `asked` asks for, as a graph that is not run yet. It may not allocate, wait, or copy from memory that is not pinned."""
         self.enter()
         self._call("cuStreamBeginCapture_v2", _HANDLE(self.stream), ctypes.c_int(_THREAD_LOCAL))
-        graph = _HANDLE()
+        graph, whole = _HANDLE(), False
+        self._capturing = True
         try:
             asked()
+            whole = True
         finally:
+            self._capturing = False
             code = self._cuda.cuStreamEndCapture(_HANDLE(self.stream), ctypes.byref(graph))
+            if graph.value and not whole:
+                self._cuda.cuGraphDestroy(graph)
         self._check("cuStreamEndCapture", code)
         ready = self._made("cuGraphInstantiateWithFlags", graph, ctypes.c_ulonglong(0))
         self._graphs.append((int(graph.value or 0), ready))

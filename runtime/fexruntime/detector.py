@@ -20,7 +20,7 @@ import numpy as np
 
 from fexruntime import finders
 from fexruntime.arrays import F32
-from fexruntime.backends.base import Place
+from fexruntime.backends.base import CPU, Place
 from fexruntime.bundle import PACKAGED, Bundle, open_bundle, packaged_path
 from fexruntime.columns import Selection, select
 from fexruntime.errors import FexportError, InputError, StandInWarning
@@ -196,7 +196,8 @@ class Detector:
         self._workspaces.check_open()
         given = None if boxes is None else GivenBoxes(boxes)
         own = options.batch_size > 1
-        frames = Frames(inputs, options, on_bad, own=own, after=after, max_pixels=self.max_pixels)
+        on_gpu = self.place.pixels != CPU
+        frames = Frames(inputs, options, on_bad, own=own, after=after, max_pixels=self.max_pixels, on_gpu=on_gpu)
         read = partial(self._run, rows_only=rows_only, also=frozenset() if tracker is None else tracker.reads)
         return Walk(frames, options, read, given, on_bad, tracker)
 

@@ -132,7 +132,9 @@ def find(
         raise EnvironmentMissingError(f"TensorRT engines are kept in the store, and there is none here: {command}")
     here = key_of(network, variant, version, gpu, "", "")
     here = {name: value for name, value in here.items() if name not in ("profiles", "options")}
-    flagged = {v.model.sha256 for v in network.record.variants if (v.precision, v.target) == (variant.precision, FLAGGED)}
+    flagged = {
+        v.model.sha256 for v in network.record.variants if (v.precision, v.target) == (variant.precision, FLAGGED)
+    }
     reasons = []
     for item in store.items():
         if item.key.get("kind") != KIND or any(item.key.get(n) != here[n] for n in ("network", "precision")):

@@ -19,6 +19,7 @@ from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
+from fexruntime.sources.on_device import is_on_device, on_the_cpu
 from fexruntime.workspace import Workspace
 
 FACE_BATCH = FACES_A_RUN
@@ -132,6 +133,8 @@ class Block:
     def chips(self, crop: Crop) -> F32:
         """The crops [N,3,S,S], float32 RGB in [0,1]."""
         if crop not in self._chips:
+            if any(is_on_device(f.rgb_u8) for f in self.frames):
+                raise on_the_cpu(f"{crop.kind} crops are")
             out = self._workspace.empty(f"chips {crop}", len(self), 3, crop.size, crop.size)
             sample = self.regions(crop).sample_xyxy_px
             for n, frame in enumerate(self.frame_of):

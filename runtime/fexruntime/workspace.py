@@ -63,7 +63,7 @@ class Workspace:
             if self._buffers[name].size > LARGEST_SHARE * max(needed):
                 del self._buffers[name]
         self._now.clear()
-        notes, self.notes = self.notes, []
+        notes, self.notes = [*self.notes, *self.ops.notes()], []
         return notes
 
 

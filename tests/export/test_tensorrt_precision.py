@@ -121,7 +121,9 @@ def test_the_pins_of_the_plan_arrive_where_precision_is_a_flag(bundles, here, pr
     plan_file = json.loads(bundles[precision].networks["faces"].read(variant.plan))
     assert plan_file["pins"]
     assert set(plan_file["pins"]) <= pinned
-    low = {n for kind, groups in plan_file["nodes"].items() if kind != "fp32" for names in groups.values() for n in names}
+    low = {
+        n for kind, groups in plan_file["nodes"].items() if kind != "fp32" for names in groups.values() for n in names
+    }
     assert not pinned & low
     heads = [n.name for n in model.graph.node if n.op_type == "Conv" and n.name in plan_file["pins"]]
     assert heads  # the last layers of heads, among others
@@ -177,10 +179,7 @@ def test_scales_that_float16_has_not_are_fitted_with_their_weights():
             "g",
             [],
             [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, weight.shape)],
-            [
-                onnx.numpy_helper.from_array(a, n)
-                for n, a in (("w", weight), ("s", scale), ("z", np.zeros(3, np.int8)))
-            ],
+            [onnx.numpy_helper.from_array(a, n) for n, a in (("w", weight), ("s", scale), ("z", np.zeros(3, np.int8)))],
         )
     )
     tensorrt._fit_scales(model)

@@ -9,19 +9,15 @@ import ctypes
 import shutil
 from functools import partial
 
-import cuda_standin
 import numpy as np
 import pytest
 from conftest import GOLDENS
 from fex_compare import assert_same_fex, assert_same_rows
-from tensorrt_standin import VERSIONS, standin
+from tensorrt_standin import VERSIONS
+from test_goldens import BOXES
 
-from fexport.tensorrt_build import EngineOptions
-from fexport.tensorrt_engines import make_with
 from fexruntime import Detector
-from fexruntime.bundle import open_bundle
 from fexruntime.cuda import Cuda
-from fexruntime.driver import gpu
 from fexruntime.errors import EnvironmentMissingError, InferenceError, InputError
 from fexruntime.sources.frame import Frame
 
@@ -29,43 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++"),
     pytest.mark.filterwarnings("ignore::fexruntime.errors.StandInWarning"),
 ]
-SIZES = ((512, 512), (96, 128))
 GPU = {"backend": "tensorrt", "device": "cuda", "pixels": "cuda"}
 COPIES = b"cuMemcpyDtoHAsync_v2"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return str(cuda_standin.built(tmp_path_factory.mktemp("driver")))
-
-
-@pytest.fixture
-def driver(library, monkeypatch, tmp_path):
-    """A machine with two GPUs."""
-    monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fexruntime.driver.LIBRARY", library)
-    monkeypatch.setattr(
-        "fexruntime.ops.nvrtc.cubin", lambda architecture, store: b"\x7fELF of " + architecture.encode()
-    )
-    cuda = ctypes.CDLL(library)
-    cuda.standin_count.restype = cuda.standin_open.restype = ctypes.c_longlong
-    cuda.standin_reset()
-    cuda.standin_memory(ctypes.c_size_t(1 << 40))
-    return cuda
-
-
-@pytest.fixture
-def tensorrt(driver, monkeypatch):
-    """Engines of a bundle, by a TensorRT that runs in the driver's streams; answers its calls."""
-
-    def made(bundle, version=VERSIONS[0]):
-        trt, calls = standin(version, queue=lambda stream, run: cuda_standin.in_stream(driver, stream, run))
-        monkeypatch.setattr("fexruntime.backends.tensorrt.import_tensorrt", lambda: trt)
-        monkeypatch.setattr("fexruntime.engines.FACE_BATCHES", (1, 4, 16))  # every profile is run when it is loaded
-        make_with(trt, gpu(), open_bundle(bundle), EngineOptions(), SIZES, False, lambda text: None)
-        return calls
-
-    return made
 
 
 same = partial(assert_same_rows, atol=1e-3)
@@ -179,7 +140,8 @@ def test_streams_events_and_graphs(driver):
     cuda.synchronise()
     assert host.tolist() == list(range(16))
     assert cuda.elapsed_ms(first, last) > 0
-    assert cuda.memory() == (3 << 30, 4 << 30)
+    free, total = cuda.memory()
+    assert (total, 16 <= total - free < 4096) == (4 << 30, True)
     other = Cuda(1)
     cuda.follow(other.stream)
     with pytest.raises(InferenceError, match="refused cuMemcpyHtoDAsync_v2 with error 1"):
@@ -188,3 +150,97 @@ def test_streams_events_and_graphs(driver):
         each.close()
     assert driver.standin_open() == 0
     assert cuda.gpu.architecture == "sm_90"
+
+
+def captures(driver):
+    return driver.standin_count(b"cuStreamBeginCapture_v2"), driver.standin_count(b"cuGraphLaunch")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_comes_again_is_a_graph_and_what_changed_is_not(driver, tensorrt, frame, version):
+    tensorrt("edge", version)
+    small = np.ascontiguousarray(frame[:96, :128])
+    with Detector("edge", **GPU) as detector, Detector("edge") as plain:
+        allocated = driver.standin_count(b"cuMemAlloc_v2")
+        for expected in ((0, 0), (0, 0), (1, 1), (1, 2)):  # set up, seen to be steady, captured, run again
+            same(detector.detect(frame), plain.detect(frame))
+            assert captures(driver) == expected
+        for expected in ((1, 2), (1, 2), (2, 3), (2, 4)):  # another size is another profile
+            same(detector.detect(small), plain.detect(small))
+            assert captures(driver) == expected
+        same(detector.detect(frame), plain.detect(frame))  # whose graph is still good
+        assert captures(driver) == (2, 5)
+        same(detector.detect(frame, face_detection_threshold=0.9), plain.detect(frame, face_detection_threshold=0.9))
+        assert captures(driver) == (2, 5)
+        darker = (frame // 2).astype(np.uint8)
+        same(detector.detect(darker), plain.detect(darker))  # what is uploaded is not in the graph
+        assert captures(driver) == (2, 6)
+        tables = driver.standin_count(b"cuMemAlloc_v2") - allocated
+        assert tables <= 6  # constants of the kernels; every buffer was there
+        same(detector.detect([frame, frame], batch_size=2), plain.detect([frame, frame], batch_size=2))
+        before = captures(driver)
+        same(detector.detect(frame), plain.detect(frame))  # larger buffers: the old graph has addresses that are none
+        assert captures(driver) == before
+    assert driver.standin_open() == 0
+
+
+def test_graphs_of_a_whole_detector(driver, tensorrt, photo, v1_bundle):
+    tensorrt(v1_bundle)
+    with Detector(v1_bundle, **GPU) as detector:
+        for _ in range(5):
+            assert_same_fex(detector.detect(photo), GOLDENS / "detectorv1_pyfeat215.csv")
+        begun, launched = captures(driver)
+        assert begun >= 1
+        assert launched >= 2
+        kernels = driver.standin_count(b"cuLaunchKernel")
+        assert_same_fex(detector.detect(photo), GOLDENS / "detectorv1_pyfeat215.csv")
+        assert driver.standin_count(b"cuLaunchKernel") == kernels  # all of it was the graph's
+        for _ in range(4):  # and the second pass, of boxes that are known
+            assert len(detector.detect(photo, boxes=BOXES)) == len(BOXES)
+        assert captures(driver)[0] > begun
+    assert driver.standin_open() == 0
+
+
+def test_a_driver_that_captures_nothing_is_said_once_and_runs_all_the_same(driver, tensorrt, frame, caplog):
+    tensorrt("edge")
+    driver.standin_refuse_captures(1)
+    try:
+        with Detector("edge", **GPU) as detector, Detector("edge") as plain:
+            for _ in range(5):
+                same(detector.detect(frame), plain.detect(frame))
+    finally:
+        driver.standin_refuse_captures(0)
+    assert [r.message for r in caplog.records if "no CUDA graphs" in r.message] == [
+        "no CUDA graphs: the CUDA driver refused cuStreamBeginCapture_v2 with error 900"
+    ]
+
+
+def test_what_a_capture_forbids_is_an_error_and_nothing_stays(driver):
+    cuda = Cuda()
+    at = cuda.empty(16)
+    with pytest.raises(InferenceError, match="refused cuMemcpyHtoDAsync_v2 with error 900"):
+        cuda.captured(lambda: cuda.write(at, np.zeros(16, np.uint8)))
+    with pytest.raises(InferenceError, match="refused cuMemAlloc_v2 with error 900"):
+        cuda.captured(lambda: cuda.empty(16))
+    cuda.write(at, np.zeros(16, np.uint8))
+    cuda.close()
+    assert driver.standin_open() == 0
+
+
+def test_stages_are_told_by_the_gpus_clock(driver, tensorrt, frame, v1_edge_bundle):
+    tensorrt(v1_edge_bundle)
+    notes = []
+    with Detector(v1_edge_bundle, observe=lambda *note: notes.append(note), **GPU) as detector:
+        told = []
+        for _ in range(5):
+            notes.clear()
+            detector.detect(frame)
+            told.append(dict.fromkeys(name for name, _, _ in notes))
+    assert captures(driver)[0] >= 1
+    assert list(told[-1]) == list(told[-2])  # of a graph as of what it was made of
+    assert {"upload", "finding", "faces network", "crops", "landmarks network", "identity network", "copy back"} <= set(
+        told[-1]
+    )
+    taken = {name: seconds for name, seconds, _ in notes}
+    assert all(seconds >= 0 for seconds in taken.values())
+    assert taken["faces network"] > 0

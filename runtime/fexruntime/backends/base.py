@@ -48,8 +48,8 @@ class Place:
     - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
     - `shared_pool`: all ONNX Runtime sessions of the process on one thread pool: only for a process in which nothing
       else uses ONNX Runtime (see `backends.onnxruntime`).
-    - `pixels`: where pixels and raw outputs are worked on: "cpu", or "cuda", the finder's GPU (backend "tensorrt"), which
-      then has one small copy back a frame (see `ops.resident`).
+    - `pixels`: where pixels and raw outputs are worked on: "cpu", or "cuda", the finder's GPU (backend "tensorrt" or
+      "onnxruntime-cuda"), which then has one small copy back a frame (see `ops.resident`).
 
     Raises InputError for a number of threads that cannot be.
     """
@@ -150,6 +150,16 @@ class Resident(Protocol):
     """A loaded network that reads and writes a device's memory, in the order of a stream that it was given."""
 
     spec: Spec
+    most: Mapping[str, tuple[int, ...]] | None
+    """The largest shape of each input; None where there is no largest."""
+
+    used: set[int]
+    """Which of its contexts have run; the caller clears it."""
+
+    @property
+    def versions(self) -> tuple[int, ...] | None:
+        """Of each context a number that is another whenever its shapes or addresses are; None if no run can be captured."""
+        ...
 
     def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
         """Put a run into the stream; every output has to have a place. Nothing is waited for."""

@@ -1,17 +1,19 @@
 """ONNX Runtime's CUDA provider: the bundle's graphs on an NVIDIA GPU, without engines to build first.
 
 TF32 is off and cuDNN's algorithms are chosen by heuristic, so that a new frame size costs no search. Inputs and outputs are
-bound, so each is copied once. ONNX Runtime itself goes on without a provider that does not load: here that is an error.
+bound: arrays, so that each is copied once, or addresses on the GPU, where pixels stay there (`resident`). ONNX Runtime itself goes
+on without a provider that does not load: here that is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fexruntime.arrays import F32, Values
-from fexruntime.backends.base import Place, Spec
+from fexruntime.backends.base import Located, Place, Resident, Spec
 from fexruntime.backends.onnx_bytes import precision_of
 from fexruntime.backends.onnxruntime import import_onnxruntime
 from fexruntime.bundle import BundleNetwork
@@ -39,10 +41,12 @@ class OnnxRuntimeCuda:
         if PROVIDER not in self._ort.get_available_providers():
             raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {_INSTALL}")
         self._name, self.spec = network.row.name, Spec(network.record.inputs, network.record.outputs)
-        self._device = f"cuda:{index}"
-        model = network.read(variant.model)
+        self._device, self._index = f"cuda:{index}", index
+        self._model = lambda: network.read(variant.model)
+        model = self._model()
         self._precision = precision_of(model)
-        self._session = self._session_of(model, index)
+        self._session = self.session(model)
+        self._provider = str(self._session.get_providers()[0])
         self._only_what_is_read = self._ort.RunOptions()
         self._only_what_is_read.only_execute_path_to_fetches = True
 
@@ -71,6 +75,11 @@ class OnnxRuntimeCuda:
         """Itself: a session may be run from several threads at once."""
         return self
 
+    def resident(self, memory: Any) -> Resident:
+        """A session of its own on somebody's stream (a `cuda.Cuda`), which takes addresses; arrays can be given no more."""
+        self._session = None
+        return _Resident(self, self._model(), memory)
+
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
@@ -80,17 +89,20 @@ class OnnxRuntimeCuda:
         return {
             "backend": "onnxruntime-cuda",
             "version": self._ort.__version__,
-            "provider": self._session.get_providers()[0],
+            "provider": self._provider,
             "device": f"{self._device} ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
             "precision": self._precision,
             "threads": None,
         }
 
-    def _session_of(self, model: bytes, index: int) -> Any:
+    def session(self, model: bytes, stream: int | None = None) -> Any:
+        """A session of a graph on this GPU, which works in a stream of its own, or in this one."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 4  # a provider that does not load is said below, once
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        settings = {"device_id": str(self._index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        if stream is not None:
+            settings["user_compute_stream"] = str(stream)
         if hasattr(self._ort, "preload_dlls"):  # CUDA's and cuDNN's wheels, where those are how they were installed
             self._ort.preload_dlls()
         try:
@@ -102,6 +114,38 @@ class OnnxRuntimeCuda:
         if session.get_providers()[0] != PROVIDER:
             raise EnvironmentMissingError(_missing(""))
         return session
+
+
+class _Resident:
+    """A session in a caller's stream, which reads and writes where the caller says."""
+
+    most: Mapping[str, tuple[int, ...]] | None = None
+    versions: tuple[int, ...] | None = None
+    """It allocates as it runs, so that no run can be captured."""
+
+    def __init__(self, owner: OnnxRuntimeCuda, model: bytes, memory: Any) -> None:
+        self.used: set[int] = set()
+        self.spec, self._owner, self._memory = owner.spec, owner, memory
+        self._session = owner.session(model, memory.stream)
+        self._unwaited = owner._ort.RunOptions()
+        self._unwaited.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
+        self._memory.enter()
+        try:
+            binding = self._session.io_binding()
+            for bind, given in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+                for name, (address, shape) in given.items():
+                    bind(name, "cuda", self._owner._index, np.float32, list(shape), address)
+            self._session.run_with_iobinding(binding, self._unwaited)
+        except Exception as error:  # no common base, as above
+            shapes = ", ".join(f"{n} {list(shape)}" for n, (_, shape) in inputs.items())
+            raise InferenceError(
+                f"ONNX Runtime could not run {self._owner._name} on {shapes}: {one_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        self._session = None
 
 
 def _missing(said: str) -> str:

@@ -177,6 +177,8 @@ class _Bucket:
             )
         self.shapes: dict[str, Shape] = {}
         self.addresses: dict[str, int] = {}
+        self.changes = 0
+        """How often a shape or an address was set."""
         self.buffers: dict[str, Any] = {}
         self.set_shapes(profile.most, owner._name)
         for name in (*profile.most, *(t.name for t in owner.spec.outputs)):
@@ -188,6 +190,7 @@ class _Bucket:
         if self.addresses.get(name) != address:
             self.context.set_tensor_address(name, address)
             self.addresses[name] = address
+            self.changes += 1
 
     def set_shapes(self, shapes: Mapping[str, Shape], name: str) -> None:
         if self.shapes == shapes:
@@ -196,6 +199,7 @@ class _Bucket:
             if not self.context.set_input_shape(tensor, shape):
                 raise InferenceError(f"TensorRT does not take {tensor} {list(shape)} for {name}")
         self.shapes = dict(shapes)
+        self.changes += 1
 
 
 class _Runner:
@@ -246,6 +250,11 @@ class _Resident:
 
     def __init__(self, owner: TensorRT, memory: Any) -> None:
         self._owner, self._memory, self.spec = owner, memory, owner.spec
+        self.used: set[int] = set()
+        shapes = [profile.most for profile in owner._profiles]
+        self.most: Mapping[str, Shape] = {
+            n: max((s[n] for s in shapes), key=lambda s: int(np.prod(s))) for n in shapes[0]
+        }
         self._buckets = [_Bucket(owner, memory, k, p) for k, p in enumerate(owner._profiles)]
         for bucket in self._buckets:
             self._enqueue(bucket)
@@ -255,9 +264,15 @@ class _Resident:
                 memory.free(buffer)
             bucket.buffers = {}
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        return tuple(bucket.changes for bucket in self._buckets)
+
     def enqueue(self, inputs: Mapping[str, Located], outputs: Mapping[str, Located]) -> None:
         shapes = {name: shape for name, (_, shape) in inputs.items()}
-        bucket = self._buckets[_fitting(self._owner, shapes)]
+        index = _fitting(self._owner, shapes)
+        bucket = self._buckets[index]
+        self.used.add(index)
         bucket.set_shapes(shapes, self._owner._name)
         for name, (address, _) in (*inputs.items(), *outputs.items()):
             bucket.set_address(name, address)

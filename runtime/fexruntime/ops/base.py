@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fexruntime.arrays import F32
+from fexruntime.sources.on_device import is_on_device, refused
 
 Finder = Callable[..., "list[dict[str, F32]]"]
 """As in `finders`."""
+Note = tuple[str, float, int]
+"""What took how many seconds, for how many items (frames or faces)."""
 FACES_A_RUN = 8
 """Faces per run of the face networks on a CPU: enough to fill the cores, little enough to bound memory."""
 
@@ -29,6 +32,10 @@ class Ops(Protocol):
         """Put raw outputs, by role, into `block.answers` for those of the steps that are not left to the walk."""
         ...
 
+    def notes(self) -> list[Note]:
+        """What it did and how long that took, beside what the walk notes itself; forgotten then."""
+        ...
+
     def close(self) -> None:
         """Release what it holds."""
         ...
@@ -41,10 +48,17 @@ class HostOps:
     finders: Mapping[str, Finder] = {}
 
     def begin(self, frames: Sequence[Any], steps: Sequence[Any]) -> None:
-        """Nothing is done ahead."""
+        """Nothing is done ahead; InputError for a frame whose pixels are not the CPU's."""
+        for frame in frames:
+            if is_on_device(frame.rgb_u8):
+                raise refused(frame.rgb_u8)
 
     def answer(self, block: Any, steps: Sequence[Any]) -> None:
         """Every step is the walk's."""
+
+    def notes(self) -> list[Note]:
+        """The walk notes everything."""
+        return []
 
     def close(self) -> None:
         """It holds nothing."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from fexruntime.backends.base import Backend, Place
 from fexruntime.cuda import Cuda
-from fexruntime.ops.resident import ResidentOps, resident_steps
+from fexruntime.ops.passes import resident_steps
+from fexruntime.ops.resident import ResidentOps
 from fexruntime.workspace import Workspace
 
 
@@ -22,7 +23,7 @@ def resident_workspace(networks: Mapping[str, Backend], finder: Any, steps: Sequ
     cuda = Cuda(index)
     try:
         runners = {role: networks[role].resident(cuda) for role in roles}  # type: ignore[attr-defined]
-        ops = ResidentOps(cuda, place, runners)
+        ops = ResidentOps(cuda, place, runners, finder, steps)
     except BaseException:
         cuda.close()
         raise

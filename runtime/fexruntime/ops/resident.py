@@ -4,99 +4,63 @@ How many faces there are is not known while the work is put into the stream, so 
 last frames had faces (empty ones are black). What comes back is the finder's faces and the raw outputs of those slots;
 decoders are the CPU's, on these few numbers. A face that had no slot, or whose box the caller moved (tracks, smoothing,
 boxes of his own), is read in a second pass with its own copy back: an output is used for the very box it was computed for.
+
+Each pass is two parts: what is uploaded, and work that reads and writes the same addresses every time, which is a CUDA graph
+once it has been asked for three times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fexruntime import detect
 from fexruntime.arrays import F32
 from fexruntime.backends.base import Place, Resident
-from fexruntime.contracts import Crop, Tensor
 from fexruntime.contracts import detection as C
-from fexruntime.contracts.labels import LANDMARKS
 from fexruntime.cuda import Cuda
 from fexruntime.detect import Detections
-from fexruntime.errors import InputError
 from fexruntime.ops import nvrtc
-from fexruntime.ops.base import Finder
-from fexruntime.ops.kernels import FACE, MIRRORED, Faces, Finding, Kernels, view_of
+from fexruntime.ops.base import Finder, Note
+from fexruntime.ops.buffers import Answer, Buffers
+from fexruntime.ops.graphs import Graphs, Marks
+from fexruntime.ops.kernels import FACE, Kernels, view_of
+from fexruntime.ops.passes import SLOTS, Finds, Reads
 from fexruntime.shrink import View, shrink_for_detector
+from fexruntime.sources.on_device import is_on_device, on_the_cpu
 
-SLOTS = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers of faces that networks are run on."""
-FINDERS = frozenset({"retinaface"})
-"""Finders that there are kernels for, by the name that a stage decodes by."""
-_POINTS = "landmarks-68"
-"""The decoder that there is a kernel for, where a later network reads what it gives."""
-_ALIGNED = 256
-
-
-def resident_steps(finder: Any, steps: Sequence[Any], roles: Sequence[str]) -> tuple[str, ...]:
-    """Roles, the finder's first, whose networks can be run on the device, if `roles` have an engine for it.
-
-    InputError if the finder has no kernels: then nothing could.
-    """
-    if finder.stage.decode not in FINDERS or finder.role not in roles:
-        raise InputError(
-            f"pixels='cuda' needs a finder with kernels ({', '.join(sorted(FINDERS))}) and the backend 'tensorrt': "
-            f"{finder.role} is another; leave pixels='cpu'"
-        )
-    given: set[str] = set()
-    found = [finder.role]
-    for step in steps:
-        if step.role in roles and all(
-            r.kind in MIRRORED if isinstance(r, Crop) else r in given for r in step.choice.reads
-        ):
-            found.append(step.role)
-            if step.stage.decode == _POINTS:
-                given.add(step.gives[0])
-    return tuple(found)
-
-
-class _Answer:
-    """What is copied back: arrays one after another, each at its place."""
-
-    def __init__(self) -> None:
-        self.places: dict[Any, tuple[int, tuple[int, ...], Any]] = {}
-        self.size = 0
-
-    def add(self, key: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
-        self.places[key] = (self.size, shape, dtype)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self.size += -(-max(size, 1) // _ALIGNED) * _ALIGNED
-
-    def array(self, key: Any, data: NDArray[np.uint8]) -> NDArray[Any]:
-        start, shape, dtype = self.places[key]
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        found: NDArray[Any] = data[start : start + size].view(dtype).reshape(shape)
-        return found
+Key = tuple[int, bytes]
+"""A face: its frame, and its box."""
 
 
 class ResidentOps:
     """One caller's work on a GPU: a stream, buffers that are used again, the kernels, and runners that take addresses."""
 
-    def __init__(self, cuda: Cuda, place: Place, runners: Mapping[str, Resident]) -> None:
-        """`runners` by role, the finder's first."""
+    def __init__(
+        self, cuda: Cuda, place: Place, runners: Mapping[str, Resident], finder: Any, steps: Sequence[Any]
+    ) -> None:
+        """`runners` by role, the finder's first; `steps` are the pipeline's."""
         self._cuda, self._runners = cuda, dict(runners)
         most = [runner.spec.largest_batch for runner in list(runners.values())[1:]]
         self.faces_a_run = max(n for n in SLOTS if all(m is None or n <= m for m in most))
         self._kernel = cuda.kernels(nvrtc.cubin(cuda.gpu.architecture, place.store()))
-        self._kernels = Kernels(self)
-        self._buffers: dict[str, tuple[int, int]] = {}
-        self._host = cuda.pinned(0)
+        self._buffers, self._marks = Buffers(cuda), Marks(cuda)
+        self._graphs = Graphs(cuda, self._marks, self)
+        shared = (Kernels(self), self._buffers, self._marks, self._runners)
+        self._finds, self._reads = Finds(*shared, cuda.zero), Reads(*shared)
         self.finders: Mapping[str, Finder] = {"retinaface": self._find}
         self._ahead: tuple[Any, ...] = ()
         self._views: dict[int, tuple[Any, NDArray[np.int64]]] = {}
-        self._known: dict[tuple[int, bytes], int] = {}
+        self._known: dict[Key, int] = {}
         self._outputs: dict[str, dict[str, F32]] = {}
+        self._notes: list[Note] = []
         self.slots = SLOTS[0]
         """Faces that the next finding is followed by."""
+        self._reserve(finder, [s for s in steps if s.role in self._runners])
 
     def put(self, array: NDArray[Any]) -> Any:
         """A constant on the device."""
@@ -126,6 +90,11 @@ class ResidentOps:
         rows = [self._known[key] for key in keys]
         block.answers = {s.role: {n: v[rows] for n, v in self._outputs[s.role].items()} for s in mine}
 
+    def notes(self) -> list[Note]:
+        """What each part took on the GPU, by its own clock, and what the CPU spent beside that; forgotten then."""
+        notes, self._notes = self._notes, []
+        return notes
+
     def close(self) -> None:
         """Release the runners, then the device's memory."""
         for runner in self._runners.values():
@@ -133,69 +102,89 @@ class ResidentOps:
         self._runners = {}
         self._cuda.close()
 
+    def state(self) -> dict[Hashable, int] | None:
+        """What a graph has in it beside its key: addresses, and how the contexts of the networks are set."""
+        found: dict[Hashable, int] = {"buffers": self._buffers.moved}
+        for role, runner in self._runners.items():
+            if runner.versions is None:
+                return None
+            found |= {(role, k): version for k, version in enumerate(runner.versions)}
+        return found
+
+    def used(self) -> set[Hashable]:
+        """Buffers, and the contexts that ran since this was asked last."""
+        found: set[Hashable] = {"buffers"}
+        for role, runner in self._runners.items():
+            found |= {(role, k) for k in runner.used}
+            runner.used.clear()
+        return found
+
+    def _reserve(self, finder: Any, steps: Sequence[Any]) -> None:
+        """Buffers of one frame of the largest size, and of the most faces: nothing moves later but for larger batches."""
+        largest = self._runners[finder.role].most
+        if largest is None:  # it has no largest frame
+            return
+        answer = self._answer(1, self.faces_a_run, steps)
+        self._buffers.at("answer", answer.size)
+        self._buffers.reserve_host(answer.size)
+        ((_, height, width),) = [shape[-3:] for shape in largest.values()]
+        self._finds.reserve((height, width))
+        self._reads.reserve(steps, self.faces_a_run)
+
+    def _answer(self, frames: int, slots: int, steps: Sequence[Any]) -> Answer:
+        """What comes back of a finding (of no frames: of a reading alone)."""
+        answer = Answer()
+        if frames:
+            answer.add("rows", (frames, C.KEEP_TOP_K, FACE))
+            answer.add("counts", (frames,), np.int32)
+        for step in steps if slots else ():
+            for t in self._runners[step.role].spec.outputs:
+                answer.add((step.role, t.name), (slots, *(int(a) for a in t.shape[1:])))
+        return answer
+
     def _find(self, step: Any, frames: Sequence[Any], options: Any, workspace: Any) -> list[dict[str, F32]]:
         """RetinaFace, and the face networks on the faces that it finds; see `finders.retinaface`."""
-        views = [shrink_for_detector(frame.rgb_u8, options.detector_size) for frame in frames]
+        began = time.perf_counter()
+        views = [_shrunk(frame, options.detector_size) for frame in frames]
         groups: dict[tuple[int, int], list[int]] = {}
         for position, view in enumerate(views):
             groups.setdefault((view.rgb_u8.shape[0], view.rgb_u8.shape[1]), []).append(position)
         order = [position for group in groups.values() for position in group]
         each = options.max_faces or C.KEEP_TOP_K
-        with workspace.timed(f"{step.role} and faces on the GPU", len(frames)):
-            answer = _Answer()
-            answer.add("rows", (len(frames), C.KEEP_TOP_K, FACE))
-            answer.add("counts", (len(frames),), np.int32)
-            slots = self.slots if self._ahead else 0
-            for s in self._ahead:
-                self._reserve(answer, s, slots)
-            base = self._buffer("answer", answer.size)
-            rows, counts = (base + answer.places[k][0] for k in ("rows", "counts"))
+        slots = self.slots if self._ahead else 0
+        answer = self._answer(len(frames), slots, self._ahead)
+        base = self._buffers.at("answer", answer.size)
+        rows, counts = (base + answer.places[k][0] for k in ("rows", "counts"))
+        self._marks.begin()
+        seen = {
+            size: self._buffers.written(f"seen {k}", np.stack([self._seen(frames[p], views[p], p) for p in group]))
+            for k, (size, group) in enumerate(groups.items())
+        }
+        if slots:
+            factors = self._buffers.written("factors", np.array([views[p].factor_xy for p in order], np.float32))
+            table = self._buffers.written("views", np.stack([self._view(frames[p]) for p in order]))
+        self._marks.put("upload")
+
+        def work() -> None:
             start = 0
             for size, group in groups.items():
-                seen = [self._seen(frames[p], views[p], k) for k, p in enumerate(group)]
-                self._found_in(step, seen, size, options.face_detection_threshold, (rows, counts), start)
+                to = (np.uint64(rows + start * C.KEEP_TOP_K * FACE * 4), np.uint64(counts + start * 4))
+                self._finds.find(step, seen[size], len(group), size, options.face_detection_threshold, to)
                 start += len(group)
             if slots:
-                factors = np.array([views[p].factor_xy for p in order], np.float32)
-                faces = self._slots(slots)
-                written = self._written("factors", factors)
-                self._kernels.slots(np.uint64(rows), np.uint64(counts), written, len(order), each, faces)
-                table = self._written("views", np.stack([self._view(frames[p]) for p in order]))
-                self._faces(self._ahead, faces, table, {}, answer, base)
-            data = self._back(base, answer.size)
-            found = self._said(answer, data, frames, views, order, step, each)
-        return found
+                faces = self._reads.slots(np.uint64(rows), np.uint64(counts), factors, len(order), each, slots)
+                self._reads.read(self._ahead, faces, table, {}, answer, base)
 
-    def _found_in(
-        self, step: Any, seen: list[Any], size: tuple[int, int], threshold: float, to: tuple[int, int], start: int
-    ) -> None:
-        """Put the finding in frames of one size into the stream: its rows and counts, from `start` on."""
-        runner, batch, anchors = self._runners[step.role], len(seen), len(detect.anchors(*size))
-        tensor = self._buffer("frames", batch * 3 * size[0] * size[1] * 4)
-        self._kernels.fill(self._written("seen", np.stack(seen)), batch, size, step.preprocessing, np.uint64(tensor))
-        raw = {t.name: self._buffer(f"raw {t.name}", batch * anchors * _width(t) * 4) for t in runner.spec.outputs}
-        at_once = min(batch, runner.spec.largest_batch or batch)
-        for first in range(0, batch, at_once):
-            n = min(at_once, batch - first)
-            image = {step.inputs[0]: (tensor + first * 3 * size[0] * size[1] * 4, (n, 3, *size))}
-            outputs = {
-                t.name: (raw[t.name] + first * anchors * _width(t) * 4, (n, anchors, _width(t)))
-                for t in runner.spec.outputs
-            }
-            runner.enqueue(image, outputs)
-        most = self._kernels.most(batch, size)
-        sizes = {"found": 8 * batch * anchors, "count": 4, "order": 8 * most, "faces": 4 * FACE * most}
-        at = {name: np.uint64(self._buffer(name, size)) for name, size in sizes.items()}
-        self._cuda.zero(int(at["count"]), 1)
-        rows, counts = to[0] + start * C.KEEP_TOP_K * FACE * 4, to[1] + start * 4
-        buffers = Finding(at["found"], at["count"], at["order"], at["faces"], np.uint64(rows), np.uint64(counts))
-        points = raw["landmarks"] if "points_xy_px" in step.gives else 0
-        outputs_at = (np.uint64(raw["loc"]), np.uint64(raw["conf"]), np.uint64(points))
-        self._kernels.find(outputs_at, batch, size, threshold, buffers)
+        sizes = tuple((size, len(group)) for size, group in groups.items())
+        roles = tuple(s.role for s in self._ahead)
+        key = ("find", sizes, options.face_detection_threshold, each, slots, roles, step.gives, tuple(order))
+        self._graphs.run(key, work)
+        data = self._back(base, answer.size, began, len(frames))
+        return self._said(answer, data, frames, views, order, step, each)
 
     def _said(
         self,
-        answer: _Answer,
+        answer: Answer,
         data: NDArray[np.uint8],
         frames: Sequence[Any],
         views: Sequence[View],
@@ -225,121 +214,71 @@ class ResidentOps:
 
     def _read(self, block: Any, boxes: F32, steps: Sequence[Any]) -> None:
         """Run the steps on a block's faces, whose boxes the CPU knows: one copy back."""
-        slots, answer = next(n for n in SLOTS if n >= len(block)), _Answer()
-        for step in steps:
-            self._reserve(answer, step, slots)
-        base = self._buffer("answer", answer.size)
-        faces = self._slots(slots)
-        padded = np.zeros((slots, 4), np.float32), np.full(slots, -1, np.int32)
-        padded[0][: len(block)], padded[1][: len(block)] = boxes, block.frame_of
-        for name, array in zip(("boxes", "frame_of"), padded, strict=True):
-            self._written(name, array)
-        table = self._written("views", np.stack([self._view(frame) for frame in block.frames]))
-        self._faces(steps, faces, table, block.values, answer, base)
-        self._remember(answer, self._back(base, answer.size), steps)
+        began = time.perf_counter()
+        slots = next(n for n in SLOTS if n >= len(block))
+        answer = self._answer(0, slots, steps)
+        base = self._buffers.at("answer", answer.size)
+        self._marks.begin()
+        faces = self._reads.given(boxes, block.frame_of, slots)
+        table = self._buffers.written("views", np.stack([self._view(frame) for frame in block.frames]))
+        values = self._reads.values(steps, block.values, slots)
+        self._marks.put("upload")
+        work = partial(self._reads.read, steps, faces, table, values, answer, base)
+        self._graphs.run(("read", slots, tuple(s.role for s in steps), tuple(values)), work)
+        self._remember(answer, self._back(base, answer.size, began, len(block)), steps)
 
-    def _faces(
-        self,
-        steps: Sequence[Any],
-        faces: Faces,
-        views: np.uint64,
-        known: Mapping[str, F32],
-        answer: _Answer,
-        base: int,
-    ) -> None:
-        """Put the steps into the stream, each crop once; what the CPU knows of the faces serves what no step here gives."""
-        cut: dict[Crop, tuple[int, np.uint64]] = {}
-        values: dict[str, int] = {}
-        for step in steps:
-            given: dict[str, tuple[int, tuple[int, ...]]] = {}
-            for name, read in zip(step.inputs, step.choice.reads, strict=True):
-                if isinstance(read, Crop):
-                    if read not in cut:
-                        cut[read] = self._chips(read, faces, views)
-                    given[name] = (cut[read][0], (faces.slots, 3, read.size, read.size))
-                    continue
-                if read not in values:
-                    padded = np.zeros((faces.slots, *known[read].shape[1:]), np.float32)
-                    padded[: len(known[read])] = known[read]
-                    values[read] = int(self._written(f"value {read}", padded))
-                shape = next(t.shape for t in self._runners[step.role].spec.inputs if t.name == name)
-                given[name] = (values[read], (faces.slots, *(int(a) for a in shape[1:])))
-            outputs = {
-                t.name: (base + answer.places[step.role, t.name][0], answer.places[step.role, t.name][1])
-                for t in self._runners[step.role].spec.outputs
-            }
-            self._runners[step.role].enqueue(given, outputs)
-            if step.stage.decode == _POINTS:
-                (fractions, _), region = next(iter(outputs.values())), cut[step.choice.crop][1]
-                values[step.gives[0]] = self._buffer(f"value {step.gives[0]}", faces.slots * LANDMARKS * 8)
-                shape_of = (faces.slots, LANDMARKS, 2)
-                to = np.uint64(values[step.gives[0]])
-                self._kernels.points_to_frame(np.uint64(fractions), shape_of, region, to)
-
-    def _chips(self, crop: Crop, faces: Faces, views: np.uint64) -> tuple[int, np.uint64]:
-        """(crops, the regions that decode them) of the faces."""
-        sample, region = (np.uint64(self._buffer(f"{name} {crop}", faces.slots * 16)) for name in ("sample", "region"))
-        chips = self._buffer(f"chips {crop}", faces.slots * 3 * crop.size**2 * 4)
-        self._kernels.locate(faces, crop, sample, region)
-        self._kernels.cut(views, faces, sample, crop, np.uint64(chips))
-        return chips, region
-
-    def _reserve(self, answer: _Answer, step: Any, slots: int) -> None:
-        for t in self._runners[step.role].spec.outputs:
-            answer.add((step.role, t.name), (slots, *(int(a) for a in t.shape[1:])))
-
-    def _remember(self, answer: _Answer, data: NDArray[np.uint8], steps: Sequence[Any]) -> None:
+    def _remember(self, answer: Answer, data: NDArray[np.uint8], steps: Sequence[Any]) -> None:
         """Raw outputs by role, off the memory that the next copy goes to."""
         self._outputs = {
             s.role: {t.name: answer.array((s.role, t.name), data).copy() for t in self._runners[s.role].spec.outputs}
             for s in steps
+            if (s.role, self._runners[s.role].spec.outputs[0].name) in answer.places
         }
 
-    def _back(self, base: int, size: int) -> NDArray[np.uint8]:
-        """The one copy back, waited for."""
-        if len(self._host) < size:
-            self._host = self._cuda.pinned(size)
-        self._cuda.fetch(base, self._host[:size])
+    def _back(self, base: int, size: int, began: float, items: int) -> NDArray[np.uint8]:
+        """The one copy back, waited for, and what everything took since `began`."""
+        data = self._buffers.back(base, size)
+        self._marks.put("copy back")
         self._cuda.synchronise()
-        return self._host[:size]
-
-    def _slots(self, slots: int) -> Faces:
-        boxes, frame_of = self._buffer("boxes", slots * 16), self._buffer("frame_of", slots * 4)
-        return Faces(np.uint64(boxes), np.uint64(frame_of), slots)
+        taken = self._marks.seconds()
+        rest = time.perf_counter() - began - sum(taken.values())
+        self._notes += [
+            *((name, seconds, items) for name, seconds in taken.items()),
+            ("asking the GPU", max(rest, 0.0), items),
+        ]
+        return data
 
     def _view(self, frame: Any) -> NDArray[np.int64]:
-        """Where a frame lies on the device; it is uploaded the first time."""
+        """Where a frame lies on the device; it is uploaded the first time, if it is not there already."""
         if id(frame) not in self._views:
-            self._views[id(frame)] = (frame, self._uploaded(frame.rgb_u8, f"frame {len(self._views)}"))
+            self._views[id(frame)] = (frame, self._placed(frame.rgb_u8, f"frame {len(self._views)}"))
         return self._views[id(frame)][1]
 
     def _seen(self, frame: Any, view: View, slot: int) -> NDArray[np.int64]:
         """Where what the finder sees of a frame lies."""
         if view.rgb_u8 is frame.rgb_u8:
             return self._view(frame)
-        return self._uploaded(view.rgb_u8, f"shrunk {view.rgb_u8.shape} {slot}")
+        return self._placed(view.rgb_u8, f"shrunk {view.rgb_u8.shape} {slot}")
 
-    def _uploaded(self, pixels: Any, name: str) -> NDArray[np.int64]:
+    def _placed(self, pixels: Any, name: str) -> NDArray[np.int64]:
+        if is_on_device(pixels):
+            if pixels.index != self._cuda.index:
+                raise on_the_cpu(
+                    f"it is on cuda:{pixels.index}, this detector on cuda:{self._cuda.index}; copies between GPUs are"
+                )
+            if pixels.stream is not None:
+                self._cuda.follow(pixels.stream)
+            placed: NDArray[np.int64] = pixels.view
+            return placed
         whole = np.ascontiguousarray(pixels)  # `run` takes frames as they are, those of other strides among them
         row = view_of(whole)
-        row[0] = self._written(name, whole)
+        row[0] = self._buffers.written(name, whole)
         return row
 
-    def _written(self, name: str, array: NDArray[Any]) -> Any:
-        at = self._buffer(name, array.nbytes)
-        self._cuda.write(at, array)
-        return np.uint64(at)
 
-    def _buffer(self, name: str, size: int) -> int:
-        """A buffer that is used again, and grows."""
-        at, holds = self._buffers.get(name, (0, -1))
-        if holds < size:
-            if at:
-                self._cuda.free(at)
-            at = self._cuda.empty(size)
-            self._buffers[name] = (at, size)
-        return at
-
-
-def _width(tensor: Tensor) -> int:
-    return int(tensor.shape[-1])
+def _shrunk(frame: Any, longest: int | None) -> View:
+    if is_on_device(frame.rgb_u8):
+        if longest is not None and max(frame.rgb_u8.shape[:2]) > longest:
+            raise on_the_cpu("detector_size is")
+        return View(frame.rgb_u8)
+    return shrink_for_detector(frame.rgb_u8, longest)

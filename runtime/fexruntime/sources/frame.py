@@ -32,7 +32,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One frame: `rgb_u8` [H,W,3] is contiguous.
+    """One frame: `rgb_u8` [H,W,3] is contiguous; where pixels are worked on by a GPU it may be `on_device.DevicePixels`.
 
     A point p of it is the point (p - pad_xy) / scale of the original, whose size py-feat reports as (seen size -
     padding) / scale in float32: with `output_size` that is not quite the true one.

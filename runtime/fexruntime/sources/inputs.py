@@ -26,6 +26,7 @@ from fexruntime.sources.folders import files_in
 from fexruntime.sources.frame import Frame, frame_of
 from fexruntime.sources.images import IMAGE_SUFFIXES, decode_image, read_image
 from fexruntime.sources.limits import bound, check_pixels
+from fexruntime.sources.on_device import frames_of, from_dlpack, is_on_device, lies_on_gpu, on_the_cpu, refused
 from fexruntime.sources.video import VIDEO_SUFFIXES, Video, is_video
 
 ARRAY_NAME = "tensor"
@@ -37,16 +38,18 @@ Inputs: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | ArrayLike | PictureLike | ByteFile | Iterable[Inputs]"
 )
 """A path (of an image, a video, a folder; a pattern with *), encoded bytes, a file object, a PIL image, an array [H,W,3] or
-[N,H,W,3] uint8 RGB, a torch tensor [3,H,W] or [B,3,H,W], or an iterable of these."""
+[N,H,W,3] uint8 RGB (also by DLPack, and on a GPU where pixels are worked on there), a torch tensor [3,H,W] or [B,3,H,W], or an
+iterable of these."""
 OnBad = Callable[[FexportError], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How pictures are read: turned as their tag says, and of how many pixels at most."""
+    """How pictures are read: turned as their tag says, of how many pixels at most, and whether they may lie on a GPU."""
 
     exif: bool
     most: int
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ class Frames:
     `count` inputs and `read` frames were seen so far, bad ones included. An input that cannot be read raises InputError,
     or is handed to `on_bad` and passed over. `own` gives each frame its own copy of an array, for callers that hold
     several while the producer goes on (a camera may refill one buffer). Files are read ahead by a thread; what is in
-    memory is taken when it is needed. `after`: go on behind that frame, leaving out what is before it unread.
+    memory is taken when it is needed. `after`: go on behind that frame, leaving out what is before it unread. `on_gpu`: arrays
+    on a GPU are taken as they lie there (never copied, `own` or not); else they are errors.
     """
 
     def __init__(
@@ -93,11 +97,12 @@ class Frames:
         after: Position | None = None,
         ahead: bool = True,
         max_pixels: int | None = None,
+        on_gpu: bool = False,
     ) -> None:
         self.count = self.read = 0
         self._options = options or Options()
         self._most = bound(max_pixels)
-        self._sources = _sources(inputs, Reading(self._options.exif, self._most), own)
+        self._sources = _sources(inputs, Reading(self._options.exif, self._most, on_gpu), own)
         self._on_bad = on_bad
         self._after = after
         self._ahead = ahead and _are_files(inputs)
@@ -128,6 +133,8 @@ class Frames:
                     order, self.read = self.read, self.read + 1
                     pixels = source.pixels()
                     self._check(pixels.shape[:2], source.name)
+                    if self._options.output_size is not None and is_on_device(pixels):
+                        raise on_the_cpu("output_size is")
                     frame = frame_of(pixels, number, source.name, self._options.output_size)
                     yield replace(frame, order=order, source=MEMORY if source.sequence else number, number=number)
                 else:
@@ -192,6 +199,8 @@ def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield from _of_path(inputs, how)
     elif isinstance(inputs, (bytes, bytearray, memoryview)):
         yield Still(lambda: decode_image(bytes(inputs), "an image given as bytes", how.exif, how.most), "bytes")
+    elif lies_on_gpu(inputs) and (how.on_gpu or not is_tensor(inputs)):  # of torch's a copy is made, as ever
+        yield from _of_gpu(inputs, how)
     elif is_tensor(inputs):
         yield from _of_tensor(inputs, own)
     elif is_pil(inputs):
@@ -205,6 +214,8 @@ def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield from _of_file(inputs, how)
     elif hasattr(inputs, "__array__") and not isinstance(inputs, np.ndarray) and not hasattr(inputs, "iloc"):
         yield from _of_array(np.asarray(inputs), own)
+    elif hasattr(inputs, "__dlpack__") and not isinstance(inputs, type):
+        yield from _of_dlpack(inputs, own)
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
             yield from _sources(item, how, own)
@@ -286,6 +297,29 @@ def _of_array(array: Any, own: bool) -> Iterator[Still]:
 def _of_tensor(tensor: Any, own: bool) -> Iterator[Still]:
     try:
         array = from_tensor(tensor)
+    except InputError as error:
+        yield _bad(str(error), ARRAY_NAME)
+    else:
+        yield from _of_array(array, own)
+
+
+def _of_gpu(value: Any, how: Reading) -> Iterator[Still]:
+    """Frames that stay where they are, on a GPU."""
+    if not how.on_gpu:
+        yield _bad(str(refused(value)), ARRAY_NAME)
+        return
+    try:
+        found = list(frames_of(value))
+    except InputError as error:
+        yield _bad(str(error), ARRAY_NAME)
+    else:
+        for pixels in found:
+            yield Still(lambda pixels=pixels: pixels, ARRAY_NAME, True)  # type: ignore[misc]
+
+
+def _of_dlpack(value: Any, own: bool) -> Iterator[Still]:
+    try:
+        array = from_dlpack(value)
     except InputError as error:
         yield _bad(str(error), ARRAY_NAME)
     else:
