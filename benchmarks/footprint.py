@@ -21,6 +21,7 @@ import click
 from fexport.bench import cold, measure, pyfeat
 from fexport.bench.runner import described
 from fexruntime import open_bundle
+from fexruntime.backends.base import Place
 from fexruntime.bundle import Bundle
 from fexruntime.errors import FexportError
 from fexruntime.tuning import DEFAULT_BACKEND
@@ -49,7 +50,8 @@ def main(bundle: Path, pyfeat_python: Path | None, threads: int, times: int, par
         chosen = placed(opened, name)
         if name not in chosen.values():
             raise click.UsageError(f"{str(bundle)!r} has no artefact for {name}: build it with --target {name}")
-        memory[name] = {"backends": chosen, "runs": cold.start(str(bundle), threads, chosen, times)}
+        place = Place(backend=chosen, threads=threads)
+        memory[name] = {"backends": chosen, "runs": cold.start(str(bundle), place, times=times)}
         last = memory[name]["runs"][-1]
         said = f"{name}: {last['rss_mb']:.0f} MB resident, at most {last['peak_mb']:.0f} MB"
         click.echo(said, err=part is not None)

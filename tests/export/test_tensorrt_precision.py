@@ -186,4 +186,5 @@ def test_scales_that_float16_has_not_are_fitted_with_their_weights():
     kept = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     assert (kept["s"] > 0).all()
     assert np.array_equal(kept["s"], kept["s"].astype(np.float16).astype(np.float32))
-    assert np.abs(kept["w"][:, 0, 0, 0] * kept["s"] - weight[:, 0, 0, 0] * scale).max() < 127 * 2**-24
+    far = np.abs(kept["w"][:, 0, 0, 0] * kept["s"] - weight[:, 0, 0, 0] * scale)
+    assert (far <= 0.51 * kept["s"]).all()  # no further than rounding to int8 is

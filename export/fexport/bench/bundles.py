@@ -37,10 +37,7 @@ def run(options: Options, against: str, say: Say = lambda text: None) -> dict[st
     describe = []
     faces: list[int] = []
     works = [
-        workload.Workload(
-            b, boxes, options.detector_size, options.output_size, backend=options.backend, threads=options.threads
-        )
-        for b in bundles
+        workload.Workload(b, boxes, options.detector_size, options.output_size, place=options.place) for b in bundles
     ]
     try:
         for work in works:

@@ -14,7 +14,7 @@ from typing import Any
 
 import fexport
 import fexruntime
-from fexruntime.backends.base import AUTO
+from fexruntime.backends.base import Place
 from fexruntime.errors import FexportError
 
 RUNTIME_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "click", "rich")
@@ -28,9 +28,9 @@ start = time.perf_counter()
 import numpy
 from fexruntime import Detector
 imported = time.perf_counter()
-detector = Detector(sys.argv[1], threads=int(sys.argv[2]), backend=json.loads(sys.argv[3]))
+detector = Detector(sys.argv[1], **json.loads(sys.argv[2]))
 loaded = time.perf_counter()
-frame = numpy.full((480, 640, 3), 127, numpy.uint8)
+frame = numpy.full((int(sys.argv[3]), int(sys.argv[4]), 3), 127, numpy.uint8)
 detector.detect(frame, boxes=numpy.array([[200, 100, 360, 300]], numpy.float32))
 detector.detect(frame)
 ran = time.perf_counter()
@@ -42,19 +42,25 @@ print(json.dumps({
 """
 
 
-def start(bundle: str, threads: int, backend: str | Mapping[str, str] = AUTO, times: int = 3) -> list[dict[str, float]]:
+def start(bundle: str, place: Place, size_hw: tuple[int, int] = (480, 640), times: int = 3) -> list[dict[str, float]]:
     """Seconds to import, to load and to run a first frame, and resident megabytes (then, and at most), in `times` fresh processes.
 
-    They have a cache of their own: the first optimises the graphs, the later ones find them.
+    They have a cache of their own: the first optimises the graphs, the later ones find them. Engines are not made by a first run,
+    so with TensorRT they have the user's.
     """
+    given = {"backend": place.backend, "device": place.device, "pixels": place.pixels, "threads": place.threads}
+    said = json.dumps({k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()})
+    words = [bundle, said, *map(str, size_hw)]
+    backends = [place.backend] if isinstance(place.backend, str) else place.backend.values()
+    if "tensorrt" in backends:
+        return [_once(words, {}) for _ in range(times)]
     with tempfile.TemporaryDirectory() as cache:
-        return [_once(bundle, threads, backend, cache) for _ in range(times)]
+        return [_once(words, {"FEXPORT_CACHE": cache}) for _ in range(times)]
 
 
-def _once(bundle: str, threads: int, backend: str | Mapping[str, str], cache: str) -> dict[str, float]:
-    chosen = json.dumps(backend if isinstance(backend, str) else dict(backend))
-    command = [sys.executable, "-c", _PROGRAM, bundle, str(threads), chosen]
-    environment = os.environ | {"FEXPORT_CACHE": cache}
+def _once(words: list[str], also: Mapping[str, str]) -> dict[str, float]:
+    command = [sys.executable, "-c", _PROGRAM, *words]
+    environment = os.environ | also
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_LONGEST_S)
     except subprocess.TimeoutExpired:

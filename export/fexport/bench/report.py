@@ -65,6 +65,11 @@ def markdown(result: dict[str, Any], pictures: str = "") -> str:
     lines += [f"| {stage} | {taken:.2f} |" for stage, taken in ours["stages_ms"].items()]
     outside = sum(v for k, v in ours["stages_ms"].items() if not k.endswith(" network"))
     lines += [f"| *outside the networks* | {outside:.2f} |", ""]
+    if work.get("pixels", "cpu") != "cpu":
+        lines += [
+            'Stages are by the GPU\'s clock (CUDA events), the median of each; "asking the GPU" is what the CPU spent beside.',
+            "",
+        ]
     lines += [f"![where the time goes]({pictures}stages.png)", ""]
     networks = result.get("networks") or (theirs or {}).get("networks")
     if networks:
@@ -115,4 +120,5 @@ def start_up(result: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(side: Mapping[str, Any]) -> str:
-    return f"{side['rss_mb']:.0f} MB" + (f", at most {side['peak_mb']:.0f} MB" if "peak_mb" in side else "")
+    said = f"{side['rss_mb']:.0f} MB" + (f", at most {side['peak_mb']:.0f} MB" if "peak_mb" in side else "")
+    return said + (f"; on the GPU {side['vram_mb']:.0f} MB" if "vram_mb" in side else "")

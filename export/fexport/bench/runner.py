@@ -7,19 +7,19 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fexport.bench import cold, flops, measure, workload
+from fexport.bench import cold, flops, measure, vram, workload
 from fexport.bench.measure import Meter, Sample
 from fexport.bench.pyfeat import PyFeat, refuse_other_work
 from fexruntime.arrays import F32, U8
 from fexruntime.backends import open_backend
-from fexruntime.backends.base import AUTO, Backend, Place
+from fexruntime.backends.base import AUTO, CPU, Backend, Place
 from fexruntime.bundle import Bundle, BundleNetwork, open_bundle
 from fexruntime.errors import InputError
 from fexruntime.tuning import resolved
@@ -43,12 +43,19 @@ class Options:
     warmup: int = 3
     detector_size: int | None = None
     output_size: int | None = None
-    backend: str = AUTO
+    backend: str | Mapping[str, str] = AUTO
+    device: str | Mapping[str, str] = CPU
+    pixels: str = CPU
     networks: bool = False
     start_up: bool = True
     against: Path | None = None
     """The Python of an environment that has py-feat."""
     weights: Path | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where and how networks run."""
+        return Place(backend=self.backend, device=self.device, pixels=self.pixels, threads=self.threads)
 
 
 def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
@@ -75,12 +82,14 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
             "output_size": options.output_size,
             "rounds": options.rounds,
             "warmup": options.warmup,
+            "device": options.device,
+            "pixels": options.pixels,
         },
     }
     if options.start_up:
         say("start-up, in fresh processes")
-        place = resolved(bundle, Place(backend=options.backend, threads=options.threads))
-        result["start_up"] = cold.start(str(bundle.path), options.threads, place.backend)
+        result["start_up"] = cold.start(str(bundle.path), resolved(bundle, options.place), (height, width))
+    gpu_memory = vram.of(bundle, options.place)
     with (
         tempfile.TemporaryDirectory() as folder,
         workload.Workload(
@@ -88,8 +97,7 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
             boxes,
             options.detector_size,
             options.output_size,
-            backend=options.backend,
-            threads=options.threads,
+            place=options.place,
         ) as work,
     ):
         given: Any = frame
@@ -124,6 +132,7 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
             "noise": measure.noise(ours),
             "stages_ms": {k: float(np.median([s.get(k, 0.0) for s in stages])) for k in stages[0]},
             **measure.memory(),
+            **({} if gpu_memory is None else gpu_memory.used()),
         }
     result["gflop"] = _gflop(bundle, (height, width))
     if "pyfeat" in result:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need, size_option
-from fexport.cli.paths import AGAINST, BACKEND, BUNDLE, FILE, FOLDER, PYTHON, RUNS_ON
-from fexruntime.backends.base import AUTO
+from fexport.cli.paths import AGAINST, BACKEND, BUNDLE, DEVICE, FILE, FOLDER, PYTHON, RUNS_ON, by_role
+from fexruntime.backends.base import AUTO, CPU, PIXELS
 from fexruntime.errors import InputError, OutputError, StandInWarning
 
 if TYPE_CHECKING:
@@ -37,6 +37,16 @@ PYFEAT = "pyfeat"
     "--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides."
 )
 @click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
+@click.option(
+    "--device", type=DEVICE, default="cpu", show_default=True, help="Where networks run: cpu, cuda, vulkan, gpu, npu."
+)
+@click.option(
+    "--pixels",
+    type=click.Choice(PIXELS),
+    default=CPU,
+    show_default=True,
+    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
+)
 @click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
 @click.option(
@@ -61,6 +71,8 @@ def command(
     detector_size: int | None,
     output_size: int | None,
     backend: str,
+    device: str,
+    pixels: str,
     no_start_up: bool,
     networks: bool,
     against: str | None,
@@ -87,6 +99,10 @@ def command(
         raise InputError(
             "--against pyfeat needs --pyfeat-python: the Python of an environment that has py-feat installed"
         )
+    if networks and device != CPU:
+        raise InputError(
+            "--networks measures CPU time of networks: leave it out with --device; the stages say what each takes"
+        )
     if picture is None and size is None:
         size = (640, 480)
     check_folder(out)
@@ -104,7 +120,9 @@ def command(
         warmup=warmup,
         detector_size=detector_size,
         output_size=output_size,
-        backend=backend,
+        backend=by_role("--backend", backend),
+        device=by_role("--device", device),
+        pixels=pixels,
         start_up=not no_start_up,
         networks=networks,
         against=pyfeat_python if against == PYFEAT else None,

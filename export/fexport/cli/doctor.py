@@ -79,7 +79,7 @@ def _optional() -> list[Finding]:
         _cache(),
         *_machine(),
         _package("ncnn", "backend ncnn", "pip install 'fexport[ncnn]'"),
-        *_tensorrt(),
+        *_gpu_backends(),
         _package("openvino", "backend openvino", "pip install 'fexport[openvino]'"),
         _package("pandas", "tables (pandas)", "pip install 'fexport[tables]'"),
         _package("pyarrow", "Parquet (pyarrow)", "pip install 'fexport[tables]'"),
@@ -158,24 +158,42 @@ def _onnxruntime() -> Finding:
     return Finding("ONNX Runtime", f"{version(present[0])}: {', '.join(onnxruntime.get_available_providers())}", True)
 
 
-def _tensorrt() -> list[Finding]:
-    """Backends of NVIDIA GPUs, and what compiles the kernels. The driver is asked, not TensorRT: without a GPU its runtime ends
+def _gpu_backends() -> list[Finding]:
+    """Backends of NVIDIA GPUs, and pixels there: what each lacks. The driver is asked, not TensorRT: without a GPU its runtime ends
     the process.
     """
     from fexruntime.driver import gpu
     from fexruntime.errors import EnvironmentMissingError
 
+    whats = ("backend tensorrt", "backend onnxruntime-cuda", "pixels on the GPU")
     try:
         found = gpu()
     except EnvironmentMissingError as error:
-        return [Finding("backend tensorrt", str(error), False, "an NVIDIA GPU and its driver")]
+        return [Finding(what, str(error), False, "an NVIDIA GPU and its driver") for what in whats]
     here = f"{found.name} ({found.capability}), driver {found.driver}"
-    if find_spec("tensorrt") is None:
-        return [
-            Finding("backend tensorrt", f"{here}, no TensorRT", False, "pip install tensorrt; on a Jetson JetPack's"),
-            _nvrtc(),
-        ]
-    return [Finding("backend tensorrt", here, True), _nvrtc()]
+    tensorrt = find_spec("tensorrt") is not None
+    return [
+        Finding(whats[0], here if tensorrt else f"{here}, no TensorRT", tensorrt, "" if tensorrt else _TENSORRT),
+        _cuda_provider(whats[1], here),
+        _nvrtc(),
+    ]
+
+
+_TENSORRT = "pip install tensorrt; on a Jetson JetPack's"
+
+
+def _cuda_provider(what: str, here: str) -> Finding:
+    """Whether ONNX Runtime has its CUDA provider; whether that loads is seen by a session alone."""
+    from fexruntime.backends.onnxruntime import import_onnxruntime
+    from fexruntime.backends.onnxruntime_cuda import INSTALL, PROVIDER
+    from fexruntime.errors import EnvironmentMissingError
+
+    try:
+        there = PROVIDER in import_onnxruntime().get_available_providers()
+    except EnvironmentMissingError:
+        there = False
+    said = f"{here}, with {PROVIDER}" if there else f"{here}, ONNX Runtime without {PROVIDER}"
+    return Finding(what, said, there, "" if there else INSTALL)
 
 
 def _nvrtc() -> Finding:

@@ -137,3 +137,13 @@ BACKEND = _Names((AUTO, *CHOICES))
 DEVICE = _Names(("cpu", "vulkan", "gpu", "npu", "cuda"))
 RUNS_ON = f"one of {', '.join(CHOICES)}; auto: what `fexport tune` chose here"
 """The values of --backend, for help."""
+
+
+def by_role(option: str, text: str) -> str | dict[str, str]:
+    """One name for all, or names by role."""
+    if "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not all(role.strip() and name.strip() for role, _, name in pairs):
+        raise InputError(f"{option} {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
+    return {role.strip(): name.strip() for role, _, name in pairs}

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DETECTOR_SIZE, DEVICE, FILE, WHOLE
+from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DETECTOR_SIZE, DEVICE, FILE, WHOLE, by_role
 from fexruntime.backends import CHOICES
-from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
+from fexruntime.backends.base import AUTO, CPU, DEFAULT_BACKEND, PIXELS
 from fexruntime.bundle import EDGE, EDGE_DETECTOR_SIZE, PACKAGED
 from fexruntime.errors import InputError, StandInWarning
 from fexruntime.identity import METHODS
@@ -150,7 +150,14 @@ _DEFAULT = Options()
     default="cpu",
     show_default=True,
     metavar="NAME|ROLE=NAME,…",
-    help="cpu; vulkan (backend ncnn), gpu or npu (backend openvino), with a number where there are several (vulkan:1); for all or by role.",
+    help="cpu; cuda (backends tensorrt and onnxruntime-cuda), vulkan (backend ncnn), gpu or npu (backend openvino), with a number where there are several (vulkan:1); for all or by role.",
+)
+@click.option(
+    "--pixels",
+    type=click.Choice(PIXELS),
+    default=CPU,
+    show_default=True,
+    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
 )
 def command(
     paths: tuple[str, ...],
@@ -166,6 +173,7 @@ def command(
     chosen: str | None,
     backend: str,
     device: str,
+    pixels: str,
     max_pixels: int | None,
     **options: Any,
 ) -> None:
@@ -216,8 +224,9 @@ def command(
     timings = Timings()
     with Detector(
         bundle,
-        backend=_by_role("--backend", backend),
-        device=_by_role("--device", device),
+        backend=by_role("--backend", backend),
+        device=by_role("--device", device),
+        pixels=pixels,
         threads=threads,
         shared_pool=True,
         observe=timings.add,
@@ -233,16 +242,6 @@ def command(
         timings.say()
     if status:
         sys.exit(status)
-
-
-def _by_role(option: str, text: str) -> str | dict[str, str]:
-    """One name for all, or names by role."""
-    if "=" not in text:
-        return text
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not all(role.strip() and name.strip() for role, _, name in pairs):
-        raise InputError(f"{option} {text!r} is neither a name nor ROLE=NAME,ROLE=NAME")
-    return {role.strip(): name.strip() for role, _, name in pairs}
 
 
 def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tuple[str | None, list[str]]:

@@ -8,8 +8,8 @@ import warnings
 import click
 
 from fexport.cli.extras import need
-from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON
-from fexruntime.backends.base import AUTO
+from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, RUNS_ON, by_role
+from fexruntime.backends.base import AUTO, CPU, PIXELS
 from fexruntime.errors import StandInWarning
 from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 
@@ -36,6 +36,16 @@ from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
 @click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
+@click.option(
+    "--device", type=DEVICE, default="cpu", show_default=True, help="Where networks run: cpu, cuda, vulkan, gpu, npu."
+)
+@click.option(
+    "--pixels",
+    type=click.Choice(PIXELS),
+    default=CPU,
+    show_default=True,
+    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
+)
 def command(
     bundle: str | None,
     host: str,
@@ -46,6 +56,8 @@ def command(
     max_megapixels: float,
     threads: int | None,
     backend: str,
+    device: str,
+    pixels: str,
 ) -> None:
     """Serve BUNDLE (default: the packaged face detector): images in, JSON or Arrow out. One process, nothing kept.
 
@@ -65,7 +77,14 @@ def command(
     warnings.simplefilter("ignore", StandInWarning)  # said below, in colour, and in every answer
     counters, limits = Counters(), Limits(round(max_megabytes * 1e6), queue, workers)
     detector = Detector(
-        bundle, backend=backend, threads=threads, workspaces=workers, observe=counters.observe, max_pixels=most
+        bundle,
+        backend=by_role("--backend", backend),
+        device=by_role("--device", device),
+        pixels=pixels,
+        threads=threads,
+        workspaces=workers,
+        observe=counters.observe,
+        max_pixels=most,
     )
     if detector.bundle.stand_ins:
         click.secho(stand_in_sentence(detector.bundle.stand_ins), fg="yellow", err=True)

@@ -44,6 +44,7 @@ def typed_int8(
     made = quantise.quantised(model, plan, ranges, symmetric=True)
     made = version_converter.convert_version(made, TYPED_OPSET)
     made.ir_version = TYPED_IR
+    del made.graph.value_info[:]  # the converter's, of before types change
     _fit_scales(made)
     types = {
         n.name: "fp16" if n.op_type in _QUANTISERS or both.types.get(n.name, FULL) != FULL else FULL

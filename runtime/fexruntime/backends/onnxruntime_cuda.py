@@ -22,7 +22,7 @@ from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceErr
 from fexruntime.manifest import Variant
 
 PROVIDER = "CUDAExecutionProvider"
-_INSTALL = "pip uninstall -y onnxruntime && pip install 'fexport[gpu]'"
+INSTALL = "pip uninstall -y onnxruntime && pip install 'fexport[gpu]'"
 
 
 class OnnxRuntimeCuda:
@@ -39,7 +39,7 @@ class OnnxRuntimeCuda:
         self._gpu: Gpu = gpu(index)
         self._ort = import_onnxruntime()
         if PROVIDER not in self._ort.get_available_providers():
-            raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {_INSTALL}")
+            raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {INSTALL}")
         self._name, self.spec = network.row.name, Spec(network.record.inputs, network.record.outputs)
         self._device, self._index = f"cuda:{index}", index
         self._model = lambda: network.read(variant.model)
