@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 from fexruntime.ops import device
 
@@ -45,3 +46,56 @@ def in_stream(library, stream: int, run) -> None:
 
     _kept.append(HOST_FN(called))
     library.cuLaunchHostFunc(ctypes.c_void_p(stream), _kept[-1], None)
+
+
+def cuda_provider(library, asked):
+    """ONNX Runtime whose CUDA provider is the CPU: at addresses and in a stream, where it is given one. `asked` takes settings."""
+    import numpy as np
+    import onnxruntime
+    from tensorrt_standin import _at
+
+    class Session:
+        def __init__(self, model, options, providers):
+            ((_, self._settings),) = providers
+            asked.append(self._settings)
+            self._real = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def io_binding(self):
+            if "user_compute_stream" not in self._settings:
+                return self._real.io_binding()
+            bound = SimpleNamespace(inputs={}, outputs={})
+
+            def bind(to):
+                def one(name, device, index, kind, shape, address):
+                    assert (device, kind) == ("cuda", np.float32)
+                    to[name] = (address, tuple(shape))
+
+                return one
+
+            bound.bind_input, bound.bind_output = bind(bound.inputs), bind(bound.outputs)
+            return bound
+
+        def run_with_iobinding(self, bound, options):
+            if "user_compute_stream" not in self._settings:
+                self._real.run_with_iobinding(bound, options)
+                return
+            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+
+            def run():
+                given = {n: _at(at, shape).copy() for n, (at, shape) in bound.inputs.items()}
+                for name, value in zip(bound.outputs, self._real.run(list(bound.outputs), given), strict=True):
+                    at, shape = bound.outputs[name]
+                    assert value.shape == shape
+                    _at(at, shape)[...] = value
+
+            in_stream(library, int(self._settings["user_compute_stream"]), run)
+
+    names = ("SessionOptions", "RunOptions", "GraphOptimizationLevel", "__version__")
+    return SimpleNamespace(
+        InferenceSession=Session,
+        get_available_providers=lambda: ["CUDAExecutionProvider"],
+        **{n: getattr(onnxruntime, n) for n in names},
+    )

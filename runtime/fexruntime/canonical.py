@@ -53,7 +53,7 @@ def check_canonical(
     for network in bundle.networks.values():
         for variant in network.record.variants:
             try:
-                checks += _checks(network, variant, place or Place())
+                checks += checks_of(network, variant, place or Place())
             except EnvironmentMissingError as error:
                 if on_missing is None:
                     raise
@@ -61,7 +61,8 @@ def check_canonical(
     return checks
 
 
-def _checks(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[CanonicalCheck]:
+def checks_of(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[CanonicalCheck]:
+    """Run one artefact on its recorded input and compare: a check an output and task. Errors as of `check_canonical`."""
     name = network.row.name
     with np.load(io.BytesIO(network.read(variant.canonical))) as file:
         recorded = dict(file)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ctypes
 import shutil
 from functools import partial
-from types import SimpleNamespace
 
 import cuda_standin
 import numpy as np
 import pytest
 from fex_compare import assert_same_rows
-from tensorrt_standin import _at
 
 from fexruntime import Detector
 from fexruntime.cuda import Cuda
@@ -156,56 +154,9 @@ def test_what_dlpack_hands_over_from_the_cpu_goes_the_ordinary_way(frame):
             detector.detect(Handed(frame.astype(np.float32)))
 
 
-def cuda_session(driver):
-    """ONNX Runtime whose CUDA provider is the CPU, in the driver's stream and at its addresses."""
-    import onnxruntime
-
-    class Session:
-        def __init__(self, model, options, providers):
-            ((_, self._settings),) = providers
-            asked.append(self._settings)
-            self._real = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self):
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-        def io_binding(self):
-            bound = SimpleNamespace(inputs={}, outputs={})
-
-            def bind(to):
-                def one(name, device, index, kind, shape, address):
-                    assert (device, kind) == ("cuda", np.float32)
-                    to[name] = (address, tuple(shape))
-
-                return one
-
-            bound.bind_input, bound.bind_output = bind(bound.inputs), bind(bound.outputs)
-            return bound
-
-        def run_with_iobinding(self, bound, options):
-            assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-
-            def run():
-                given = {n: _at(at, shape).copy() for n, (at, shape) in bound.inputs.items()}
-                for name, value in zip(bound.outputs, self._real.run(list(bound.outputs), given), strict=True):
-                    at, shape = bound.outputs[name]
-                    assert value.shape == shape
-                    _at(at, shape)[...] = value
-
-            cuda_standin.in_stream(driver, int(self._settings["user_compute_stream"]), run)
-
-    asked = []
-    names = ("SessionOptions", "RunOptions", "GraphOptimizationLevel", "__version__")
-    library = SimpleNamespace(
-        InferenceSession=Session,
-        get_available_providers=lambda: ["CUDAExecutionProvider"],
-        **{n: getattr(onnxruntime, n) for n in names},
-    )
-    return library, asked
-
-
 def test_onnx_runtimes_provider_by_address_in_the_detectors_stream(driver, monkeypatch, frame, v1_edge_bundle):
-    library, asked = cuda_session(driver)
+    asked = []
+    library = cuda_standin.cuda_provider(driver, asked)
     monkeypatch.setattr("fexruntime.backends.onnxruntime_cuda.import_onnxruntime", lambda: library)
     place = {"backend": "onnxruntime-cuda", "device": "cuda", "pixels": "cuda"}
     with Detector(v1_edge_bundle, workspaces=2, **place) as detector, Detector(v1_edge_bundle) as plain:
