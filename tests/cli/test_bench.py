@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -218,3 +219,30 @@ def test_two_bundles_in_turns(tmp_path):
 def test_bundles_of_two_pipelines_are_not_compared(tmp_path):
     done = fexport("bench", "edge", "--against", "facemesh", "--rounds", "3", "--out", tmp_path / "out")
     refused(done, "only bundles of one pipeline and contract can be compared")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++")
+def test_a_gpus_stages_are_by_its_clock_and_its_memory_is_said(driver, tensorrt):
+    """On stand-ins of the driver and TensorRT: what is tested is what is measured and said, not how fast it is."""
+    from fexport.bench import runner
+
+    tensorrt("edge")
+    options = runner.Options(
+        "edge", size_wh=(512, 512), faces=None, rounds=5, warmup=4, start_up=False,
+        backend="tensorrt", device="cuda", pixels="cuda",
+    )  # fmt: skip
+    result = runner.run(options)
+    stages = result["fexport"]["stages_ms"]
+    assert {"upload", "finding", "faces network", "copy back", "asking the GPU"} <= set(stages)
+    assert stages["faces network"] > 0
+    assert result["fexport"]["vram_mb"] > 4  # buffers of a frame of 512 x 512, at least
+    assert result["fexport"]["vram_total_mb"] == pytest.approx((4 << 30) / 1e6)
+    text = report.markdown(result)
+    assert "Stages are by the GPU's clock (CUDA events)" in text
+    assert f"; on the GPU {result['fexport']['vram_mb']:.0f} MB" in text
+    assert driver.standin_open() == 0
+
+
+def test_cpu_time_of_networks_is_not_of_a_gpu(tmp_path):
+    done = fexport("bench", "edge", "--networks", "--device", "cuda", "--out", tmp_path / "out")
+    refused(done, "--networks measures CPU time of networks: leave it out with --device")

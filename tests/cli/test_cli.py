@@ -245,3 +245,46 @@ def test_doctor_tries_what_run_does():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert "cannot be imported" in done.stdout
+
+
+def test_doctor_names_what_each_backend_of_a_gpu_lacks(monkeypatch):
+    from fexport.cli import doctor
+    from fexruntime.driver import Gpu
+    from fexruntime.errors import EnvironmentMissingError
+    from fexruntime.ops import nvrtc
+
+    whats = ["backend tensorrt", "backend onnxruntime-cuda", "pixels on the GPU"]
+
+    def no_nvrtc():
+        raise EnvironmentMissingError("none")
+
+    monkeypatch.setattr("fexruntime.driver.LIBRARY", "libcuda-that-is-not-there.so")
+    found = doctor._gpu_backends()
+    assert [f.what for f in found] == whats
+    assert all("no NVIDIA driver here" in f.found and not f.good for f in found)
+    monkeypatch.setattr("fexruntime.driver.gpu", lambda: Gpu("H100", "9.0", "12.8"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(nvrtc, "version", no_nvrtc)
+    found = doctor._gpu_backends()
+    assert [f.what for f in found] == whats
+    assert [f.good for f in found] == [False, False, False]
+    assert "H100 (9.0), driver 12.8, no TensorRT" in found[0].found
+    assert "ONNX Runtime without CUDAExecutionProvider" in found[1].found
+    assert [f.fix for f in found] == [
+        "pip install tensorrt; on a Jetson JetPack's",
+        "pip uninstall -y onnxruntime && pip install 'fexport[gpu]'",
+        "pip install 'fexport[nvrtc]'",
+    ]
+    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
+    monkeypatch.setattr(nvrtc, "version", lambda: "13.0")
+    assert [f.good for f in doctor._gpu_backends()] == [True, False, True]
+
+
+def test_pixels_on_a_gpu_that_is_not_there_are_an_error(photo):
+    done = fexport("run", "edge", photo, "--pixels", "cuda")
+    refused(done, "pixels='cuda' needs a finder with kernels")
+    done = fexport(
+        "run", "edge", photo, "--pixels", "cuda", "--backend", "tensorrt", "--device", "cuda", CUDA_VISIBLE_DEVICES="-1"
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
