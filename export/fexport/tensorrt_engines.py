@@ -61,7 +61,8 @@ def make_with(
             continue
         else:
             variant = _flagged(trt, network, precision)
-            own = replace(own, **pins_of(network, variant))
+            islands, moved = pins_of(network, variant)
+            own = replace(own, islands=islands, moved=moved)
         profiles = profiles_of(network.record.inputs, sizes_hw)
         key = key_of(network, variant, trt.__version__, here, shown(profiles), own.shown())
         if if_needed and store.find(key) is not None:
@@ -89,7 +90,7 @@ def _flagged(trt: Any, network: BundleNetwork, precision: str) -> Variant:
     )
 
 
-def pins_of(network: BundleNetwork, variant: Variant) -> dict[str, tuple[str, ...]]:
+def pins_of(network: BundleNetwork, variant: Variant) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """`EngineOptions.islands` and `moved` of an artefact, out of its plan."""
     if variant.plan is None:
         raise InputError(
@@ -98,7 +99,7 @@ def pins_of(network: BundleNetwork, variant: Variant) -> dict[str, tuple[str, ..
     said = json.loads(network.read(variant.plan))
     pins = tuple(said["pins"])
     kept = (name for names in said["nodes"].get(FULL, {}).values() for name in names)
-    return {"islands": pins, "moved": tuple(name for name in kept if name not in set(pins))}
+    return pins, tuple(name for name in kept if name not in set(pins))
 
 
 def _said(say: Say, role: str, phase: str) -> None:

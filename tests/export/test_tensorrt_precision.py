@@ -83,6 +83,15 @@ def test_int8_for_a_typed_tensorrt_has_float16_scales_and_float16_between(bundle
         assert of[node.output[0]] == (TensorProto.FLOAT16 if node.name in half else TensorProto.FLOAT), node.name
 
 
+def test_int8_for_a_tensorrt_with_flags_quantises_its_weights_in_the_graph(bundles):
+    _, model = graph(bundles["int8"], FLAGGED)
+    assert model.opset_import[0].version == 17
+    assert not [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    weights = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 4}
+    read = {n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    assert weights & read
+
+
 def test_a_typed_tensorrts_file_is_as_near_as_the_cpus(bundles, frame):
     """Both came from the same ranges: neither is far from the other on a real face."""
     network = bundles["int8"].networks["faces"]

@@ -132,7 +132,7 @@ def lower(
         if known is not None:
             both = tensorrt.mixed(plan, _plan(model, part, loaded, "fp16", faces))
             typed = tensorrt.typed_int8(model, plan, both, known.by(method))
-            flagged = quantise.quantised(model, plan, known.by(method), symmetric=True)
+            flagged = quantise.quantised(model, plan, known.by(method), symmetric=True, float_weights=True)
             plan_file = steps.write(staging, f"{role}.{precision}.{TENSORRT}.plan.json", both.as_json())
         for graph, target, version in ((typed, TENSORRT, "10.3"), (flagged, FLAGGED, "8.6")):
             if graph is None:

@@ -37,10 +37,14 @@ def tensors_to_calibrate(model: onnx.ModelProto, plan: PrecisionPlan) -> list[st
 
 
 def quantised(
-    model: onnx.ModelProto, plan: PrecisionPlan, ranges: Mapping[str, Range], symmetric: bool = False
+    model: onnx.ModelProto,
+    plan: PrecisionPlan,
+    ranges: Mapping[str, Range],
+    symmetric: bool = False,
+    float_weights: bool = False,
 ) -> onnx.ModelProto:
     """A copy of `model` whose planned nodes are done in int8. `symmetric`: activations too, and biases not at all, as TensorRT
-    wants them.
+    wants them. `float_weights`: weights stay float32 and are quantised in the graph, as TensorRT 8.6 wants them.
 
     Raises VerificationError if a planned tensor has no range.
     """
@@ -59,6 +63,7 @@ def quantised(
     )
     activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
     options = {"WeightSymmetric": True, "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric}
+    options["AddQDQPairToWeight"] = float_weights
     with _quietly():
         quantiser = QDQQuantizer(
             model, True, False, QuantType.QInt8, activations, data, [], excluded, operators, options

@@ -19,6 +19,7 @@ from onnx import numpy_helper, version_converter
 from fexport import onnx_graph
 from fexport.precision import cast, quantise
 from fexport.precision.plan import PrecisionPlan
+from fexruntime.arrays import F32
 from fexruntime.contracts.precision import FULL
 
 TYPED_OPSET, TYPED_IR = 19, 9
@@ -57,7 +58,7 @@ def _fit_scales(model: onnx.ModelProto) -> None:
     """Scales as float16 will have them, and int8 weights rounded by those."""
     graph = onnx_graph.Graph(model)
     tensors = {t.name: t for t in model.graph.initializer}
-    done: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    done: dict[str, F32] = {}
     for node in model.graph.node:
         if node.op_type not in _QUANTISERS:
             continue

@@ -8,6 +8,7 @@ on without a provider that does not load: here that is an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class OnnxRuntimeCuda:
             raise EnvironmentMissingError(f"this ONNX Runtime ({self._ort.__version__}) has no {PROVIDER}: {INSTALL}")
         self._name, self.spec = network.row.name, Spec(network.record.inputs, network.record.outputs)
         self._device, self._index = f"cuda:{index}", index
-        self._model = lambda: network.read(variant.model)
+        self._model = partial(network.read, variant.model)
         model = self._model()
         self._precision = precision_of(model)
         self._session = self.session(model)

@@ -252,7 +252,7 @@ class _Resident:
         self._owner, self._memory, self.spec = owner, memory, owner.spec
         self.used: set[int] = set()
         shapes = [profile.most for profile in owner._profiles]
-        self.most: Mapping[str, Shape] = {
+        self.most: Mapping[str, Shape] | None = {
             n: max((s[n] for s in shapes), key=lambda s: int(np.prod(s))) for n in shapes[0]
         }
         self._buckets = [_Bucket(owner, memory, k, p) for k, p in enumerate(owner._profiles)]

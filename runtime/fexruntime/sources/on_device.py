@@ -110,7 +110,10 @@ def frames_of(value: Any) -> Iterator[U8]:
         )
     for n in range(shape[0] if len(shape) == 4 else 1):
         first = at + (n * strides[0] if len(shape) == 4 else 0)
-        yield cast("U8", DevicePixels(first, shape[-3:], strides[-3:], index, stream, owner))
+        height, width, channels = shape[-3:]
+        row, column, channel = strides[-3:]
+        pixels = DevicePixels(first, (height, width, channels), (row, column, channel), index, stream, owner)
+        yield cast("U8", pixels)
 
 
 def _dlpack_device(value: Any) -> tuple[int, int] | None:
