@@ -28,12 +28,12 @@ def command(as_json: bool) -> None:
     needed, optional = _needed(), _optional()
     works = all(finding.good for finding in needed)
     if as_json:
-        findings = [
+        said = [
             {"what": f.what, "found": f.found, "good": f.good, "needed": need, "fix": with_packages(f.fix)}
             for need, some in ((True, needed), (False, optional))
             for f in some
         ]
-        tables.print_json({"run_works": works, "findings": findings})
+        tables.print_json({"run_works": works, "findings": said})
         sys.exit(0 if works else 1)
     table = tables.Sheet(
         tables.Column("what"),
