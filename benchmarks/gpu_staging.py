@@ -27,11 +27,12 @@ import numpy as np
 MIB = 1 << 20
 PIECE = 55 * MIB
 TREE, LIST = "tree", "pieces.json"
+_NVRTC = "nvidia-cuda-nvrtc==13.0.88"
 WHEELS = {
-    "onnxruntime": ("site", "3.12", ("onnxruntime-gpu==1.31.1", "flatbuffers", "coloredlogs", "humanfriendly")),
-    "nvrtc": ("site", "3.12", ("nvidia-cuda-nvrtc==13.0.88",)),
+    "onnxruntime": ("site", "3.12", ("onnxruntime-gpu==1.31.1",)),
+    "nvrtc": ("site", "3.12", (_NVRTC,)),
     "lean": ("site", "3.12", ("tensorrt-lean-cu13-libs==10.16.1.11", "tensorrt-lean-cu13-bindings==10.16.1.11")),
-    "tensorrt": ("site310", "3.10", ("tensorrt==8.6.0", "numpy==1.26.4", "opencv-python-headless==4.10.0.84")),
+    "tensorrt": ("site310", "3.10", ("tensorrt==8.6.0", "numpy==1.26.4", "opencv-python-headless==4.10.0.84", _NVRTC)),
 }
 """By what is asked for: the folder that its wheels are unpacked into, the Python they are for, and which they are."""
 _LEFT_OUT = ("onnxruntime/transformers/", "onnxruntime/tools/", "onnxruntime/quantization/", "/tests/")

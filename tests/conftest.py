@@ -24,7 +24,10 @@ LANDMARKS_AND_POSE = {"au": "none", "emotion": "none", "gaze": "none"}
 collect_ignore = (
     []
     if find_spec("torch")
-    else [f"runtime/test_{n}.py" for n in ("backends", "img2pose", "resample", "resident", "store", "tensorrt")]
+    else [
+        f"runtime/test_{n}.py"
+        for n in ("backends", "img2pose", "on_device", "resample", "resident", "store", "tensorrt")
+    ]
 )
 """Of tests/runtime what imports the build's side; without torch (`benchmarks/pythons.py`) the others run, and skip what asks for a built bundle."""
 GPU_SIZES = ((512, 512), (96, 128))

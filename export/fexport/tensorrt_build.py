@@ -150,10 +150,10 @@ def _pin(trt: Any, config: Any, network: Any, options: EngineOptions) -> None:
         node = layer.metadata.partition("[ONNX Layer: ")[2].rstrip("]").partition(" | ")[0]
         if node not in wanted:
             continue
+        held.add(node)
         floats = [n for n in range(layer.num_outputs) if layer.get_output(n).dtype in (trt.float32, trt.float16)]
         if not floats:  # sizes and indices have no precision
             continue
-        held.add(node)
         layer.precision = trt.float32
         for output in floats:
             layer.set_output_type(output, trt.float32)

@@ -114,13 +114,21 @@ def plan_of(
         elif reason is None:
             kind, reason = precision, _MEANING[precision]
         types[node.name], why[node.name] = kind, reason
-    pins = tuple(n.name for n in graph.proto.node if types[n.name] == FULL and _computes(graph, n))
+    floats = _floats(model)
+    pins = tuple(n.name for n in graph.proto.node if types[n.name] == FULL and _computes(graph, n, floats))
     return PrecisionPlan(precision, types, why, {n.name: tuple(n.output) for n in graph.proto.node}, pins)
 
 
-def _computes(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether an engine has a layer for it: it rounds, and what it reads is not constant."""
-    if node.op_type in _INDICES or node.op_type in AGNOSTIC:
+def _floats(model: onnx.ModelProto) -> frozenset[str]:
+    """Names of the float32 tensors that nodes make."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = (*inferred.graph.value_info, *inferred.graph.output)
+    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+
+
+def _computes(graph: Graph, node: onnx.NodeProto, floats: frozenset[str]) -> bool:
+    """Whether an engine has a layer of floats for it: it rounds, and what it reads is not constant."""
+    if node.op_type in _INDICES or node.op_type in AGNOSTIC or not floats.intersection(node.output):
         return False
     return any(name and graph.value(name) is None for name in node.input)
 

@@ -35,9 +35,10 @@ class Buffers:
 
     def written(self, name: str, array: NDArray[Any]) -> np.uint64:
         """The address of a buffer with the content of a C-contiguous host array."""
-        at = np.uint64(self.at(name, array.nbytes))
-        self._cuda.write(int(at), array)
-        return at
+        at = self.at(name, array.nbytes)
+        self._cuda.write(at, array)
+        address: np.uint64 = np.uint64(at)
+        return address
 
     def reserve_host(self, size: int) -> None:
         """Have so many bytes for what is copied back."""
