@@ -22,5 +22,6 @@ factory.set_launch(f'( filesrc location="{film}" ! qtdemux ! rtph264pay name=pay
 server.get_mount_points().add_factory("/film", factory)
 if not server.attach(None):
     sys.exit(f"cannot listen at port {port}")
-print("ready", flush=True)
+sys.stdout.write("ready\n")
+sys.stdout.flush()
 GLib.MainLoop().run()

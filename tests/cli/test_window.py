@@ -135,7 +135,7 @@ def test_a_video_is_shown_frame_by_frame_and_its_last_stays(display, photo, tmp_
     images = clips.pictures(photo, 30, 512)  # smaller ones are shown larger
     film = clips.write(tmp_path / "film.mp4", images, options={"crf": "4"})
     done = run(display, film)
-    left, top, apart = shown(display, images[-1])
+    _, _, apart = shown(display, images[-1])
     assert 0 < apart < MOST_DRAWN
     assert done.poll() is None
     done.send_signal(signal.SIGINT)
