@@ -174,7 +174,7 @@ def main(bundle: Path, clips: tuple[Path, ...]) -> None:
             record["clips"][name] = {
                 "frames": len(frames), "size_hw": frames[0].rgb_u8.shape[:2], "face_width_px": float(np.median(widths)), "ways": ways,
             }  # fmt: skip
-    (RESULTS / "video_following.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "video_following.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     for name, said in record["clips"].items():
         print(f"{name}: {said['frames']} frames, face {said['face_width_px']:.0f} px")
         for way, runs in said["ways"].items():
@@ -193,7 +193,7 @@ def followed(way: Still, frames: list[Frame], found: list[Box], every: int) -> d
             since, way.box = every, None
             continue
         if said is not None:
-            corners.append([round(float(v), 3) for v in np.abs(said - box)])
+            corners.append([round(float(v), 2) for v in np.abs(said - box)])
             since += 1
             continue
         lost += since < every
