@@ -33,7 +33,7 @@ import pandas as pd
 import psutil
 
 from fexport.bench.pyfeat import PyFeat
-from fexruntime import Detector, finders, record
+from fexruntime import Detector, finders, record, recording
 from fexruntime.columns import select
 from fexruntime.naming import Namer
 from fexruntime.options import Options
@@ -153,42 +153,64 @@ def _killed(bundle: str, clip: Path, trials: int, skip_frames: int) -> dict[str,
 @click.argument("clip", type=click.Path(path_type=Path))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-def overlap(bundle: str, clip: Path, rounds: int, threads: int) -> None:
-    """The whole beside its parts."""
-    samples: dict[str, list[float]] = {"decode": [], "networks": [], "write": [], "whole": []}
+@click.option("--frames", "length", type=int, help="Repeat the clip's packets until it has so many.")
+@click.option("--name", default="overlap", show_default=True, help="Of the record.")
+def overlap(bundle: str, clip: Path, rounds: int, threads: int, length: int | None, name: str) -> None:
+    """The whole beside its parts, in turns: wall and CPU time of each, and how long the whole's start and end are.
+
+    Rows are written so many at a time as `record` does. Frames of the networks' turn are in memory, its start and end are none.
+    """
+    stages = ("decode", "networks", "write", "whole")
+    samples: dict[str, list[float]] = {s: [] for s in stages}
+    cpu: dict[str, list[float]] = {s: [] for s in stages}
+    ends: list[list[float]] = []
     options = Options()
-    frames = list(Frames(str(clip), ahead=False))
+    at_once = recording._AT_ONCE
     with tempfile.TemporaryDirectory() as folder, Detector(bundle, threads=threads) as detector:
+        film = clip if length is None else looped(clip, Path(folder) / "long.mp4", length)
+        frames = list(Frames(str(film), ahead=False))
         results = [r for f in frames for r in detector.run([f])]
         selection = select(detector.pipeline, None, video=True)
         form = FORMATS[".parquet"]
         schema = Schema(selection.all_columns, selection.dtypes)
         for _ in range(rounds):
-            for name in samples:
+            for stage in stages:
                 gc.collect()
-                start = time.perf_counter()
-                if name == "decode":
-                    video = Video(clip)
+                used, start = time.process_time(), time.perf_counter()
+                if stage == "decode":
+                    video = Video(film)
                     for _ in video.frames(range(video.timeline.frames)):
                         pass
-                elif name == "networks":
+                elif stage == "networks":
                     for frame in frames:
                         detector.run([frame], options)
-                elif name == "write":
+                elif stage == "write":
                     namer, part = Namer(0.8), Path(folder) / "part"
                     with part.open("wb") as file:
                         file.write(form.head(schema))
-                        for result in results:
-                            file.write(form.block(detector.assemble([result], selection, namer.names), schema))
+                        for k in range(0, len(results), at_once):
+                            table = detector.assemble(results[k : k + at_once], selection, namer.names)
+                            file.write(form.block(table, schema))
                     form.finish(part, Path(folder) / "rows.parquet")
                 else:
-                    record(detector, clip, Path(folder) / "whole.parquet")
-                samples[name].append((time.perf_counter() - start) / len(frames))
-    middle = {name: statistics.median(s) for name, s in samples.items()}
-    slowest = max(("decode", "networks", "write"), key=lambda n: middle[n])
-    save("overlap", bundle, clip, {
-        "threads": threads, "seconds_a_frame": samples, "median_s": middle, "slowest": slowest,
+                    done: list[float] = []
+
+                    def on_batch(batch: Any, done: list[float] = done) -> None:
+                        done.append(time.perf_counter())
+
+                    record(detector, film, Path(folder) / "whole.parquet", on_batch=on_batch)
+                    ends.append([done[0] - start, time.perf_counter() - done[-1]])
+                samples[stage].append((time.perf_counter() - start) / len(frames))
+                cpu[stage].append((time.process_time() - used) / len(frames))
+    middle = {stage: statistics.median(s) for stage, s in samples.items()}
+    slowest = max(stages[:-1], key=lambda s: middle[s])
+    busy = sum(statistics.median(cpu[s]) for s in stages[:-1])
+    save(name, bundle, clip, {
+        "threads": threads, "frames": len(frames), "seconds_a_frame": samples, "cpu_s_a_frame": cpu,
+        "first_frame_and_end_s": ends, "median_s": middle, "slowest": slowest,
         "whole_over_slowest": middle[slowest] / middle["whole"],
+        "whole_over_slowest_by_round": [a / b for a, b in zip(samples[slowest], samples["whole"], strict=True)],
+        "best_that_cores_allow": min(1.0, middle[slowest] * psutil.cpu_count() / busy),
     })  # fmt: skip
 
 
@@ -237,6 +259,7 @@ def tracking(bundle: str, clip: Path, rounds: int, threads: int) -> None:
 @click.option("--every", default=5, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
+@click.option("--append", is_flag=True, help="Add samples to those of the record that is there.")
 def every_fifth(
     clip: Path,
     weights: Path,
@@ -246,6 +269,7 @@ def every_fifth(
     every: int,
     rounds: int,
     threads: int,
+    append: bool,
 ) -> None:
     """A whole `detect` of a video, beside py-feat's.
 
@@ -302,6 +326,10 @@ def every_fifth(
                 "box_corner_px_max": float(apart.max()),
                 "box_width_px_mean": float(np.mean([b[0, 2] - b[0, 0] for b in real.values()])),
             }  # fmt: skip
+        if append:
+            before = json.loads((RESULTS / "video_every_fifth.json").read_text(encoding="utf-8"))
+            assert [before[n] for n in ("frames", "every", "threads")] == [frames, every, threads]
+            samples = {name: before["seconds_a_frame"][name] + s for name, s in samples.items()}
         middle = {name: statistics.median(s) for name, s in samples.items()}
         save("every_fifth", bundles[0].partition("=")[2], clip, {
             "frames": frames, "every": every, "threads": threads, "pyfeat": pyfeat.ready["versions"],
@@ -346,7 +374,11 @@ def save(name: str, bundle: str, clip: Path, found: dict[str, Any]) -> None:
     (RESULTS / f"video_{name}.json").write_text(json.dumps(said | found, indent=1) + "\n")
     print(
         json.dumps(
-            {k: v for k, v in found.items() if k not in ("rss_bytes_by_frame", "seconds_a_frame", ".csv", ".parquet")},
+            {
+                k: v
+                for k, v in found.items()
+                if k not in ("rss_bytes_by_frame", "seconds_a_frame", "cpu_s_a_frame", ".csv", ".parquet")
+            },
             indent=1,
         )
     )

@@ -88,9 +88,10 @@ def select(pipeline: Pipeline, names: Iterable[str] | None, video: bool = False,
         raise InputError(
             "the column 'track' needs faces to be tracked: give track=True or detect_every (--track, --detect-every)"
         )
-    by_name = tuple(g for g in beside if g.name in asked or g.value in asked)
+    if "time" in asked:
+        asked |= dict.fromkeys(g.name for g in beside)
     chosen = (
-        (g, g.columns if g.name in asked else tuple(c for c in g.columns if c in asked)) for g in (*groups, *by_name)
+        (g, g.columns if g.name in asked else tuple(c for c in g.columns if c in asked)) for g in (*groups, *beside)
     )
     return Selection(tuple((g, columns) for g, columns in chosen if columns))
 

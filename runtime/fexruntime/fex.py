@@ -254,7 +254,7 @@ def _vectors(value: F32 | None, rows: int) -> F32:
     """What rows are named by: a value [rows, D], or as many rows of NaN where there is none."""
     if value is not None and len(value) == rows:
         return value
-    return np.full((rows, 1 if value is None else value.shape[1]), np.nan, np.float32)
+    return np.full((rows, *((1,) if value is None else value.shape[1:])), np.nan, np.float32)
 
 
 def _cells(group: Group, value: F32, columns: tuple[str, ...]) -> F32:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,8 @@ def record(
                 f"identity method {chosen.identity_method!r} needs all faces at once: it cannot be gone on with"
             )
         return _whole(detector, files, target, suffix, chosen, options, on_bad, on_batch, stop, rows_only)
-    run = Run(detector, files, target, suffix, chosen, selection, resume)
-    return run.go(on_bad, on_batch, stop, commit_every_s, rows_only)
+    run = Run(detector, files, target, suffix, chosen, selection, resume, on_bad, rows_only)
+    return run.go(on_batch, stop, commit_every_s)
 
 
 class Run:
@@ -111,8 +112,25 @@ class Run:
         options: Options,
         selection: Selection,
         resume: bool,
+        on_bad: Callable[[FexportError], None] | None,
+        rows_only: bool,
     ) -> None:
         self._detector, self._files, self._options, self._selection = detector, list(files), options, selection
+        self._on_bad, self._rows_only = on_bad, rows_only
+        self._bads: list[FexportError] = []
+        self._cut: list[CutOffError] = []
+        self._after: Position | None = None
+        self._walk = self._walk_on()
+        if not resume:  # the first frames are decoded while the file is begun
+            self._walk.begin()
+        try:
+            self._open(target, suffix, resume)
+        except BaseException:
+            self._walk.close()
+            raise
+
+    def _open(self, target: Path, suffix: str, resume: bool) -> None:
+        detector, options, selection = self._detector, self._options, self._selection
         form = FORMATS[suffix]
         schema = schema_of(form, selection)
         identity = described(detector, self._files, options, schema.columns)
@@ -120,9 +138,10 @@ class Run:
         self._sink = Appending(target, form, schema.saying(self._said), identity, resume)
         self._namer = Namer(options.face_identity_threshold)
         self.done = Recorded(rows=self._sink.rows)
-        self._after: Position | None = None
         self._seen: dict[str, Any] = {}
-        self._state: dict[str, Any] = {}
+        """Fingerprints of inputs by number, made behind."""
+        self._unsaid: list[str] = []
+        """Inputs that no commit has said yet."""
         self._waiting: list[FrameResult] = []
         if self._sink.committed:
             try:
@@ -132,6 +151,20 @@ class Run:
                 self._sink.close()
                 raise
 
+    def _walk_on(self) -> Walk:
+        return self._detector.walk(
+            self._files, self._options, on_bad=self._bad, after=self._after, rows_only=self._rows_only
+        )
+
+    def _bad(self, error: FexportError) -> None:
+        self._bads.append(error)
+        if self._on_bad is not None:
+            self._on_bad(error)
+        elif isinstance(error, CutOffError):  # its rows are worth having; said at the end
+            self._cut.append(error)
+        else:
+            raise error
+
     def _restore(self, committed: dict[str, Any]) -> None:
         for number, was in committed["merged"].get("inputs", {}).items():
             file = self._files[_number(int(number), len(self._files))]
@@ -140,39 +173,14 @@ class Run:
         source, frame = committed["after"]
         self._after = Position(_number(source, len(self._files)), _number(frame))
         self._namer.restore({"people": committed["merged"].get("people", {}), "tracks": committed["tracks"]})
-        self._state = committed["walk"]
+        self._walk = self._walk_on()
+        self._walk.restore(committed["walk"])
         self.done.frames, self.done.faces = _number(committed["frames"]), _number(committed["faces"])
         self.done.resumed_frames = self.done.frames
 
-    def go(
-        self,
-        on_bad: Callable[[FexportError], None] | None,
-        on_batch: OnBatch | None,
-        stop: threading.Event | None,
-        every_s: float,
-        rows_only: bool,
-    ) -> Recorded:
+    def go(self, on_batch: OnBatch | None, stop: threading.Event | None, every_s: float) -> Recorded:
         """Do it; see `record`."""
-        cut: list[CutOffError] = []
-        bads: list[FexportError] = []
-
-        def bad(error: FexportError) -> None:
-            bads.append(error)
-            if on_bad is not None:
-                on_bad(error)
-            elif isinstance(error, CutOffError):  # its rows are worth having; said at the end
-                cut.append(error)
-            else:
-                raise error
-
-        walk = self._detector.walk(self._files, self._options, on_bad=bad, after=self._after, rows_only=rows_only)
-        try:
-            with self._sink.reading():
-                walk.restore(self._state)
-        except BaseException:
-            self._sink.close()
-            raise
-        behind = Behind()
+        walk, behind = self._walk, Behind()
         last = time.monotonic()
         batches = walk.batches()
         try:
@@ -197,9 +205,9 @@ class Run:
             raise
         finally:
             batches.close()  # type: ignore[attr-defined]
-        if bads and not self.done.frames:
+        if self._bads and not self.done.frames:
             self._sink.discard()
-            raise nothing_read(bads)
+            raise nothing_read(self._bads)
         self.done.rows = self._sink.rows
         try:
             # first: a table without it, had the process died in between, would be somebody's
@@ -210,9 +218,9 @@ class Run:
                 self._sink.finish()
         finally:
             self._sink.close()  # whatever became of it: the part's lock is this run's no more
-        if cut:
+        if self._cut:
             raise CutOffError(
-                f"{'; '.join(str(e) for e in cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"
+                f"{'; '.join(str(e) for e in self._cut)}; {self.done.rows} rows of {self.done.frames} frames are in {str(self._sink.target)!r}"
             )
         return self.done
 
@@ -224,9 +232,15 @@ class Run:
             self.done.frames += 1
             self.done.faces += len(result)
             # where this frame's input stands in the list, whatever its frame is called
-            if str(frame.number) not in self._seen:
-                self._seen[str(frame.number)] = None
+            number = str(frame.number)
+            if number not in self._seen:
+                self._seen[number] = None
+                self._unsaid.append(number)
+                behind.do(partial(self._look_at, number))
             self._after = Position(frame.number, frame.index)
+
+    def _look_at(self, number: str) -> None:
+        self._seen[number] = fingerprint(self._files[int(number)])
 
     def _write(self, behind: Behind) -> None:
         results, self._waiting = self._waiting, []
@@ -236,19 +250,17 @@ class Run:
     def _commit(self, walk: dict[str, Any], behind: Behind) -> None:
         assert self._after is not None
         self._write(behind)
-        fresh = [n for n, was in self._seen.items() if was is None]
-        for number in fresh:
-            self._seen[number] = fingerprint(self._files[int(number)])
+        fresh, self._unsaid = self._unsaid, []
         state = {
             "after": [self._after.source, self._after.frame],
             "frames": self.done.frames,
             "faces": self.done.faces,
             "walk": walk,
         }
-        inputs = {n: self._seen[n] for n in fresh}
 
         def commit() -> None:
             names = self._namer.changes()
+            inputs = {n: self._seen[n] for n in fresh}
             self._sink.commit(
                 state | {"tracks": names["tracks"], "merged": {"people": names["people"], "inputs": inputs}}
             )

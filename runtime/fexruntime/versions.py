@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
     """Versions by name, of those distributions that are installed."""
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version  # a third of this package's import, if it stood above
 
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def with_packages(text: str) -> str:

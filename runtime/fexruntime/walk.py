@@ -47,6 +47,16 @@ class Walk:
         self.tracker = tracker if following else None
         self._smoother = Smoother(options.bbox_smoothing_alpha) if options.bbox_smoothing_alpha and following else None
 
+    def begin(self) -> None:
+        """Read files ahead from now on; `close` if `batches` is then not called."""
+        if isinstance(self._frames, Frames):
+            self._frames.begin()
+
+    def close(self) -> None:
+        """Read no further ahead."""
+        if isinstance(self._frames, Frames):
+            self._frames.close()
+
     def batches(self) -> Iterator[list[tuple[Frame, FrameResult]]]:
         """(frame, its result) of each batch; a batch whose frames could not be run may be shorter, or empty."""
         reading = iter(self._frames)

@@ -174,15 +174,16 @@ def test_a_part_that_lost_rows_is_told(film, tmp_path):
         record(detector, film, out, resume=True)
 
 
-def test_a_bad_input_leaves_nothing_of_a_young_run_and_rows_of_an_old_one(film, tmp_path):
+def test_a_bad_input_ends_the_run_and_the_rows_before_it_are_kept(film, tmp_path):
     bad = tmp_path / "in" / "text.mp4"
     bad.parent.mkdir()
     bad.write_text("hello")
-    with pytest.raises(InputError, match="is not a video"):
-        record(Detector(), [film, bad], tmp_path / "out.csv")
-    assert [p.name for p in tmp_path.iterdir()] == ["in"]
-    with pytest.raises(InputError, match=r"is not a video.*9\d rows are kept|is not a video.*rows are kept"):
-        record(Detector(), [film, bad], tmp_path / "out.csv", commit_every_s=0)
+    for inputs in ([bad], [bad, film]):  # nothing was read before it
+        with pytest.raises(InputError, match="is not a video"):
+            record(Detector(), inputs, tmp_path / "out.csv")
+        assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    with pytest.raises(InputError, match=r"is not a video.*; 90 rows are kept"):
+        record(Detector(), [film, bad], tmp_path / "out.csv", commit_every_s=600)
     bad.unlink()
     shutil.copy(film, bad)  # mended: it had not been read before
     assert record(Detector(), [film, bad], tmp_path / "out.csv", resume=True).frames == 180
@@ -230,6 +231,42 @@ def test_parquet_says_where_it_is_from_and_what_each_column_is(film, tmp_path):
     assert types["FaceScore"] == "float"
     read = file.read().to_pandas()
     assert read["pts"].tolist() == [0, 15360, 30720] or read["time_s"].tolist() == pytest.approx([0.0, 1.0, 2.0])
+
+
+def test_only_the_columns_that_are_asked_for_are_in_the_file_times_too(film, tmp_path):
+    import pyarrow.parquet as pq
+
+    first = ["input", "frame"]
+    for names, has in (
+        (("FaceScore", "time"), ["FaceScore", *first, "pts", "time_base", "time_s"]),
+        (("FaceScore", "pts"), ["FaceScore", *first, "pts"]),
+        (("FaceScore", "approx_time"), ["FaceScore", *first, "approx_time"]),
+        (("FaceScore",), ["FaceScore", *first]),
+    ):
+        out = tmp_path / f"{names[-1]}.parquet"
+        record(Detector(), film, out, columns=names, skip_frames=30)
+        assert pq.read_schema(out).names == has
+    assert pq.read_table(tmp_path / "time.parquet")["time_s"].to_pylist() == [0.0, 1.0, 2.0]
+
+
+def test_what_is_missing_is_missing_in_parquet_and_pandas_is_not_imported_for_it(film, tmp_path):
+    import pyarrow.parquet as pq
+
+    black = clips.write(tmp_path / "black.mp4", [np.zeros((160, 160, 3), np.uint8)] * 4)
+    out = tmp_path / "out.parquet"
+    program = (
+        "import sys\nfrom fexruntime import Detector, record\n"
+        "record(Detector(), sys.argv[2:], sys.argv[1], track=True, skip_frames=2)\nassert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(out), str(film), str(black)], check=True)
+    table = pq.read_table(out)
+    assert table.num_rows == 47
+    missing = {name: table[name].null_count for name in table.column_names if table[name].null_count}
+    assert missing == {**dict.fromkeys(("FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "track"), 2)}
+    assert all(isinstance(t, int) for t in table["track"].to_pylist()[:45])
+    assert table["input"].to_pylist() == [str(film)] * 45 + [str(black)] * 2
+    assert table["FaceScore"].to_pylist()[45:] == [0.0, 0.0]
+    assert min(table["FaceRectX"].to_pylist()[:45]) > 0
 
 
 def test_names_that_need_all_faces_are_written_at_the_end(v1_edge_bundle, film, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from fexruntime import Detector, sinks
 from fexruntime.errors import InputError, OutputError
+from fexruntime.provenance import sidecar_of
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_suffix_that_is_not_known(fex, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monkeypatch):
     target = tmp_path / "fex.csv"
     target.write_text("old")
-    sinks.sidecar_of(target).write_text('{"contract": "x"}')
+    sidecar_of(target).write_text('{"contract": "x"}')
 
     class Full(type(sinks.FORMATS[".csv"])):
         def block(self, table, schema):

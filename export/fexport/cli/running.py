@@ -97,12 +97,19 @@ class Job:
     def files(self) -> int:
         """Read files."""
         stop = Stop()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stop.listening())
+            window = self._window(stack)
+            status = self._read_files(stop, window)
+            if window is not None and not stop.is_set():
+                window.stay(stop.is_set)
+            return status
+
+    def _read_files(self, stop: Stop, window: Window | None) -> int:
         shrunk = 0
         undrawn: list[FexportError] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(stop.listening())
             drawings = self._drawings(stack)
-            window = self._window(stack)
             bar = stack.enter_context(Bar(self._inputs, options_of(self._options)))
 
             def on_batch(batch: Sequence[tuple[Frame, FrameResult]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +15,7 @@ from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 
 LONGER_SIDE = 960
+_TICK_S = 0.03
 
 
 class Window:
@@ -68,3 +71,10 @@ class Window:
         self._root.title(f"{frame.name} {frame.index} {words}".strip())
         self._root.update()
         return self._open
+
+    def stay(self, ended: Callable[[], bool]) -> None:
+        """Leave the last frame there until a person closes the window, or until `ended`."""
+        self._root.title(f"{self._root.title()} (q closes)")
+        while self._open and not ended():
+            self._root.update()
+            time.sleep(_TICK_S)

@@ -106,12 +106,21 @@ class Frames:
         self._on_bad = on_bad
         self._after = after
         self._ahead = ahead and _are_files(inputs)
+        self._reading: Ahead[Frame | FexportError] | None = None
+
+    def begin(self) -> None:
+        """Read ahead from now on, while the caller still gets ready; `close` if it then does not come to iterate."""
+        if self._ahead and self._reading is None:
+            self._reading = Ahead(self._found(), _size)
+
+    def close(self) -> None:
+        """Read no further ahead."""
+        if self._reading is not None:
+            self._reading.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        found: Iterable[Frame | FexportError] = self._found()
-        if self._ahead:
-            found = Ahead(iter(found), _size)
-        for item in found:
+        self.begin()
+        for item in self._reading or self._found():
             if isinstance(item, Frame):
                 yield item
             elif self._on_bad is None:
