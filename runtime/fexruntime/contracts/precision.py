@@ -58,6 +58,17 @@ _NARROW_BODY = Island(
     precisions=("int8",),
 )
 
+_MESH_DEPTHWISE = Island(
+    "depthwise layers, the stem and the first layers of sixteen channels: int8 does them no faster, and they are half of what it costs points",
+    nodes=r"^/network/Conv(_([1-4]|5|7|9|11|13|15|17|19|21|23|25|27))?$",
+    precisions=("int8",),
+)
+_MESH_HEADS = Island(
+    "the two heads behind the trunk, maps of 6 x 6 and less: points and presence depend on them directly",
+    nodes=r"^/network/Conv_(29|3\d|4\d)$",
+    precisions=("int8",),
+)
+
 _SMALL_HEADS = Island(
     "layers of a hundredth of the work, on which angles and points depend directly",
     nodes=r"^/(pose|lmk|blendshape|unified)/|^/proj/|/stem_0/",
@@ -81,7 +92,7 @@ ISLANDS: dict[str, tuple[Island, ...]] = {
     V1.MOBILENET.name: (*_COMMON, _LAST),
     V1.PFLD.name: (*_COMMON, _LAST),
     H.TOKENHPE.name: (*_COMMON, _LAST),
-    H.FACEMESH.name: (*_COMMON, _LAST),
+    H.FACEMESH.name: (*_COMMON, _LAST, _MESH_DEPTHWISE, _MESH_HEADS),
 }
 """By network. One that is not here is run in fp32 alone."""
 
