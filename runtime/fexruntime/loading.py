@@ -26,7 +26,7 @@ class PlaceFields(TypedDict, total=False):
     backend: str | Mapping[str, str]
     device: str | Mapping[str, str]
     precision: str | Mapping[str, str] | None
-    threads: int | None
+    threads: int | Mapping[str, int] | None
     cache: Path | str | bool | None
     shared_pool: bool
     pixels: str

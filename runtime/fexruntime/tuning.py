@@ -1,8 +1,11 @@
-"""Which backend runs each network fastest here: measured once on the workload named, kept, and used by "auto".
+"""Which backend, on how many threads, runs each network fastest here: measured once on the workload named, kept, and used by "auto".
 
-Which one it is differs between CPUs (AVX-512 or not, cores, what else they do), so it is not guessed. Only artefacts that
-were verified, in the precision asked for, compete. They take turns, so that all see the same machine; a choice is the
-least of medians, and the default stays unless another is better by more than what such medians differ by themselves.
+Which one it is differs between CPUs (AVX-512 or not, caches, cores, what else they do), so it is not guessed. Only artefacts that
+were verified, in the precision asked for, compete. A network is measured as a frame meets it: behind the other networks' runs,
+whose weights are in the caches then and not its own (alone in a loop, backends that read more memory look faster than
+they are in a frame). Candidates take turns, so that all see the same machine; rounds in which one of them took far longer than it does
+are thrown away; a choice is the least of medians, and the default stays unless another is better by more than what
+such medians differ by themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +31,14 @@ from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
 LEAST_GAIN = 0.03
-"""A backend has to take this share less time than the default to be chosen in its place."""
+"""A candidate has to take this share less time than the default to be chosen in its place."""
+NOISY = 1.3
+"""A round in which a candidate took this many times its median is noise: something else ran."""
+WARMUP = 2
 Say = Callable[[str], None]
+Inputs = list[dict[str, F32]]
+Given = tuple[Backend, Inputs]
+"""A network of the frame, and what each of its runs is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +52,16 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One backend on one network: milliseconds of each round, and whether it is the one that "auto" takes."""
+    """One backend on one network: milliseconds of each round that was not noise, and whether it is the one that "auto" takes."""
 
     role: str
     network: str
     backend: str
     ms: tuple[float, ...]
     chosen: bool = False
+    threads: int = 1
+    noisy: int = 0
+    """Rounds that were thrown away."""
 
     @property
     def p50_ms(self) -> float:
@@ -69,11 +81,23 @@ def tune(
         raise EnvironmentMissingError(
             "there is no place to keep the choice (see `fexport cache`): set FEXPORT_CACHE to a folder of your own"
         )
+    work = work or Workload()
+    given = {role: [_inputs(n, size, work) for size in _batches(n, work.faces)] for role, n in bundle.networks.items()}
+    frame = {role: _first(network, place, say) for role, network in bundle.networks.items()}
     found: list[Measured] = []
-    for role, network in bundle.networks.items():
-        found += _of_network(network, place, work or Workload(), rounds, say)
-        say(f"{role}: {next(m.backend for m in found if m.role == role and m.chosen)}")
-    choice = {m.role: m.backend for m in found if m.chosen}
+    try:
+        for role, network in bundle.networks.items():
+            frame.pop(role).close()
+            roles = [*bundle.networks]
+            behind = [r for r in (*roles[roles.index(role) + 1 :], *roles) if r in frame]
+            rest = [(frame[r], given[r]) for r in dict.fromkeys(behind)]
+            measured, frame[role] = _of_network(network, place, given[role], rest, rounds, say)
+            found += measured
+            say(f"{role}: {next(m.backend for m in measured if m.chosen)}")
+    finally:
+        for runner in frame.values():
+            runner.close()
+    choice = {m.role: {"backend": m.backend, "threads": m.threads} for m in found if m.chosen}
     with store.writing(_key(bundle, place)) as path:
         if path is not None:
             path.write_text(json.dumps(choice), encoding="utf-8")
@@ -81,60 +105,120 @@ def tune(
 
 
 def resolved(bundle: Bundle, place: Place) -> Place:
-    """The place with "auto" replaced: by the choice that was measured here for this bundle, else by the default."""
+    """The place with "auto" replaced: by the backends and threads that were measured here for this bundle, else by the default."""
     if place.backend != AUTO:
         return place
     store = place.store()
     kept = store.find(_key(bundle, place)) if store else None
     choice = _choice(kept.read_bytes()) if kept else {}
-    return dataclasses.replace(place, backend={r: choice.get(r, DEFAULT_BACKEND) for r in bundle.networks})
+    backend = {r: choice[r][0] if r in choice else DEFAULT_BACKEND for r in bundle.networks}
+    threads = {r: choice[r][1] for r in bundle.networks if r in choice and choice[r][1] != place.threads_of(r)}
+    if not threads or place.shared_pool:
+        return dataclasses.replace(place, backend=backend)
+    return dataclasses.replace(
+        place, backend=backend, threads={r: threads.get(r, place.threads_of(r)) for r in bundle.networks}
+    )
 
 
-def _choice(data: bytes) -> dict[str, str]:
-    """What was kept, by role; EnvironmentMissingError if it is not what `tune` writes."""
+def _choice(data: bytes) -> dict[str, tuple[str, int]]:
+    """What was kept, backend and threads by role; EnvironmentMissingError if it is not what `tune` writes."""
     try:
-        choice = json.loads(data)
-    except (ValueError, RecursionError):
-        choice = None
-    if not isinstance(choice, dict) or not all(v in _ENGINES for v in map(str, choice.values())):
+        choice = {str(role): (said["backend"], said["threads"]) for role, said in json.loads(data).items()}
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        choice = {"": ("", 0)}
+    if not all(name in (*_ENGINES, "arrays") and type(n) is int and n >= 1 for name, n in choice.values()):
         raise EnvironmentMissingError(
             "the choice of backends that is kept here is not what `fexport tune` writes: `fexport cache --clear`, then tune again"
         )
-    return {str(k): str(v) for k, v in choice.items()}
+    return choice
 
 
-def _of_network(network: BundleNetwork, place: Place, work: Workload, rounds: int, say: Say) -> list[Measured]:
+def _of_network(
+    network: BundleNetwork, place: Place, given: Inputs, rest: list[Given], rounds: int, say: Say
+) -> tuple[list[Measured], Backend]:
+    """Every candidate of a network, and the one that was chosen, loaded."""
     runners = dict(_runners(network, place, say))
-    inputs = [_inputs(network, size, work) for size in _batches(network, work.faces)]
-    taken: dict[str, list[float]] = {name: [] for name in runners}
-    for k in range(rounds + 2):
-        for name, runner in sorted(runners.items(), reverse=bool(k % 2)):
-            say(f"{network.row.name} on {name}, round {k + 1} of {rounds + 2}")
-            for value in inputs:  # threads that slept, caches that another backend filled: not what is measured
-                runner.infer(value)
-            start = time.perf_counter()
-            for value in inputs:
-                runner.infer(value)
-            if k >= 2:
-                taken[name].append((time.perf_counter() - start) * 1e3)
-    for runner in runners.values():
-        runner.close()
-    medians = {name: float(np.median(ms)) for name, ms in taken.items()}
-    best = min(medians, key=medians.__getitem__)
-    if DEFAULT_BACKEND in medians and medians[best] > medians[DEFAULT_BACKEND] * (1 - LEAST_GAIN):
-        best = DEFAULT_BACKEND
-    return [
-        Measured(network.role, network.row.name, name, tuple(ms), name == best)
-        for name, ms in sorted(taken.items(), key=lambda item: medians[item[0]])
+    times, noisy = _in_turns(network, runners, given, rest, rounds, say)
+    best = _best(times, place.threads_of(network.role))
+    fewer = () if place.shared_pool else _fewer_threads(place.threads_of(network.role))
+    for threads in fewer:  # of the fastest backend alone: what is slow on all threads is slow on one
+        name = best[0]
+        alone = dataclasses.replace(place, threads={network.role: threads})
+        found = {key: runner for key, runner in _runners(network, alone, say) if key[0] == name}
+        again, more = _in_turns(network, {best: runners[best], **found}, given, rest, rounds, say)
+        times.update({key: again[key] for key in found})
+        noisy += more
+        runners |= found
+        if np.median(again[name, threads]) < np.median(again[best]) * (1 - LEAST_GAIN):
+            best = (name, threads)
+    for key, runner in runners.items():
+        if key != best:
+            runner.close()
+    measured = [
+        Measured(network.role, network.row.name, key[0], tuple(ms), key == best, key[1], noisy)
+        for key, ms in sorted(times.items(), key=lambda item: float(np.median(item[1])))
     ]
+    return measured, runners[best]
 
 
-def _runners(network: BundleNetwork, place: Place, say: Say) -> Iterator[tuple[str, Backend]]:
+Key = tuple[str, int]
+"""A candidate: backend and threads."""
+
+
+def _in_turns(
+    network: BundleNetwork, runners: dict[Key, Backend], given: Inputs, rest: list[Given], rounds: int, say: Say
+) -> tuple[dict[Key, list[float]], int]:
+    """Milliseconds of each candidate in the rounds that were quiet, and how many were not."""
+    taken: dict[Key, list[float]] = {key: [] for key in runners}
+    for k in range(rounds + WARMUP):
+        for key, runner in sorted(runners.items(), reverse=bool(k % 2)):
+            say(f"{network.row.name} on {key[0]}, round {k + 1} of {rounds + WARMUP}")
+            for other, values in ((runner, given), *rest):  # the frame before, and the rest of it
+                for value in values:
+                    other.infer(value)
+            start = time.perf_counter()
+            for value in given:
+                runner.infer(value)
+            if k >= WARMUP:
+                taken[key].append((time.perf_counter() - start) * 1e3)
+    medians = {key: float(np.median(ms)) for key, ms in taken.items()}
+    quiet = [k for k in range(rounds) if all(ms[k] <= NOISY * medians[key] for key, ms in taken.items())]
+    if 2 * len(quiet) < rounds:
+        say(f"{network.row.name}: only {len(quiet)} of {rounds} rounds were quiet: tune again when nothing else runs")
+        quiet = list(range(rounds))
+    return {key: [ms[k] for k in quiet] for key, ms in taken.items()}, rounds - len(quiet)
+
+
+def _best(times: dict[Key, list[float]], threads: int) -> Key:
+    medians = {key: float(np.median(ms)) for key, ms in times.items()}
+    best = min(medians, key=medians.__getitem__)
+    default = (DEFAULT_BACKEND, threads)
+    kept = default in medians and medians[best] > medians[default] * (1 - LEAST_GAIN)
+    return default if kept else best
+
+
+def _fewer_threads(threads: int) -> list[int]:
+    """Numbers of threads below this one that are worth a try."""
+    return sorted({threads // 2, 1} - {0, threads}, reverse=True)
+
+
+def _first(network: BundleNetwork, place: Place, say: Say) -> Backend:
+    """The network on the first backend that is here; EnvironmentMissingError if none is."""
+    for _, runner in _runners(network, place, say):
+        return runner
+    raise EnvironmentMissingError(
+        f"no backend that {network.row.name} was verified on is installed: pip install 'fexport[cpu]' has ONNX Runtime"
+    )
+
+
+def _runners(network: BundleNetwork, place: Place, say: Say) -> Iterator[tuple[Key, Backend]]:
     for name, variant in _candidates(network, place.precision_of(network.role) or network.record.precision):
         try:
-            yield name, open_variant(network, variant, dataclasses.replace(place, backend=name))
+            opened = open_variant(network, variant, dataclasses.replace(place, backend=name))
         except EnvironmentMissingError as error:
             say(f"{network.row.name}: {error}")
+            continue
+        yield (name, place.threads_of(network.role)), opened
 
 
 def _candidates(network: BundleNetwork, precision: str) -> Iterator[tuple[str, Variant]]:
@@ -168,10 +252,11 @@ def _key(bundle: Bundle, place: Place) -> dict[str, str]:
     precision = {role: place.precision_of(role) or n.record.precision for role, n in bundle.networks.items()}
     return {
         "kind": "tuning",
+        "measured": "in the frame",  # choices of versions that measured each network alone are not used
         "network": f"{bundle.pipeline.name}, {', '.join(n.row.name for n in bundle.networks.values())}",
         "bundle_sha256": manifest,
         "cpu": cpu_features(),
-        "threads": str(place.cores),
+        "threads": str(place.threads if isinstance(place.threads, Mapping) else place.cores),
         "precision": str(precision),
         "device": place.device if isinstance(place.device, str) else str(dict(sorted(place.device.items()))),
         "versions": ", ".join(f"{k} {v}" for k, v in installed(_ENGINES).items()),

@@ -214,22 +214,58 @@ def test_a_backend_that_is_not_here_does_not_compete(targets_bundle, tmp_path, m
     assert any("pip install 'openvino>=" in text for text in said)
 
 
+def test_a_network_is_measured_behind_the_rest_of_the_frame(targets_bundle, tmp_path, monkeypatch):
+    ran = []
+    _fake_speed(monkeypatch, dict.fromkeys(("ncnn", "openvino", "onnxruntime"), 1.0), ran)
+    tuning.tune(open_bundle(targets_bundle), Place(cache=tmp_path, threads=1), tuning.Workload(64, 96), rounds=5)
+    roles = list(open_bundle(targets_bundle).networks)
+    # a turn: the frame before (the candidate, the networks behind it, those before it), then what is measured
+    first = [role for role, _ in ran[: len(roles) + 1]]
+    assert first == [*roles, roles[0]]
+    turn = [role for role, _ in ran[-(len(roles) + 1) :]]
+    assert turn == [roles[-1], *roles[:-1], roles[-1]]
+
+
+def test_fewer_threads_are_chosen_where_they_are_faster_and_used(targets_bundle, tmp_path, monkeypatch):
+    bundle, place = open_bundle(targets_bundle), Place(backend="auto", cache=tmp_path, threads=2)
+    _fake_speed(monkeypatch, {"ncnn": 2.0, "openvino": 2.0, "onnxruntime": 1.0}, one_thread={"landmarks": 0.5})
+    found = tuning.tune(bundle, place, tuning.Workload(64, 96), rounds=5)
+    assert {m.role: m.threads for m in found if m.chosen} == {"faces": 2, "landmarks": 1, "pose": 2, "identity": 2}
+    assert [m.threads for m in found if m.role == "landmarks"].count(1) == 1  # of the fastest backend alone
+    with Detector(targets_bundle, place) as detector:
+        said = {r: s["threads"] for r, s in detector.describe().items()}
+    assert said == {"faces": 2, "landmarks": 1, "pose": 2, "identity": 2}
+    assert tuning.resolved(bundle, dataclasses.replace(place, shared_pool=True)).threads == 2
+
+
+def test_noisy_rounds_are_thrown_away(targets_bundle, tmp_path, monkeypatch):
+    place, spikes = Place(cache=tmp_path, threads=1), iter([1.0] * 40 + [50.0] + [1.0] * 9999)
+    _fake_speed(monkeypatch, dict.fromkeys(("ncnn", "openvino", "onnxruntime"), lambda: next(spikes)))
+    found = tuning.tune(open_bundle(targets_bundle), place, tuning.Workload(64, 96), rounds=7)
+    assert all(max(m.ms) == pytest.approx(1000.0) for m in found)
+    assert {m.noisy + len(m.ms) for m in found} == {7}
+
+
 def test_without_a_store_tuning_says_so(targets_bundle):
     with pytest.raises(EnvironmentMissingError, match="no place to keep the choice"):
         tuning.tune(open_bundle(targets_bundle), Place(cache=False))
 
 
-def _fake_speed(monkeypatch, seconds):
-    """A clock that each backend's `infer` moves by a fixed time."""
+def _fake_speed(monkeypatch, seconds, ran=None, one_thread=None):
+    """A clock that each backend's `infer` moves by a fixed time; `ran` collects (role, backend) of each run."""
     now = [0.0]
-    real = tuning.open_variant
+    real = _OPEN_VARIANT
 
     def timed(network, variant, place):
         backend = real(network, variant, place)
-        infer, step = backend.infer, seconds[place.backend]
+        infer, step = backend.infer, seconds.get(place.backend, 1.0)
+        if place.threads_of(network.role) == 1 and network.role in (one_thread or {}):
+            step = one_thread[network.role]
 
         def moved(inputs, out=None):
-            now[0] += step
+            now[0] += step() if callable(step) else step
+            if ran is not None:
+                ran.append((network.role, place.backend))
             return infer(inputs, out)
 
         monkeypatch.setattr(backend, "infer", moved, raising=False)
@@ -237,6 +273,9 @@ def _fake_speed(monkeypatch, seconds):
 
     monkeypatch.setattr(tuning, "open_variant", timed)
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: now[0])
+
+
+_OPEN_VARIANT = tuning.open_variant
 
 
 def test_the_command_tunes_and_run_follows(targets_bundle, photo, tmp_path):
@@ -252,7 +291,8 @@ def test_the_command_tunes_and_run_follows(targets_bundle, photo, tmp_path):
     assert kept.startswith("kept: faces=")
     choice = dict(pair.split("=") for pair in kept.removeprefix("kept: ").split(", "))
     (note,) = (n for n in tmp_path.glob("*.json") if json.loads(n.read_text())["key"]["kind"] == "tuning")
-    assert json.loads(note.with_suffix(".bin").read_text()) == choice
+    written = json.loads(note.with_suffix(".bin").read_text())
+    assert {role: said["backend"] for role, said in written.items()} == choice
     done = fexport("-v", "run", targets_bundle, photo)
     for role, backend in choice.items():
         assert f"{role}: {backend} " in done.stderr

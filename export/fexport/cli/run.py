@@ -39,7 +39,11 @@ _DEFAULT = Options()
     metavar="DIR|FILE.mp4",
     help="Write each picture or video with its faces drawn, into a folder; or one video as that file.",
 )
-@click.option("--show", is_flag=True, help="Show what is found in a window, as it comes; the last frame stays until q, Escape or its closing.")
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Show what is found in a window, as it comes; the last frame stays until q, Escape or its closing.",
+)
 @click.option(
     "--columns",
     metavar="NAMES",

@@ -23,7 +23,8 @@ from fexruntime.bundle import EDGE
 def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int, as_json: bool) -> None:
     """Measure every verified artefact of BUNDLE that this machine can run, in turns, and keep the fastest for each network.
 
-    `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
+    Each is measured as a frame meets it, behind the other networks' runs; the fastest backend on fewer threads too. Rounds in which
+    something else ran are thrown away ("noisy" counts them). `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
     versions of the backends; `fexport cache` lists it. Precision is never changed. Nothing else should run meanwhile.
     """
     from fexport.cli import tables
@@ -40,10 +41,12 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
         tables.print_json({"workload": work, "measured": [dataclasses.asdict(m) for m in found], "kept": kept})
         return
     table = tables.Sheet(
-        tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("p50 ms", right=True),
-        tables.Column("", whole=True), title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",
+        tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("threads", right=True),
+        tables.Column("p50 ms", right=True), tables.Column("noisy", right=True), tables.Column("", whole=True), title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",
     )  # fmt: skip
     for m in found:
-        table.add(m.role, m.network, m.backend, f"{m.p50_ms:.2f}", "chosen" if m.chosen else "")
+        table.add(
+            m.role, m.network, m.backend, str(m.threads), f"{m.p50_ms:.2f}", str(m.noisy), "chosen" if m.chosen else ""
+        )
     table.show()
     click.echo("kept: " + ", ".join(f"{m.role}={m.backend}" for m in found if m.chosen))

@@ -62,8 +62,15 @@ def quantised(
         CalibrationMethod.MinMax, {n: (np.float32(low), np.float32(high)) for n, (low, high) in ranges.items()}
     )
     activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
-    options = {"WeightSymmetric": True, "ActivationSymmetric": symmetric, "QuantizeBias": not symmetric}
-    options["AddQDQPairToWeight"] = float_weights
+    options: dict[str, object] = {
+        "WeightSymmetric": True,
+        "ActivationSymmetric": symmetric,
+        "QuantizeBias": not symmetric,
+        "AddQDQPairToWeight": float_weights,
+    }
+    if not symmetric:
+        # both engines have products of int8 that answer floats: one rounding and two passes less, where an fp32 node reads them
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     with _quietly():
         quantiser = QDQQuantizer(
             model, True, False, QuantType.QInt8, activations, data, [], excluded, operators, options

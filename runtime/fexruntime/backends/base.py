@@ -44,7 +44,8 @@ class Place:
       ("vulkan:1"). Never another than asked for.
     - `precision`: None, what the bundle was built in; or "fp32", "fp16", "bf16", "int8", or one by role: the artefact that is
       run. Never another than asked for.
-    - `threads`: CPU threads of each network, which run one after another. None: all cores that the process may use.
+    - `threads`: CPU threads of each network, which run one after another; or a number by role (roles that are not named: all
+      cores). None: all cores that the process may use.
     - `cache`: the folder of what this device makes for itself (see `store`); None for the default, False for none.
     - `shared_pool`: all ONNX Runtime sessions of the process on one thread pool: only for a process in which nothing
       else uses ONNX Runtime (see `backends.onnxruntime`).
@@ -57,7 +58,7 @@ class Place:
     backend: str | Mapping[str, str] = DEFAULT_BACKEND
     device: str | Mapping[str, str] = CPU
     precision: str | Mapping[str, str] | None = None
-    threads: int | None = None
+    threads: int | Mapping[str, int] | None = None
     cache: Path | str | bool | None = None
     shared_pool: bool = False
     pixels: str = CPU
@@ -65,15 +66,8 @@ class Place:
     def __post_init__(self) -> None:
         if self.pixels not in PIXELS:
             raise InputError(f"pixels must be {' or '.join(PIXELS)}, not {self.pixels!r}")
-        if self.threads is not None and (
-            isinstance(self.threads, bool) or not hasattr(self.threads, "__index__") or self.threads < 1
-        ):
-            raise InputError(f"threads must be a whole number of 1 or more, not {self.threads!r}")
-        if self.threads is not None and self.threads > MOST_THREADS_A_CORE * available_cores():
-            raise InputError(
-                f"threads={self.threads} cannot be meant: this process may use {available_cores()} cores; more threads than "
-                "cores are slower"
-            )
+        for threads in self.threads.values() if isinstance(self.threads, Mapping) else (self.threads,):
+            _check_threads(threads)
 
     def store(self) -> Store | None:
         """The store of what this device makes for itself; None where there is to be none, or can be none."""
@@ -83,8 +77,12 @@ class Place:
 
     @property
     def cores(self) -> int:
-        """The number of threads that is meant."""
-        return available_cores() if self.threads is None else int(self.threads)
+        """The number of threads of networks that have none of their own."""
+        return available_cores() if self.threads is None or isinstance(self.threads, Mapping) else int(self.threads)
+
+    def threads_of(self, role: str) -> int:
+        """CPU threads of a role."""
+        return int(self.threads.get(role, self.cores)) if isinstance(self.threads, Mapping) else self.cores
 
     def backend_of(self, role: str) -> str:
         """Name of the backend of a role."""
@@ -100,7 +98,8 @@ class Place:
 
     def check_roles(self, roles: Iterable[str]) -> None:
         """InputError if it names a role that is not among these."""
-        for option, by_role in (("backend", self.backend), ("device", self.device), ("precision", self.precision)):
+        given = {"backend": self.backend, "device": self.device, "precision": self.precision, "threads": self.threads}
+        for option, by_role in given.items():
             unknown = set(by_role) - set(roles) if isinstance(by_role, Mapping) else set()
             if unknown:
                 raise InputError(f"{option} names {', '.join(sorted(unknown))}: this bundle has {', '.join(roles)}")
@@ -108,6 +107,17 @@ class Place:
     def precision_of(self, role: str) -> str | None:
         """The precision of a role; None: what the bundle was built in."""
         return self.precision.get(role) if isinstance(self.precision, Mapping) else self.precision
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not hasattr(threads, "__index__") or threads < 1:
+        raise InputError(f"threads must be a whole number of 1 or more, not {threads!r}")
+    if threads > MOST_THREADS_A_CORE * available_cores():
+        raise InputError(
+            f"threads={threads} cannot be meant: this process may use {available_cores()} cores; more threads than cores are slower"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Ncnn:
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ncnn = _import_ncnn()
         self._name = network.row.name
-        self.threads = place.cores
+        self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
         (weights,) = variant.parts
         self._net: Any = self._ncnn.Net()

@@ -67,7 +67,7 @@ class OnnxRuntime:
         if PROVIDER not in self._ort.get_available_providers():
             raise EnvironmentMissingError(f"this ONNX Runtime has no {PROVIDER}: {self._ort.get_available_providers()}")
         self._name = network.row.name
-        self.threads = place.cores
+        self.threads = place.threads_of(network.role)
         self._shared_pool = place.shared_pool
         if self._shared_pool:
             _join_process_pool(self._ort, self.threads)

@@ -41,7 +41,7 @@ class OpenVino:
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ov = import_openvino()
         self._name = network.row.name
-        self.threads = place.cores
+        self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
         model = network.read(variant.model)
         self._precision = precision_of(model)

@@ -82,7 +82,8 @@ class Gate:
 
     `task` says how the raw difference becomes that unit: "probability" and "value" take it as it is, "degrees" turns
     radians into degrees, "pixels" multiplies fractions of a crop by its side, "relative" divides by the output's
-    range, "scaled" by the expected value where that is above 1, "cosine" is one minus the cosine of the two vectors.
+    range, "scaled" by the expected value where that is above 1, "cosine" is one minus the cosine of the two vectors,
+    "logit" compares the probabilities that two logits mean.
     The tasks of faces that a finder's outputs make together are in `detections`.
     """
 
