@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fexruntime.errors import FexportError, InputError, OutputError, one_line
+from fexruntime.errors import FexportError, InputError, OutputError, one_line, printable
 from fexruntime.files import file_sha256, replacing
 from fexruntime.sinks.formats import Format, Schema, Table
 
@@ -74,7 +74,7 @@ class Appending:
 
     def _damaged(self, why: str) -> InputError:
         return InputError(
-            f"{str(self._journal_path)!r} is damaged ({why:.200}): delete it and {self.part.name!r} and begin anew"
+            f"{str(self._journal_path)!r} is damaged ({printable(why)}): delete it and {self.part.name!r} and begin anew"
         )
 
     def _open(self, resume: bool) -> None:
@@ -106,7 +106,7 @@ class Appending:
         different = differences(lines[0]["run"], self._run)
         if different:
             raise InputError(
-                f"{str(self.part)!r} is of another run, which cannot be gone on with: {'; '.join(different[:3])}"
+                f"{str(self.part)!r} is of another run, which cannot be gone on with: {'; '.join(map(printable, different[:3]))}"
             )
         for line in lines[1:]:
             self.committed = merged(self.committed, line)
