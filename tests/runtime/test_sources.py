@@ -319,3 +319,20 @@ def test_an_image_that_there_is_no_memory_for_is_passed_over(photo, monkeypatch)
     bad = []
     assert list(Frames([photo], on_bad=bad.append)) == []
     assert [type(error) for error in bad] == [OutOfMemoryError]
+
+
+def test_an_array_of_paths_is_a_list_of_them_and_of_what_dlpack_does_not_say_nothing_is_read(photo):
+    """NumPy's arrays have DLPack's methods, those of objects too."""
+    assert [f.name for f in Frames(np.array([str(photo), photo], object))] == [str(photo)] * 2
+    assert [f.name for f in Frames(np.array([str(photo)]))] == [str(photo)]
+
+    class Silent:
+        def __dlpack__(self, **options):
+            raise BufferError
+
+        def __dlpack_device__(self):
+            raise BufferError("lost")
+
+    for bad in (Silent(), np.full((4, 4, 3), None)):
+        with pytest.raises(InputError):
+            list(Frames(bad))

@@ -225,7 +225,9 @@ def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield from _of_file(inputs, how)
     elif hasattr(inputs, "__array__") and not isinstance(inputs, np.ndarray) and not hasattr(inputs, "iloc"):
         yield from _of_array(np.asarray(inputs), own)
-    elif hasattr(inputs, "__dlpack__") and not isinstance(inputs, type):
+    elif hasattr(inputs, "__dlpack__") and not isinstance(
+        inputs, (type, np.ndarray)
+    ):  # an array of paths is a list of them
         yield from _of_dlpack(inputs, own)
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
@@ -333,6 +335,9 @@ def _of_dlpack(value: Any, own: bool) -> Iterator[Still]:
         array = from_dlpack(value)
     except InputError as error:
         yield _bad(str(error), ARRAY_NAME)
+        return
+    if array is None:
+        yield _bad(f"a {type(value).__name__} does not say on which device it is: give a NumPy array", ARRAY_NAME)
     else:
         yield from _of_array(array, own)
 

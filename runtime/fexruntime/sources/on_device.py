@@ -120,8 +120,11 @@ def _dlpack_device(value: Any) -> tuple[int, int] | None:
     ask = getattr(value, "__dlpack_device__", None)
     if ask is None or not hasattr(value, "__dlpack__") or isinstance(value, type):
         return None
-    kind, index = ask()
-    return int(kind), int(index)
+    try:
+        kind, index = ask()
+        return int(kind), int(index)
+    except (TypeError, ValueError, RuntimeError, BufferError):  # it does not say
+        return None
 
 
 _Seen = tuple[int, tuple[int, ...], tuple[int, ...], int, "int | None", Any]
