@@ -141,7 +141,7 @@ def test_what_dlpack_hands_over_from_the_cpu_goes_the_ordinary_way(frame):
         def __dlpack_device__(self):
             return self._array.__dlpack_device__()
 
-    import torch
+    torch = pytest.importorskip("torch")
 
     with Detector("edge") as detector:
         expected = detector.detect(frame)
