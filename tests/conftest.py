@@ -26,7 +26,7 @@ collect_ignore = (
     if find_spec("torch")
     else [
         f"runtime/test_{n}.py"
-        for n in ("backends", "img2pose", "on_device", "resample", "resident", "store", "tensorrt")
+        for n in ("backends", "devices", "img2pose", "on_device", "resample", "resident", "store", "tensorrt")
     ]
 )
 """Of tests/runtime what imports the build's side; without torch (`benchmarks/pythons.py`) the others run, and skip what asks for a built bundle."""
