@@ -112,7 +112,17 @@ def test_two_processes_share_a_bundle_on_a_read_only_file_system(photo, tmp_path
 
 
 @pytest.mark.parametrize(
-    "forged", [b"[1, 2]", b'{"faces": "os"}', b'{"faces": 7}', b"null", b"not json", b"[" * 100_000]
+    "forged",
+    [
+        b"[1, 2]",
+        b'{"faces": "os"}',
+        b'{"faces": 7}',
+        b'{"faces": {"backend": "os", "threads": 1}}',
+        b"null",
+        b"not json",
+        b"[" * 100_000,
+        b'{"faces": {"backend": "onnxruntime", "threads": 0}}',
+    ],
 )
 def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypatch):
     monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
@@ -122,7 +132,7 @@ def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypat
     with pytest.raises(EnvironmentMissingError, match="not what `fexport tune` writes"):
         Detector(backend="auto")
     with place.store().writing(_key(bundle, place)) as path:
-        path.write_text(json.dumps({"faces": "onnxruntime"}))
+        path.write_text(json.dumps({"faces": {"backend": "onnxruntime", "threads": 1}}))
     assert Detector(backend="auto").describe()["faces"]["backend"] == "onnxruntime"
 
 

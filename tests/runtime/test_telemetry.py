@@ -35,6 +35,8 @@ def test_an_empty_home_has_the_cache_alone_afterwards(code, backend, photo, tmp_
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_no_command_writes_anything_else_into_a_home(words, more, photo, tmp_path):
+    if words[0] in ("build", "bench", "calibrate"):
+        pytest.importorskip("torch", reason="the build's side is not there")
     left_out = ("FEXPORT_CACHE", "XDG_", "ORT_", "CI", "MPLCONFIGDIR")
     home, here = tmp_path / "home", tmp_path / "here"
     home.mkdir()
