@@ -185,7 +185,7 @@ def load(whole: bool) -> list[str]:
 def pythons(whole: bool) -> list[str]:
     """The wheel on each Python."""
     if not (RESULTS / "pythons.json").exists():
-        return []
+        return ["## Pythons", "", "Not recorded yet: `make pythons`.", ""]
     found = record("pythons.json")
     names = list(found["pythons"][0]["versions"])
     rows = [
