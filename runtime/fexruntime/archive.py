@@ -104,7 +104,7 @@ def _extract(archive: tarfile.TarFile, source: Path, folder: Path) -> None:
             )
         if member.size != record.size_bytes:
             raise BundleError(
-                f"{member.name!r:.80} in {str(source)!r} has {member.size} bytes, its manifest says {record.size_bytes}"
+                f"{member.name!r:.80} in {str(source)!r} has {member.size} bytes, its manifest says {record.size_bytes!r:.20}"
             )
         _write(archive, member, record, folder, source)
     if lacking:

@@ -82,7 +82,7 @@ class Appending:
         unfinished = bool(lines and lines[1:])
         if unfinished and not resume:
             raise InputError(
-                f"{str(self.part)!r} has {lines[-1]['rows']} rows of a run that did not end: go on with --resume, or delete it and "
+                f"{str(self.part)!r} has {printable(lines[-1]['rows'], 20)} rows of a run that did not end: go on with --resume, or delete it and "
                 f"{self._journal_path.name!r} to begin anew"
             )
         if unfinished and not self.part.exists():
@@ -116,7 +116,7 @@ class Appending:
         size = os.fstat(self._file.fileno()).st_size
         if size < self.committed["bytes"]:
             raise InputError(
-                f"{str(self.part)!r} is shorter ({size} bytes) than its journal says ({self.committed['bytes']}): it was changed; "
+                f"{str(self.part)!r} is shorter ({size} bytes) than its journal says ({printable(self.committed['bytes'], 20)}): it was changed; "
                 "delete both and begin anew"
             )
         self._file.truncate(self.committed["bytes"])
