@@ -138,7 +138,7 @@ def tuned(name: str, threads: int) -> Run:
     """Each network on each backend, in turns; the choice is kept for `--backend auto`."""
 
     def run(work: Work) -> Any:
-        said = json.loads(fexport("tune", work.bundle(name), "--threads", threads, "--json"))
+        said = json.loads(fexport("tune", work.bundle(name), "--threads", threads, "--rounds", 7, "--json"))
         return {"machine": measure.machine(), "threads": threads, **said}
 
     return run
