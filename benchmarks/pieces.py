@@ -272,7 +272,7 @@ def gated(work: Work) -> Any:
         text=True,
         check=False,
     )
-    if done.returncode != 1:
+    if done.returncode != 1 or "SLOWER" not in done.stdout:
         raise SystemExit(f"gate.py {' '.join(words)} ended with {done.returncode}:\n{done.stdout}")
     return {"machine": measure.machine(), "command": f"gate.py {' '.join(words)}", "said": done.stdout.splitlines()}
 
