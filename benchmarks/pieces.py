@@ -138,7 +138,7 @@ def tuned(name: str, threads: int) -> Run:
     """Each network on each backend, in turns; the choice is kept for `--backend auto`."""
 
     def run(work: Work) -> Any:
-        said = json.loads(fexport("tune", work.bundle(name), "--threads", threads, "--json"))
+        said = json.loads(fexport("tune", work.bundle(name), "--threads", threads, "--rounds", 7, "--json"))
         return {"machine": measure.machine(), "threads": threads, **said}
 
     return run
@@ -272,7 +272,7 @@ def gated(work: Work) -> Any:
         text=True,
         check=False,
     )
-    if done.returncode != 1:
+    if done.returncode != 1 or "SLOWER" not in done.stdout:
         raise SystemExit(f"gate.py {' '.join(words)} ended with {done.returncode}:\n{done.stdout}")
     return {"machine": measure.machine(), "command": f"gate.py {' '.join(words)}", "said": done.stdout.splitlines()}
 

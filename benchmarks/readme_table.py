@@ -16,8 +16,8 @@ _ROWS = {
     "detectorv1_vga_1_face": "Detectorv1 (landmarks, pose, identity), 640 x 480, 1 face",
     "detectorv1_default_vga_1_face": "Detectorv1 as py-feat has it by default, 640 x 480, 1 face",
     "hd_1_face": "Detectorv2, 1920 x 1080, 1 face",
-    "hd_1_face_output_size_640": "the same, both sides with `output_size` 640",
-    "hd_1_face_detector_640": "the same, fexport with `--detector-size 640` (not exact)",
+    "hd_1_face_output_size_640": "Detectorv2, 1920 x 1080, 1 face, both sides with `output_size` 640",
+    "hd_1_face_detector_640": "Detectorv2, 1920 x 1080, 1 face, fexport with `--detector-size 640` (not exact)",
 }
 
 
@@ -42,13 +42,17 @@ def _lines(found: dict[str, dict[str, Any]]) -> list[str]:
     begun = [statistics.median(r["import_s"] + r["load_s"] for r in runs) for runs in ([cold], later)]
     taken = json.loads((RESULTS / "footprint.json").read_text(encoding="utf-8"))
     installed, disk = sum(taken["installed"]["cpu,ncnn"].values()), taken["pyfeat_installed_mb"]
-    lines += [
+    memory = [
+        f"{side['rss_mb']:.0f} MB" + (f", at most {side['peak_mb']:.0f}" if "peak_mb" in side else "")
+        for side in (first["fexport"], theirs)
+    ]
+    return [
+        *lines,
         "",
         f"fp32, {first['workload']['threads']} threads, {machine['cpu']}; py-feat {theirs['versions']['py-feat']} with torch "
-        f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}, commit {machine['commit']}.",
-        f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); after the first row's frames resident",
-        f"{first['fexport']['rss_mb']:.0f} MB, at most {first['fexport']['peak_mb']:.0f} MB (py-feat {theirs['rss_mb']:.0f} and "
-        f"{theirs['peak_mb']:.0f} MB); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
+        f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}"
+        + (f", commit {machine['commit']}." if machine.get("commit") else "."),
+        f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); resident after the first row's frames",
+        f"{memory[0]} (py-feat {memory[1]}); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
         f"{disk['cuda']:.0f} MB more that serve CUDA alone).",
     ]
-    return lines

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command import fexport, refused
+from tutorial import blocks, follow
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
-
-
-def blocks(page):
-    return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
 def test_the_tutorial_runs_as_it_stands(tmp_path, photo):
     shutil.copy(photo, tmp_path / "photo.jpg")
-    found = blocks(ROOT / "docs" / "tutorial.md")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for language, text in found:
-        if language == "sh":
-            subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    program = "\n".join(text for language, text in found if language == "python")
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "200 (400," in done.stdout
-    for name in ("faces.csv", "faces.csv.meta.json", "drawn/photo.png", "again.parquet", "plot.png"):
-        assert (tmp_path / name).stat().st_size > 100
+    follow(ROOT / "docs" / "tutorial.md", Path(sys.executable), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*stand-in")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from email.parser import Parser
 from pathlib import Path, PurePosixPath
 
 import pytest
+from tutorial import follow
 
 ROOT = Path(__file__).parent.parent
 SHARED = ".data/data/share/doc/fexport/"
@@ -131,3 +133,8 @@ def test_an_empty_environment_with_the_cpu_extra_runs_the_packaged_bundle(wheel,
     )
     assert done.returncode == 1
     assert "'pyarrow>=" in done.stderr
+    # the tutorial, its service included, as the wheel brings it, with what it says is needed
+    subprocess.run([*pip[:-1], f"{wheel}[tables,bench]"], check=True, capture_output=True)
+    (tmp_path / "copied").mkdir()
+    shutil.copy(photo, tmp_path / "copied" / "photo.jpg")
+    follow(tmp_path / "venv" / "share" / "doc" / "fexport" / "docs" / "tutorial.md", python, tmp_path / "copied")

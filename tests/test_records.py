@@ -121,3 +121,55 @@ def test_the_corpus_and_the_kills_that_are_recorded_broke_nothing():
     kills = json.loads((results / "video_kills.json").read_text(encoding="utf-8"))
     for suffix in (".csv", ".parquet"):
         assert [t["equal"] for t in kills[suffix]] == [True] * 20
+
+
+def dated(walls, commit):
+    record = old_record()
+    record["machine"] |= {"date": "2026-12-01T10:00:00+00:00", "commit": commit}
+    for side, factor in (("fexport", 1), ("pyfeat", 3)):
+        record[side]["samples"] = [{"wall_ms": w * factor, "cpu_ms": w, "foreign_share": 0.0} for w in walls]
+        record[side] |= {"rss_mb": 10.0 * len(walls), "peak_mb": 20.0, "faces_read": 1}
+    record["workload"]["rounds"] = len(walls)
+    return record
+
+
+def test_pieces_of_a_workload_are_one_record(scripts):
+    pieces = scripts("pieces")
+    whole = pieces.joined([dated([10.0, 12.0], "a"), dated([14.0, 16.0, 18.0], "b")], "record.py --only x")
+    assert [s["wall_ms"] for s in whole["fexport"]["samples"]] == [10.0, 12.0, 14.0, 16.0, 18.0]
+    assert whole["fexport"]["statistics"]["p50_ms"] == 14.0
+    assert whole["ratio"]["paired_p50"] == 3.0
+    assert whole["workload"]["rounds"] == 5
+    assert whole["fexport"]["rss_mb"] == 30.0
+    assert [p["commit"] for p in whole["parts"]] == ["a", "b"]
+    assert whole["command"] == "record.py --only x"
+
+
+def test_every_record_that_the_report_shows_is_one_that_record_makes(scripts):
+    pieces, report_script = scripts("pieces"), scripts("report")
+    made = set()
+    for name, record in pieces.RECORDS.items():
+        lowered = name != "bundles"
+        parts = {p: dated([1.0, 2.0], "a") if lowered or p[-4:] in ("int8", "bf16") else None for p in record.pieces}
+        if name == "footprint":
+            parts = {p: {"memory": {p: {}}, "installed": {}} for p in record.pieces}
+        if name in pieces.WORKLOADS or name in pieces.PRECISIONS:
+            parts = {p: dated([1.0, 2.0], "a") for p in record.pieces}
+            parts.get("networks", {}).get("pyfeat", {})["networks"] = {}
+        made |= set(record.join(parts))
+    # two scripts write their own files
+    made |= {f"before_after_{n}.json" for n in pieces.RECORDS if n.startswith("auto_over")}
+    made |= {"profile_multitask-v28.json", "thread_pools.json", "gate.json"}
+    assert made == report_script.REMADE & made
+    shown = {f"{n}.json" for n in pieces.WORKLOADS} | {f"precision_{n}.json" for n in pieces.PRECISIONS}
+    assert shown | {"peak.json", "footprint.json", "thread_pools.json", "gate_slowed.json"} <= made
+
+
+def test_the_workloads_have_options_that_bench_has(scripts):
+    from fexport.cli.bench import command
+
+    pieces = scripts("pieces")
+    known = {option for p in command.params for option in p.opts}
+    for workload in (*pieces.WORKLOADS.values(), *pieces.PRECISIONS.values()):
+        assert {o for o in workload.options if o.startswith("--")} <= known
+        assert workload.bundle in pieces.BUNDLES

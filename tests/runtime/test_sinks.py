@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -103,7 +104,8 @@ def test_a_suffix_that_is_not_known(fex, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monkeypatch):
     target = tmp_path / "fex.csv"
     target.write_text("old")
-    sidecar_of(target).write_text('{"contract": "x"}')
+    said = {"bundle_sha256": "x", "table_sha256": hashlib.sha256(b"old").hexdigest()}
+    sidecar_of(target).write_text(json.dumps(said))
 
     class Full(type(sinks.FORMATS[".csv"])):
         def block(self, table, schema):

@@ -266,6 +266,36 @@ def test_path_likes_and_series_and_what_cannot_be_meant(tmp_path, photo, frame):
             frames(bad)
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+def test_a_turned_picture_is_noted_once_where_it_is_read_as_stored(
+    kind, byte_order, tmp_path, frame, caplog, monkeypatch
+):
+    from PIL import Image
+
+    from fexruntime.sources import images, tiff
+
+    monkeypatch.setattr(images, "_noted", [])
+    picture = Image.fromarray(frame[:40, :60])
+    exif = picture.getexif()
+    exif.endian = "<" if byte_order == "little" else ">"
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        picture.save(tmp_path / f"{name}.{kind}", exif=exif)
+    picture.save(tmp_path / f"upright.{kind}")
+    assert tiff.orientation((tmp_path / f"a.{kind}").read_bytes()) == 6
+    assert tiff.orientation((tmp_path / f"upright.{kind}").read_bytes()) == 1
+    frames([str(tmp_path / f"upright.{kind}")])
+    assert not caplog.records
+    assert frames([str(tmp_path / f"a.{kind}")], exif=True)[0].rgb_u8.shape[:2] == (60, 40)
+    assert not caplog.records
+    found = frames([str(tmp_path / f"{name}.{kind}") for name in ("a", "b")])
+    assert [f.rgb_u8.shape[:2] for f in found] == [(40, 60)] * 2
+    (said,) = caplog.messages
+    assert f"a.{kind}' has an orientation tag" in said
+    assert "--exif" in said
+
+
 def test_every_input_that_gives_no_frame_goes_to_on_bad_and_keeps_its_number(tmp_path, photo, frame):
     (tmp_path / "empty").mkdir()
     given = [photo, tmp_path / "empty", None, "", "https://x/y.png", b"junk", 3, np.zeros((2, 2)), photo]

@@ -6,6 +6,7 @@ is kinder: 16-bit images are brought to 8 bits.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from fexruntime.arrays import U8
 from fexruntime.errors import EnvironmentMissingError, InputError, OutOfMemoryError
 from fexruntime.sources.arrays import checked
 from fexruntime.sources.limits import check_pixels
-from fexruntime.sources.tiff import as_stored
+from fexruntime.sources.tiff import UPRIGHT, as_stored, orientation
 from fexruntime.sources.tiff import size as tiff_size
+
+_log = logging.getLogger("fexruntime.images")
+_noted: list[str] = []
+"""The picture that was named for its orientation tag: one is enough."""
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff",
@@ -51,6 +56,8 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
     if _is_truncated(data):
         raise InputError(f"{called} is cut off: its end marker is missing; copy the file again")
     check_pixels(encoded_size(data), called, max_pixels)
+    if not exif:
+        _note_turned(data, called)
     flags = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
     try:
         image: Any = cv2.imdecode(np.frombuffer(data if exif else as_stored(data), np.uint8), flags)
@@ -62,6 +69,17 @@ def decode_image(data: bytes, called: str, exif: bool = False, max_pixels: int |
         raise InputError(f"{called} is {_kind(data)}")
     check_pixels(image.shape[1::-1], called, max_pixels)
     return checked(_as_rgb_u8(image, called), called)
+
+
+def _note_turned(data: bytes, called: str) -> None:
+    """Say once in a process that a picture would be turned by others."""
+    if not _noted and orientation(data) != UPRIGHT:
+        _noted.append(called)
+        _log.warning(
+            "%s has an orientation tag, and is read as it is stored, as py-feat reads it: --exif (exif=True) turns such pictures; "
+            "others like it are not named",
+            called,
+        )
 
 
 def _kind(data: bytes) -> str:

@@ -233,7 +233,10 @@ def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         for item in inputs:
             yield from _sources(item, how, own)
     else:
-        yield _bad(f"cannot read frames from a {type(inputs).__name__}: give paths, bytes or [H,W,3] uint8 arrays")
+        kind = type(inputs).__name__
+        yield _bad(
+            f"cannot read frames from {'an' if kind[0] in 'aeiou' else 'a'} {kind}: give paths, bytes or [H,W,3] uint8 arrays"
+        )
 
 
 def _pil(image: Any, how: Reading) -> U8:

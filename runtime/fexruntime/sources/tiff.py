@@ -7,7 +7,8 @@ import struct
 from collections.abc import Iterator
 
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
-_UPRIGHT = 1
+UPRIGHT = 1
+"""The orientation tag of a picture that is not to be turned."""
 _LAYOUTS = {
     # by version: (struct letters of the first directory's offset, of the number of entries), bytes of an entry, its value's place
     42: ("I", "H", 12, 8),
@@ -22,9 +23,24 @@ def as_stored(data: bytes) -> bytes:
     for order, tag, _, place in _entries(data):
         if tag == _ORIENTATION:
             upright = bytearray(data)
-            struct.pack_into(f"{order}H", upright, place, _UPRIGHT)
+            struct.pack_into(f"{order}H", upright, place, UPRIGHT)
             return bytes(upright)
     return data
+
+
+def orientation(data: bytes) -> int:
+    """The orientation tag of an image file, 1 (upright) where it has none. The EXIF block of a JPEG, PNG or WebP is a TIFF, too."""
+    for head, begin in ((b"\xff\xd8", b"Exif\0\0"), (b"\x89PNG", b"eXIf"), (b"RIFF", b"EXIF")):
+        if data.startswith(head):
+            # a WebP's comes last, behind its length; the others' stands before the pixels
+            at = data.rfind(begin) + 4 if head == b"RIFF" else data.find(begin, 0, 1 << 20)
+            data = data[at + len(begin) : at + len(begin) + (1 << 16)] if at >= len(head) else b""
+            break
+    for order, tag, kind, place in _entries(data):
+        if tag == _ORIENTATION and kind == 3:
+            value: int = struct.unpack_from(f"{order}H", data, place)[0]
+            return value if 1 <= value <= 8 else UPRIGHT
+    return UPRIGHT
 
 
 def size(data: bytes) -> tuple[int, int] | None:
