@@ -29,14 +29,22 @@ GPU = Gpu("Orin", "8.7", "12.2")
 SIZES = ((512, 512),)
 
 
+class Bundles(dict):
+    """The packaged detector for TensorRT, by precision, each built when it is first asked for; its weights are real."""
+
+    def __init__(self, folder, pictures):
+        self._folder, self._pictures = folder, pictures
+
+    def __missing__(self, precision):
+        given = {"calibration": [self._pictures]} if precision == "int8" else {}
+        building.build(plan("faces", precision=precision, targets=["tensorrt"], **given), self._folder / precision)
+        self[precision] = open_bundle(self._folder / precision)
+        return self[precision]
+
+
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory, pictures):
-    """The packaged detector for TensorRT, by precision; its weights are real."""
-    folder = tmp_path_factory.mktemp("typed")
-    for precision in ("fp16", "int8"):
-        given = {"calibration": [pictures]} if precision == "int8" else {}
-        building.build(plan("faces", precision=precision, targets=["tensorrt"], **given), folder / precision)
-    return {precision: open_bundle(folder / precision) for precision in ("fp16", "int8")}
+    return Bundles(tmp_path_factory.mktemp("typed"), pictures)
 
 
 def graph(bundle, target):
