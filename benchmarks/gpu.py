@@ -184,14 +184,18 @@ def claims(parts: dict[str, Any]) -> dict[str, Any]:
     within = [run["passed"] for run in runs] + [False for part in rows for _ in part.get("failed", [])]
     fastest = min([r for r in runs if r["pipeline"] == "detectorv2"] or runs, key=lambda r: r["p50_ms"], default=None)
     theirs = parts.get("pyfeat", {})
-    same_work = fastest is not None and fastest["pipeline"] == "detectorv2" and theirs.get("faces") == fastest["faces"]
+    ratio = None
+    if (
+        fastest and fastest["pipeline"] == "detectorv2" and theirs.get("faces") == fastest["faces"]
+    ):  # else it is other work
+        ratio = theirs["p50_ms"] / fastest["p50_ms"]
     return {
         "kernels give NumPy's bits on the device": all_of("kernels", "kernels"),
         "ONNX Runtime's CUDA provider within every gate": all_of("provider", "networks"),
         "TensorRT within every gate": all_of("tensorrt", "networks"),
         "rows within the fp16 budgets": all(within) if within else None,
         "engines are 70 % of the time end to end": fastest["engine_share"] >= 0.7 if fastest else None,
-        "8 times as fast as py-feat's bf16": theirs["p50_ms"] / fastest["p50_ms"] >= 8 if same_work else None,
+        "8 times as fast as py-feat's bf16": None if ratio is None else ratio >= 8,
         "a plan of 8.6 runs in the lean runtime": all_of("lean", "networks"),
     }
 
