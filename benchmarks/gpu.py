@@ -179,18 +179,23 @@ def claims(parts: dict[str, Any]) -> dict[str, Any]:
         found = [one.get("passed") for one in parts.get(part, {}).get(key, [])]
         return all(found) if found else None
 
-    runs = [r for part in ("rows_tensorrt", "rows_provider") for r in parts.get(part, {}).get("runs", [])]
-    within = [r["passed"] for r in runs]
-    shares = [r["engine_share"] for r in runs]
-    theirs = parts.get("pyfeat", {}).get("p50_ms")
-    ours = [r["p50_ms"] for r in runs if r["pipeline"] == "detectorv2"]
+    rows = [parts.get(part, {}) for part in ("rows_tensorrt", "rows_provider")]
+    runs = [run for part in rows for run in part.get("runs", [])]
+    within = [run["passed"] for run in runs] + [False for part in rows for _ in part.get("failed", [])]
+    fastest = min([r for r in runs if r["pipeline"] == "detectorv2"] or runs, key=lambda r: r["p50_ms"], default=None)
+    theirs = parts.get("pyfeat", {})
+    ratio = None
+    if (
+        fastest and fastest["pipeline"] == "detectorv2" and theirs.get("faces") == fastest["faces"]
+    ):  # else it is other work
+        ratio = theirs["p50_ms"] / fastest["p50_ms"]
     return {
         "kernels give NumPy's bits on the device": all_of("kernels", "kernels"),
         "ONNX Runtime's CUDA provider within every gate": all_of("provider", "networks"),
         "TensorRT within every gate": all_of("tensorrt", "networks"),
         "rows within the fp16 budgets": all(within) if within else None,
-        "engines are 70 % of the time end to end": max(shares) >= 0.7 if shares else None,
-        "8 times as fast as py-feat's bf16": theirs / min(ours) >= 8 if theirs and ours else None,
+        "engines are 70 % of the time end to end": fastest["engine_share"] >= 0.7 if fastest else None,
+        "8 times as fast as py-feat's bf16": None if ratio is None else ratio >= 8,
         "a plan of 8.6 runs in the lean runtime": all_of("lean", "networks"),
     }
 

@@ -168,7 +168,8 @@ def _milliseconds(backend: Any, network: Any, size_hw: Sequence[int]) -> dict[st
     frames = any(axis in ("height", "width") for t in network.record.inputs for axis in t.shape)
     for items in (1,) if frames else (1, 4):
         size = {"height": size_hw[0], "width": size_hw[1]}
-        given, outputs = ({}, {})  # type: tuple[dict[str, Any], dict[str, Any]]
+        given: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         for t in network.record.inputs:
             shape = tuple(a if isinstance(a, int) else size.get(a, items) for a in t.shape)
             at = cuda.empty(int(np.prod(shape)) * 4)
@@ -209,8 +210,9 @@ def engines(setting: Setting) -> dict[str, Any]:
         bundle, began = open_bundle(one["path"]), time.perf_counter()
         finder = next(iter(bundle.networks.values()))
         with np.load(io.BytesIO(finder.read(finder.record.variants[0].canonical))) as file:
-            seen = file[f"input.{finder.record.inputs[0].name}"].shape[-2:]
-        sizes = tuple(dict.fromkeys((tuple(setting.size_hw), tuple(int(n) for n in seen))))
+            seen_height, seen_width = file[f"input.{finder.record.inputs[0].name}"].shape[-2:]
+        height, width = setting.size_hw
+        sizes = tuple(dict.fromkeys(((height, width), (int(seen_height), int(seen_width)))))
         said = make(bundle, EngineOptions(level=2), sizes, True, lambda text: print(text, flush=True))
         told.append({"bundle": Path(one["path"]).name, "said": dict(said), "seconds": time.perf_counter() - began})
         setting.tell(engines=told)
@@ -227,9 +229,11 @@ def plan(setting: Setting) -> dict[str, Any]:
     network = open_bundle("edge").networks["faces"]
     variant = network.record.variants[0]
     with np.load(io.BytesIO(network.read(variant.canonical))) as file:
-        size = tuple(int(n) for n in file[f"input.{network.record.inputs[0].name}"].shape[-2:])
+        height, width = (int(n) for n in file[f"input.{network.record.inputs[0].name}"].shape[-2:])
     options = EngineOptions("fp32", level=2, version_compatible=True)
-    made = build_engine(trt, network.read(variant.model), profiles_of(network.record.inputs, (size,)), options)
+    made = build_engine(
+        trt, network.read(variant.model), profiles_of(network.record.inputs, ((height, width),)), options
+    )
     (setting.folder / "compatible.plan").write_bytes(made)
     return {"tensorrt": trt.__version__, "bytes": len(made)}
 

@@ -91,13 +91,13 @@ def _whole(setting: Setting, path: str, backend: str, expected: Mapping[str, Any
             stages.append(taken)
         after, _ = watch.memory()
     watch.close()
-    sides = [Rows.of(columns, np.asarray(v, np.float64)) for v in (expected["values"], fex.values)]
+    ours, theirs = (Rows.of(columns, np.asarray(v, np.float64)) for v in (fex.values, expected["values"]))
     places = [columns.index(c) for c in ("FaceRectWidth", "FaceRectHeight") if c in columns]
     side = float(np.nanmax(expected["values"][:, places], initial=112.0))
     budgets = FP16_BUDGETS | {"pixels": FP16_PIXELS_OF_112 * side / 112, "facebox": 0.025 * side}
     what, _ = comparable(columns, fex.numeric_columns, detector.pipeline.groups, budgets)
     compared = Comparison(what)
-    compared.add("frame", 0, *sides)
+    compared.add("frame", 0, theirs, ours)
     medians = {name: float(np.median([s.get(name, 0.0) for s in stages])) for name in stages[-1]}
     networks = sum(ms for name, ms in medians.items() if name.endswith(" network"))
     p50 = float(np.median(walls))

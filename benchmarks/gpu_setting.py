@@ -44,7 +44,7 @@ def listed(setting: Setting) -> list[dict[str, str]]:
 
 def references(setting: Setting) -> dict[str, Mapping[str, Any]]:
     """By bundle: the frame, and its rows by ONNX Runtime on the CPU."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for path in sorted(setting.folder.glob("reference*.npz")):
         with np.load(path) as file:
             found[str(file["path"])] = dict(file)

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,7 @@ def python_of(tree: str | None, staged: bool) -> tuple[str, dict[str, str]]:
 
 def run_lean(network: Any, plan: Path) -> dict[str, Any]:
     """A plan in TensorRT's lean runtime, on the network's recorded input: how far it is from the recorded answer."""
-    import tensorrt_lean as trt
+    trt = import_module("tensorrt_lean")
 
     from fexruntime.cuda import Cuda
 

@@ -141,6 +141,25 @@ def staging(monkeypatch):
     return gpu_staging
 
 
+def test_claims_are_of_the_fastest_run_and_of_the_same_work(staging):
+    import gpu
+
+    run = {"pipeline": "detectorv2", "passed": True, "faces": 1, "engine_share": 0.9}
+    parts = {
+        "rows_tensorrt": {"runs": [run | {"p50_ms": 9.0, "engine_share": 0.6}, run | {"p50_ms": 4.0}]},
+        "rows_provider": {"runs": [run | {"p50_ms": 1.0, "pipeline": "faces"}]},
+        "pyfeat": {"p50_ms": 36.0, "faces": 1},
+    }
+    said = gpu.claims(parts)
+    assert [said[c] for c in said if "bf16" in c or "70 %" in c or "fp16" in c] == [True, True, True]
+    parts["pyfeat"]["faces"] = 2
+    assert gpu.claims(parts)["8 times as fast as py-feat's bf16"] is None
+    parts["rows_provider"]["failed"] = ["small: no such engine"]
+    parts["rows_tensorrt"]["runs"].pop()
+    said = gpu.claims(parts)
+    assert (said["rows within the fp16 budgets"], said["engines are 70 % of the time end to end"]) == (False, False)
+
+
 def test_pieces_are_made_carried_and_joined(tmp_path, staging):
     from fexruntime.bundle import edge_bundle_path
 

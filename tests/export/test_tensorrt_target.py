@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from command import fexport
+from tensorrt_standin import standin
 
 from fexport import build, plan, tensorrt_lint
 from fexport.tensorrt_lint import Finding
@@ -23,6 +26,19 @@ def test_the_command_names_what_makes_engines(tmp_path):
     record = open_bundle(out).networks["faces"].record
     assert record.not_held == {}
     assert record.variants[0].verified_on == ("onnxruntime",)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++")
+def test_on_a_machine_with_a_gpu_it_makes_the_engines_too(driver, monkeypatch, capsys):
+    from fexport.cli.build import _make_engines
+    from fexruntime.bundle import edge_bundle_path
+
+    trt, _ = standin("10.3.0")
+    monkeypatch.setattr("fexport.tensorrt_engines.import_tensorrt", lambda: trt)
+    _make_engines(edge_bundle_path())
+    assert "faces: retinaface-mobilenet025, fp32" in capsys.readouterr().out
+    _make_engines(edge_bundle_path())
+    assert "faces: retinaface-mobilenet025 is there already" in capsys.readouterr().out
 
 
 def test_a_graph_that_fails_the_lint_is_not_for_tensorrt(tmp_path, monkeypatch):

@@ -162,25 +162,25 @@ def test_what_comes_again_is_a_graph_and_what_changed_is_not(driver, tensorrt, f
     small = np.ascontiguousarray(frame[:96, :128])
     with Detector("edge", **GPU) as detector, Detector("edge") as plain:
         allocated = driver.standin_count(b"cuMemAlloc_v2")
-        for expected in ((0, 0), (0, 0), (1, 1), (1, 2)):  # set up, seen to be steady, captured, run again
-            same(detector.detect(frame), plain.detect(frame))
-            assert captures(driver) == expected
-        for expected in ((1, 2), (1, 2), (2, 3), (2, 4)):  # another size is another profile
-            same(detector.detect(small), plain.detect(small))
-            assert captures(driver) == expected
-        same(detector.detect(frame), plain.detect(frame))  # whose graph is still good
-        assert captures(driver) == (2, 5)
-        same(detector.detect(frame, face_detection_threshold=0.9), plain.detect(frame, face_detection_threshold=0.9))
-        assert captures(driver) == (2, 5)
-        darker = (frame // 2).astype(np.uint8)
-        same(detector.detect(darker), plain.detect(darker))  # what is uploaded is not in the graph
-        assert captures(driver) == (2, 6)
+
+        def seen(picture, **options):
+            """(captures, launches of graphs) of one call more."""
+            before = captures(driver)
+            same(detector.detect(picture, **options), plain.detect(picture, **options))
+            return tuple(np.subtract(captures(driver), before))
+
+        for picture in (frame, small):  # another size is another profile, with a graph of its own
+            first = [seen(picture) for _ in range(4)]
+            # set up, seen to be steady, captured, run again (or steady at once, where memory happens to lie as it lay)
+            assert first[0] == (0, 0)
+            assert [c for c in first[1:] if c != (0, 0)] in ([(1, 1), (0, 1)], [(1, 1), (0, 1), (0, 1)])
+        assert seen(frame) == (0, 1)  # whose graph is still good
+        assert seen(frame, face_detection_threshold=0.9) == (0, 0)  # other work
+        assert seen((frame // 2).astype(np.uint8)) == (0, 1)  # what is uploaded is not in the graph
         tables = driver.standin_count(b"cuMemAlloc_v2") - allocated
         assert tables <= 6  # constants of the kernels; every buffer was there
         same(detector.detect([frame, frame], batch_size=2), plain.detect([frame, frame], batch_size=2))
-        before = captures(driver)
-        same(detector.detect(frame), plain.detect(frame))  # larger buffers: the old graph has addresses that are none
-        assert captures(driver) == before
+        assert seen(frame) == (0, 0)  # larger buffers: the old graph has addresses that are none
     assert driver.standin_open() == 0
 
 

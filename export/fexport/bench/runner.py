@@ -86,10 +86,10 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
             "pixels": options.pixels,
         },
     }
+    gpu_memory = vram.of(bundle, options.place)  # without a GPU that is said here
     if options.start_up:
         say("start-up, in fresh processes")
         result["start_up"] = cold.start(str(bundle.path), resolved(bundle, options.place), (height, width))
-    gpu_memory = vram.of(bundle, options.place)
     with (
         tempfile.TemporaryDirectory() as folder,
         workload.Workload(
