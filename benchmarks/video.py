@@ -175,6 +175,7 @@ def overlap(bundle: str, clip: Path, rounds: int, threads: int, length: int | No
         schema = Schema(selection.all_columns, selection.dtypes)
         for _ in range(rounds):
             for stage in stages:
+                (Path(folder) / "whole.parquet").unlink(missing_ok=True)
                 gc.collect()
                 used, start = time.process_time(), time.perf_counter()
                 if stage == "decode":
@@ -255,6 +256,7 @@ def tracking(bundle: str, clip: Path, rounds: int, threads: int) -> None:
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), required=True, help="Weights both sides load.")
 @click.option("--pyfeat-python", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--bundle", "bundles", multiple=True, required=True, metavar="PRECISION=DIR")
+@click.option("--backend", "backends", multiple=True, metavar="PRECISION=ROLE=NAME", help="Instead of what was tuned.")
 @click.option("--frames", default=20, show_default=True)
 @click.option("--every", default=5, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
@@ -265,6 +267,7 @@ def every_fifth(
     weights: Path,
     pyfeat_python: Path,
     bundles: tuple[str, ...],
+    backends: tuple[str, ...],
     frames: int,
     every: int,
     rounds: int,
@@ -289,8 +292,11 @@ def every_fifth(
             return [finders.given(step, real[frame.index]) for frame in some]
 
         finders.FINDERS["retinaface"] = replaced
+        named = [b.split("=") for b in backends]
         detectors = {
-            name: stack.enter_context(Detector(path, backend="auto", threads=threads))
+            name: stack.enter_context(
+                Detector(path, backend={r: b for n, r, b in named if n == name} or "auto", threads=threads)
+            )
             for name, _, path in (b.partition("=") for b in bundles)
         }
         pyfeat = stack.enter_context(

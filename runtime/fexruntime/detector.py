@@ -305,12 +305,12 @@ class Detector:
             identity.row.name if identity else None,
             placeholder_rows,
             {name: self._called(role) for name, role in self.pipeline.fex_models if role in self.bundle.networks},
-            self._provenance,
+            self.about,
         )
 
     @cached_property
-    def _provenance(self) -> dict[str, Any]:
-        """What rows say of their origin; asking the installed packages' versions takes a tenth of a detector's loading."""
+    def about(self) -> dict[str, Any]:
+        """Where its numbers come from, as `Fex.info` has it: contract, bundle, weights, versions; asking the installed packages' versions takes a tenth of a detector's loading."""
         return provenance(self.bundle)
 
     def _called(self, role: str) -> str:

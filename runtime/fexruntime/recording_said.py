@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fexruntime.files import file_sha256
 from fexruntime.manifest import MANIFEST
 from fexruntime.options import Options
-from fexruntime.provenance import TABLE_DIGEST, provenance, write_sidecar
+from fexruntime.provenance import TABLE_DIGEST, write_sidecar
 from fexruntime.sinks.appending import Appending
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ _SAMPLE = 1 << 16
 
 def said(detector: Detector, options: Options, identity: dict[str, Any]) -> dict[str, Any]:
     """Where the rows of a run come from: what both `provenance` and the run's own identity say."""
-    return (
-        identity | provenance(detector.bundle, options) | {"engines": identity["engines"], "inputs": identity["inputs"]}
-    )
+    about = detector.about | {"options": asdict(options)}
+    return identity | about | {"engines": identity["engines"], "inputs": identity["inputs"]}
 
 
 def sidecar(sink: Appending, said: dict[str, Any], done: Mapping[str, Any]) -> None:
