@@ -35,6 +35,7 @@ LEAST_GAIN = 0.03
 NOISY = 1.3
 """A round in which a candidate took this many times its median is noise: something else ran."""
 WARMUP = 2
+LEAST_ROUNDS = 5
 Say = Callable[[str], None]
 Inputs = list[dict[str, F32]]
 Given = tuple[Backend, Inputs]
@@ -70,7 +71,7 @@ class Measured:
 
 
 def tune(
-    bundle: Bundle, place: Place, work: Workload | None = None, rounds: int = 15, say: Say = lambda text: None
+    bundle: Bundle, place: Place, work: Workload | None = None, rounds: int = 11, say: Say = lambda text: None
 ) -> list[Measured]:
     """Measure every verified artefact that this machine can run, keep the choice, answer the samples.
 
@@ -145,7 +146,9 @@ def _of_network(
         name = best[0]
         alone = dataclasses.replace(place, threads={network.role: threads})
         found = {key: runner for key, runner in _runners(network, alone, say) if key[0] == name}
-        again, more = _in_turns(network, {best: runners[best], **found}, given, rest, rounds, say)
+        again, more = _in_turns(
+            network, {best: runners[best], **found}, given, rest, max(LEAST_ROUNDS, rounds // 2), say
+        )
         times.update({key: again[key] for key in found})
         noisy += more
         runners |= found
@@ -173,7 +176,7 @@ def _in_turns(
     for k in range(rounds + WARMUP):
         for key, runner in sorted(runners.items(), reverse=bool(k % 2)):
             say(f"{network.row.name} on {key[0]}, round {k + 1} of {rounds + WARMUP}")
-            for other, values in ((runner, given), *rest):  # the frame before, and the rest of it
+            for other, values in rest:  # of the frame before, and of this one
                 for value in values:
                     other.infer(value)
             start = time.perf_counter()
