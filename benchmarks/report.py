@@ -250,19 +250,28 @@ def _backends() -> list[str]:
     for path in sorted(RESULTS.glob("backends_*.json")):
         result = json.loads(path.read_text())
         work = result["workload"]
+        in_frame = all("noisy" in m for m in result["measured"])
         lines += [
             f"### {path.stem.removeprefix('backends_')}: {work['width']} x {work['height']}, {work['faces']} faces, {result['threads']} threads",
             "",
-            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run after a run to warm up.",
+            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run "
+            + (
+                "behind the rest of a frame."
+                if in_frame
+                else "after a run to warm up (before a network was measured as a frame meets it)."
+            ),
             "",
-            "| network | backend | p50 ms | chosen |",
-            "|---|---|---|---|",
+            "| network | backend | threads | p50 ms | noisy rounds | chosen |",
+            "|---|---|---|---|---|---|",
         ]
         for m in result["measured"]:
             chosen = "yes" if m["chosen"] else ""
-            lines.append(f"| {m['network']} | {m['backend']} | {statistics.median(m['ms']):.1f} | {chosen} |")
+            threads, noisy = m.get("threads", result["threads"]), m.get("noisy", "–")
+            lines.append(
+                f"| {m['network']} | {m['backend']} | {threads} | {statistics.median(m['ms']):.1f} | {noisy} | {chosen} |"
+            )
         lines.append("")
-    return ["## Backends, each network alone, fp32", "", *lines] if lines else []
+    return ["## Backends, each network, fp32", "", *lines] if lines else []
 
 
 def _in_turns() -> list[str]:
