@@ -25,9 +25,10 @@ TARGETS = {
 }
 REMADE = {
     *(f"{name}.json" for name in (*RECORDS, *WORKLOADS)),
-    *(f"precision_{name}.json" for name in (*PRECISIONS, "int8_verification", "bf16_verification")),
+    *(f"precision_{name}.json" for name in (*PRECISIONS, "int8_verification", "bf16_verification", "fp16_verification")),
     *(f"before_after_{name}.json" for name in RECORDS),
     "backends_detectorv1_default_1_face.json", "gate_slowed.json", "gate.json", "profile_multitask-v28.json",
+    "profile_multitask-v28_int8.json",
 }  # fmt: skip
 """Files that `record.py` makes (and the gate's baseline)."""
 
@@ -304,7 +305,8 @@ def _profiles() -> list[str]:
     lines = []
     for path in sorted(RESULTS.glob("profile_*.json")):
         result = json.loads(path.read_text())
-        lines += [f"## Profile of {result['network']}, {result['threads']} thread", ""]
+        precision = result.get("precision", "fp32")
+        lines += [f"## Profile of {result['network']} in {precision}, {result['threads']} thread", ""]
         for library in ("onnxruntime", "openvino"):
             said = result[library]
             spent = said["ms_by_operation"]
