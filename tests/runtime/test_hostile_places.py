@@ -112,8 +112,12 @@ def test_two_processes_share_a_bundle_on_a_read_only_file_system(photo, tmp_path
 
 
 @pytest.mark.parametrize(
-    "forged", [b"[1, 2]", b'{"faces": "os"}', b'{"faces": 7}', b"null", b"not json", b"[" * 100_000]
-)
+    "forged", [
+        b"[1, 2]", b'{"faces": "os"}', b'{"faces": 7}', b"null", b"not json", b"[" * 100_000,
+        b'{"faces": {"backend": "os", "threads": 1}}', b'{"faces": {"backend": "ncnn"}}', b'{"faces": {"backend": "ncnn", "threads": 0}}',
+        b'{"faces": {"backend": "ncnn", "threads": true}}', b'{"faces": {"backend": ["ncnn"], "threads": 1}}',
+    ],
+)  # fmt: skip
 def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypatch):
     monkeypatch.setenv("FEXPORT_CACHE", str(tmp_path / "cache"))
     bundle, place = open_bundle(), Place(backend="auto")
@@ -122,7 +126,7 @@ def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypat
     with pytest.raises(EnvironmentMissingError, match="not what `fexport tune` writes"):
         Detector(backend="auto")
     with place.store().writing(_key(bundle, place)) as path:
-        path.write_text(json.dumps({"faces": "onnxruntime"}))
+        path.write_text(json.dumps({"faces": {"backend": "onnxruntime", "threads": 1}}))
     assert Detector(backend="auto").describe()["faces"]["backend"] == "onnxruntime"
 
 
