@@ -2,9 +2,9 @@
 
 Which one it is differs between CPUs (AVX-512 or not, caches, cores, what else they do), so it is not guessed. Only artefacts that
 were verified, in the precision asked for, compete. A network is measured as a frame meets it: behind the other networks' runs,
-whose weights are in the caches then and not its own. Candidates take turns, so that all see the same machine; rounds in which one of them took far longer than it does
-are thrown away; a choice is the least of medians, and the default stays unless another is better by more than what
-such medians differ by themselves.
+whose weights are in the caches then and not its own. Candidates take turns, so that all see the same machine; rounds in which
+one of them took far longer than it does are thrown away. A choice is the least of medians, and the default stays unless another
+is better by more than what such medians differ by themselves.
 """
 
 from __future__ import annotations
