@@ -144,7 +144,7 @@ def _of_network(
     for threads in fewer:  # of the fastest backend alone: what is slow on all threads is slow on one
         name = best[0]
         alone = dataclasses.replace(place, threads={network.role: threads})
-        found = {key: runner for key, runner in _runners(network, alone, say) if key[0] == name}
+        found = dict(_runners(network, alone, say, only=name))
         again, more = _in_turns(
             network, {best: runners[best], **found}, given, rest, max(LEAST_ROUNDS, rounds // 2), say
         )
@@ -213,8 +213,10 @@ def _first(network: BundleNetwork, place: Place, say: Say) -> Backend:
     )
 
 
-def _runners(network: BundleNetwork, place: Place, say: Say) -> Iterator[tuple[Key, Backend]]:
+def _runners(network: BundleNetwork, place: Place, say: Say, only: str | None = None) -> Iterator[tuple[Key, Backend]]:
     for name, variant in _candidates(network, place.precision_of(network.role) or network.record.precision):
+        if only not in (None, name):
+            continue
         try:
             opened = open_variant(network, variant, dataclasses.replace(place, backend=name))
         except EnvironmentMissingError as error:
