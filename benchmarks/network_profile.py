@@ -2,6 +2,8 @@
 
     python benchmarks/network_profile.py BUNDLE multitask --threads 1
 
+A bundle in a lower precision has it behind the name (profile_NETWORK_int8.json).
+
 Each library's own profiler, on the graph that it runs (fused and laid out by it), one item, one run after two to warm up, by
 turns. The sum over operations is the time in kernels; what is between them is not in it.
 """
@@ -32,7 +34,8 @@ Run = dict[str, float]
 def main(bundle: Path, role: str, threads: int, rounds: int) -> None:
     """Profile, write the record, print it."""
     network = open_bundle(bundle).networks[role]
-    model = network.read(network.variant("fp32", ("onnx",)).model)
+    precision = network.record.precision
+    model = network.read(network.variant(precision, ("onnx",)).model)
     sizes = {"height": 480, "width": 640}
     rng = np.random.RandomState(0)
     inputs = {
@@ -45,7 +48,9 @@ def main(bundle: Path, role: str, threads: int, rounds: int) -> None:
     }
     result = {"machine": measure.machine(), "network": network.row.name, "threads": threads, "rounds": rounds}
     result |= {name: {"wall_ms": wall, "ms_by_operation": _medians(runs)} for name, (wall, runs) in found.items()}
-    (RESULTS / f"profile_{network.row.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    result["precision"] = precision
+    name = network.row.name if precision == "fp32" else f"{network.row.name}_{precision}"
+    (RESULTS / f"profile_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     for name in found:
         said = result[name]
         total = sum(said["ms_by_operation"].values())

@@ -86,8 +86,9 @@ PRECISIONS = {
     "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10,)),
     "int8_hd_1_face_detector_640": Workload("detectorv2 int8", ("--faces", "1", *HD, "--detector-size", "640"), (7,)),
     "bf16_vga_1_face": Workload("detectorv2 bf16", ("--faces", "1"), (12,)),
+    "fp16_vga_1_face": Workload("detectorv2 fp16", ("--faces", "1"), (12,)),
 }
-BUNDLES = ("detectorv2", "detectorv1", "detectorv1 default", "detectorv2 int8", "detectorv2 bf16")
+BUNDLES = ("detectorv2", "detectorv1", "detectorv1 default", "detectorv2 int8", "detectorv2 bf16", "detectorv2 fp16")
 
 
 def python(*words: object) -> str:
@@ -120,7 +121,7 @@ def built(name: str) -> Run:
 
         pipeline, _, kind = name.partition(" ")
         lower: dict[str, Any] = {}
-        if kind in ("int8", "bf16"):
+        if kind in ("int8", "bf16", "fp16"):
             lower = {"precision": kind, "calibration": [PHOTOGRAPH], "allow_loss": True}
         targets = ["onnxruntime", "openvino"] if lower else plan.TARGETS
         choices = LANDMARKS_AND_POSE if name == "detectorv1" else {}
@@ -252,9 +253,18 @@ def in_turns(name: str, rounds: int, faces: int) -> Record:
     return Record({"turns": Piece(run)})
 
 
-def profiled(work: Work) -> None:
-    """Where the multitask network's time goes."""
-    python(HERE / "network_profile.py", work.bundle("detectorv2"), "multitask", "--threads", "1")
+def profiled(bundle: str) -> Callable[[Work], None]:
+    """Where the multitask network's time goes, in a bundle's precision."""
+
+    def run(work: Work) -> None:
+        python(HERE / "network_profile.py", work.bundle(bundle), "multitask", "--threads", "1")
+
+    return run
+
+
+def at_once(work: Work) -> None:
+    """A frame's networks at once, a thread each."""
+    python(HERE / "at_once.py", work.bundle("detectorv2"))
 
 
 def pooled(work: Work) -> None:
@@ -327,10 +337,14 @@ RECORDS: dict[str, Record] = {
     **{name: beside_pyfeat(name, name, workload) for name, workload in WORKLOADS.items()},
     "backends_int8": Record({"2 threads": Piece(tuned("detectorv2 int8", 2))}),
     "backends_bf16": Record({"2 threads": Piece(tuned("detectorv2 bf16", 2))}),
+    "backends_fp16": Record({"2 threads": Piece(tuned("detectorv2 fp16", 2))}),
     **{name: beside_pyfeat(name, f"precision_{name}", workload) for name, workload in PRECISIONS.items()},
     "auto_over_onnxruntime_vga_1_face": in_turns("auto_over_onnxruntime_vga_1_face", 14, 1),
     "auto_over_onnxruntime_vga_5_faces": in_turns("auto_over_onnxruntime_vga_5_faces", 8, 5),
-    "profile": Record({"multitask": Piece(profiled)}),
+    "profile": Record(
+        {"multitask": Piece(profiled("detectorv2")), "multitask int8": Piece(profiled("detectorv2 int8"))}
+    ),
+    "at_once": Record({"ways": Piece(at_once)}),
     "thread_pools": Record({"modes": Piece(pooled)}),
     "gate": Record({"slowed": Piece(gated)}, _one("gate_slowed.json")),
     "footprint": Record(

@@ -25,9 +25,10 @@ TARGETS = {
 }
 REMADE = {
     *(f"{name}.json" for name in (*RECORDS, *WORKLOADS)),
-    *(f"precision_{name}.json" for name in (*PRECISIONS, "int8_verification", "bf16_verification")),
+    *(f"precision_{name}.json" for name in (*PRECISIONS, "int8_verification", "bf16_verification", "fp16_verification")),
     *(f"before_after_{name}.json" for name in RECORDS),
     "backends_detectorv1_default_1_face.json", "gate_slowed.json", "gate.json", "profile_multitask-v28.json",
+    "profile_multitask-v28_int8.json",
 }  # fmt: skip
 """Files that `record.py` makes (and the gate's baseline)."""
 REMADE -= {f"before_after_{name}.json" for name in RECORDS if not name.startswith("auto_over")}
@@ -251,19 +252,28 @@ def _backends() -> list[str]:
     for path in sorted(RESULTS.glob("backends_*.json")):
         result = json.loads(path.read_text())
         work = result["workload"]
+        in_frame = all("noisy" in m for m in result["measured"])
         lines += [
             f"### {path.stem.removeprefix('backends_')}: {work['width']} x {work['height']}, {work['faces']} faces, {result['threads']} threads",
             "",
-            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run after a run to warm up.",
+            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run "
+            + (
+                "behind the rest of a frame."
+                if in_frame
+                else "after a run to warm up (before a network was measured as a frame meets it)."
+            ),
             "",
-            "| network | backend | p50 ms | chosen |",
-            "|---|---|---|---|",
+            "| network | backend | threads | p50 ms | noisy rounds | chosen |",
+            "|---|---|---|---|---|---|",
         ]
         for m in result["measured"]:
             chosen = "yes" if m["chosen"] else ""
-            lines.append(f"| {m['network']} | {m['backend']} | {statistics.median(m['ms']):.1f} | {chosen} |")
+            threads, noisy = m.get("threads", result["threads"]), m.get("noisy", "–")
+            lines.append(
+                f"| {m['network']} | {m['backend']} | {threads} | {statistics.median(m['ms']):.1f} | {noisy} | {chosen} |"
+            )
         lines.append("")
-    return ["## Backends, each network alone, fp32", "", *lines] if lines else []
+    return ["## Backends, each network, fp32", "", *lines] if lines else []
 
 
 def _in_turns() -> list[str]:
@@ -296,7 +306,8 @@ def _profiles() -> list[str]:
     lines = []
     for path in sorted(RESULTS.glob("profile_*.json")):
         result = json.loads(path.read_text())
-        lines += [f"## Profile of {result['network']}, {result['threads']} thread", ""]
+        precision = result.get("precision", "fp32")
+        lines += [f"## Profile of {result['network']} in {precision}, {result['threads']} thread", ""]
         for library in ("onnxruntime", "openvino"):
             said = result[library]
             spent = said["ms_by_operation"]

@@ -2,10 +2,9 @@
 
 Which one it is differs between CPUs (AVX-512 or not, caches, cores, what else they do), so it is not guessed. Only artefacts that
 were verified, in the precision asked for, compete. A network is measured as a frame meets it: behind the other networks' runs,
-whose weights are in the caches then and not its own (alone in a loop, backends that read more memory look faster than
-they are in a frame). Candidates take turns, so that all see the same machine; rounds in which one of them took far longer than it does
-are thrown away; a choice is the least of medians, and the default stays unless another is better by more than what
-such medians differ by themselves.
+whose weights are in the caches then and not its own. Candidates take turns, so that all see the same machine; rounds in which
+one of them took far longer than it does are thrown away. A choice is the least of medians, and the default stays unless another
+is better by more than what such medians differ by themselves.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ LEAST_GAIN = 0.03
 NOISY = 1.3
 """A round in which a candidate took this many times its median is noise: something else ran."""
 WARMUP = 2
+LEAST_ROUNDS = 5
 Say = Callable[[str], None]
 Inputs = list[dict[str, F32]]
 Given = tuple[Backend, Inputs]
@@ -70,7 +70,7 @@ class Measured:
 
 
 def tune(
-    bundle: Bundle, place: Place, work: Workload | None = None, rounds: int = 15, say: Say = lambda text: None
+    bundle: Bundle, place: Place, work: Workload | None = None, rounds: int = 11, say: Say = lambda text: None
 ) -> list[Measured]:
     """Measure every verified artefact that this machine can run, keep the choice, answer the samples.
 
@@ -144,8 +144,10 @@ def _of_network(
     for threads in fewer:  # of the fastest backend alone: what is slow on all threads is slow on one
         name = best[0]
         alone = dataclasses.replace(place, threads={network.role: threads})
-        found = {key: runner for key, runner in _runners(network, alone, say) if key[0] == name}
-        again, more = _in_turns(network, {best: runners[best], **found}, given, rest, rounds, say)
+        found = dict(_runners(network, alone, say, only=name))
+        again, more = _in_turns(
+            network, {best: runners[best], **found}, given, rest, max(LEAST_ROUNDS, rounds // 2), say
+        )
         times.update({key: again[key] for key in found})
         noisy += more
         runners |= found
@@ -173,7 +175,7 @@ def _in_turns(
     for k in range(rounds + WARMUP):
         for key, runner in sorted(runners.items(), reverse=bool(k % 2)):
             say(f"{network.row.name} on {key[0]}, round {k + 1} of {rounds + WARMUP}")
-            for other, values in ((runner, given), *rest):  # the frame before, and the rest of it
+            for other, values in rest:  # of the frame before, and of this one
                 for value in values:
                     other.infer(value)
             start = time.perf_counter()
@@ -211,8 +213,10 @@ def _first(network: BundleNetwork, place: Place, say: Say) -> Backend:
     )
 
 
-def _runners(network: BundleNetwork, place: Place, say: Say) -> Iterator[tuple[Key, Backend]]:
+def _runners(network: BundleNetwork, place: Place, say: Say, only: str | None = None) -> Iterator[tuple[Key, Backend]]:
     for name, variant in _candidates(network, place.precision_of(network.role) or network.record.precision):
+        if only not in (None, name):
+            continue
         try:
             opened = open_variant(network, variant, dataclasses.replace(place, backend=name))
         except EnvironmentMissingError as error:

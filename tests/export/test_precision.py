@@ -17,8 +17,8 @@ from fexport import build as building
 from fexport import modules, onnx_graph, samples, session, steps
 from fexport.plan import plan
 from fexport.precision import cast, lower, magnitudes, quantise, smooth
-from fexport.precision.plan import plan_of
-from fexruntime import Detector
+from fexport.precision.plan import PrecisionPlan, plan_of
+from fexruntime import Detector, differences
 from fexruntime.boxes import iou
 from fexruntime.bundle import open_bundle
 from fexruntime.canonical import check_canonical
@@ -312,6 +312,54 @@ def test_int8_graphs_hold_their_plan(detector):
             assert TensorProto.UINT8 in kinds
     with pytest.raises(VerificationError, match="has no calibrated range"):
         quantise.quantised(model, found, {})
+
+
+def test_int8_products_answer_floats_on_cpus():
+    """What fp32 nodes read of a product is not rounded to int8 first; ONNX Runtime fuses it all the same."""
+    rng = np.random.RandomState(0)
+    weights = numpy_helper.from_array(rng.randn(16, 32).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="fc"),
+        helper.make_node("Tanh", ["y"], ["z"], name="act"),
+    ]
+    edge = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8, c]) for n, c in (("x", 16), ("z", 32))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "product", edge[:1], edge[1:], [weights]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    plan_ = PrecisionPlan("int8", {"fc": "int8", "act": FULL}, {"fc": "", "act": ""})
+    measured = {"x": (-1.0, 1.0), "y": (-8.0, 8.0)}
+    for symmetric, rounded in ((False, 0), (True, 1)):
+        graph = onnx_graph.Graph(quantise.quantised(model, plan_, measured, symmetric))
+        (product,) = (n for n in graph.proto.node if n.op_type == "MatMul")
+        readers = [n.op_type for n in graph.consumers[product.output[0]]]
+        assert readers.count("QuantizeLinear") == rounded
+    x = rng.rand(1, 8, 16).astype(np.float32) * 2 - 1
+    low = session.onnx_runner(quantise.quantised(model, plan_, measured).SerializeToString())((x,))["z"]
+    assert np.abs(low - np.tanh(x @ numpy_helper.to_array(weights))).max() < 0.05
+
+
+def test_facemesh_in_int8_keeps_its_stem_depthwise_layers_and_heads_in_fp32():
+    todo = plan("facemesh")
+    part = todo.parts["mesh"]
+    loaded = modules.load(part.network, part.choice.crop, todo.weights)
+    model, _ = lower.prepared(steps.exported(loaded, part.choice), "int8")
+    graph = onnx_graph.Graph(model)
+    found = plan_of(model, part.network.name, "int8")
+    low = [n for n in model.graph.node if n.name in found.lowered]
+    assert {n.op_type for n in low} == {"Conv"}
+    kernels = [graph.value(n.input[1]).shape for n in low]
+    assert len(kernels) == 12
+    assert all(shape[2:] == (1, 1) and min(shape[:2]) >= 16 and shape[0] >= 32 for shape in kernels)
+
+
+def test_a_logit_is_compared_as_the_probability_that_it_means():
+    gate = Gate("presence", "logit", 0.04)
+    said, found = np.array([[0.0], [35.0], [-800.0]], np.float32), np.array([[0.4], [34.0], [800.0]], np.float32)
+    assert differences.difference(gate, said, found, 192) == pytest.approx(
+        [1 / (1 + np.exp(-0.4)) - 0.5, 0.0, 1.0], abs=1e-7
+    )
 
 
 def test_differences_of_detections():

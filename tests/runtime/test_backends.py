@@ -219,11 +219,10 @@ def test_a_network_is_measured_behind_the_rest_of_the_frame(targets_bundle, tmp_
     _fake_speed(monkeypatch, dict.fromkeys(("ncnn", "openvino", "onnxruntime"), 1.0), ran)
     tuning.tune(open_bundle(targets_bundle), Place(cache=tmp_path, threads=1), tuning.Workload(64, 96), rounds=5)
     roles = list(open_bundle(targets_bundle).networks)
-    # a turn: the frame before (the candidate, the networks behind it, those before it), then what is measured
-    first = [role for role, _ in ran[: len(roles) + 1]]
-    assert first == [*roles, roles[0]]
-    turn = [role for role, _ in ran[-(len(roles) + 1) :]]
-    assert turn == [roles[-1], *roles[:-1], roles[-1]]
+    turns = [[role for role, _ in ran[k : k + len(roles)]] for k in range(0, len(ran), len(roles))]
+    # a turn: the networks behind the one that is measured, those before it in the next frame, then itself
+    assert turns[0] == [*roles[1:], roles[0]]
+    assert turns[-1] == roles
 
 
 def test_fewer_threads_are_chosen_where_they_are_faster_and_used(targets_bundle, tmp_path, monkeypatch):

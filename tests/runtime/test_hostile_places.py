@@ -117,11 +117,14 @@ def test_two_processes_share_a_bundle_on_a_read_only_file_system(photo, tmp_path
         b"[1, 2]",
         b'{"faces": "os"}',
         b'{"faces": 7}',
-        b'{"faces": {"backend": "os", "threads": 1}}',
         b"null",
         b"not json",
         b"[" * 100_000,
-        b'{"faces": {"backend": "onnxruntime", "threads": 0}}',
+        b'{"faces": {"backend": "os", "threads": 1}}',
+        b'{"faces": {"backend": "ncnn"}}',
+        b'{"faces": {"backend": "ncnn", "threads": 0}}',
+        b'{"faces": {"backend": "ncnn", "threads": true}}',
+        b'{"faces": {"backend": ["ncnn"], "threads": 1}}',
     ],
 )
 def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypatch):

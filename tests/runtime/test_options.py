@@ -19,6 +19,17 @@ def test_numpys_numbers_serve_as_pythons():
     assert Place(threads=np.int64(2)).cores == 2
 
 
+def test_threads_may_be_given_by_role():
+    place = Place(threads={"pose": 1})
+    assert (place.threads_of("pose"), place.threads_of("faces")) == (1, Place().cores)
+    assert Place(threads=2).threads_of("faces") == 2
+    for wrong in ({"pose": 0}, {"pose": True}, {"pose": 10**6}):
+        with pytest.raises(InputError, match="threads"):
+            Place(threads=wrong)
+    with pytest.raises(InputError, match="threads names chin: this bundle has faces"):
+        Place(threads={"chin": 1}).check_roles(["faces"])
+
+
 def test_columns_may_be_one_text_or_any_iterable(v1_edge_bundle, photo):
     from fexruntime import Detector
 

@@ -18,14 +18,15 @@ from fexruntime.bundle import EDGE
 )
 @click.option("--faces", type=click.IntRange(1, 64), default=1, show_default=True, help="On each frame.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
-@click.option("--rounds", type=click.IntRange(min=5), default=15, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=5), default=11, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the choice and every sample as JSON.")
 def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int, as_json: bool) -> None:
     """Measure every verified artefact of BUNDLE that this machine can run, in turns, and keep the fastest for each network.
 
     Each is measured as a frame meets it, behind the other networks' runs; the fastest backend on fewer threads too. Rounds in which
-    something else ran are thrown away ("noisy" counts them). `fexport run` and `Detector(bundle, backend="auto")` use the choice, for this bundle, CPU, number of threads and these
-    versions of the backends; `fexport cache` lists it. Precision is never changed. Nothing else should run meanwhile.
+    something else ran are thrown away ("noisy" counts them). `fexport run` and `Detector(bundle, backend="auto")` use the choice, for
+    this bundle, CPU, number of threads and these versions of the backends; `fexport cache` lists it. Precision is never changed. Nothing
+    else should run meanwhile.
     """
     from fexport.cli import tables
     from fexruntime.backends.base import Place
@@ -42,7 +43,8 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
         return
     table = tables.Sheet(
         tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("threads", right=True),
-        tables.Column("p50 ms", right=True), tables.Column("noisy", right=True), tables.Column("", whole=True), title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",
+        tables.Column("p50 ms", right=True), tables.Column("noisy", right=True), tables.Column("", whole=True),
+        title=f"{width} x {height}, {faces} face{'s' * (faces != 1)}",
     )  # fmt: skip
     for m in found:
         table.add(

@@ -225,7 +225,7 @@ def _sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield from _of_file(inputs, how)
     elif hasattr(inputs, "__array__") and not isinstance(inputs, np.ndarray) and not hasattr(inputs, "iloc"):
         yield from _of_array(np.asarray(inputs), own)
-    elif hasattr(inputs, "__dlpack__") and not isinstance(inputs, (np.ndarray, type)):  # an array left is a list of names
+    elif hasattr(inputs, "__dlpack__") and not isinstance(inputs, (np.ndarray, type)):  # of NumPy: names
         yield from _of_dlpack(inputs, own)
     elif isinstance(inputs, Iterable) and not isinstance(inputs, dict):
         for item in inputs:
