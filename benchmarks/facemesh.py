@@ -5,7 +5,8 @@
 PYTHON is an interpreter of an environment that has mediapipe 0.10.21 (numpy < 2). Each side runs in a process of its own, one after
 another in every round, on the same pixels: the picture at 640 x 480 for static images, the video's first frames for use_prev_landmarks
 (static_image_mode=False). At most one face, the mesh alone (no head pose, which mediapipe does not fit there either), one thread a
-network on both sides (mediapipe's graph has threads of its own beside). Import and load: the median of fresh processes. Writes results/facemesh.json and the table in docs/facemesh.md.
+network on both sides (mediapipe's graph has threads of its own beside). Import and load: the median of fresh processes. Memory: what
+is resident, less the frames, which are held here whole. Writes results/facemesh.json and the table in docs/facemesh.md.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ for line in sys.stdin:
     times = []
     for _ in range(60):
         t = time.perf_counter(); found = step(); times.append((time.perf_counter() - t) * 1e3)
-    rss = int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+    rss = (int(open("/proc/self/statm").read().split()[1]) * 4096 - frames.nbytes) / 1e6
     print(json.dumps({"ms": [round(x, 3) for x in times], "found": found, "loaded_s": loaded, "rss_mb": rss}), flush=True)
 """
 
@@ -209,7 +210,7 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         f"{record['cpu']}, {record['cores']} cores, {record['date']}, commit {record['commit']}, by `benchmarks/facemesh.py`; medians of "
         f"{sum(len(r['ms']) for r in next(iter(record['samples'].values())))} frames, sides in turns, one face at most, the mesh alone, one thread a network.\n",
-        "| | ms a frame | frames/s | × mediapipe | import and load, s | resident, MB |", "|---|---|---|---|---|---|",
+        "| | ms a frame | frames/s | × mediapipe | import and load, s | resident less the frames, MB |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, rounds in record["samples"].items():
         held_to, last = SIDES[name][0], rounds[-1]
