@@ -173,7 +173,11 @@ def once(python: str, program: str, said: dict[str, Any]) -> float:
     """Seconds of import and load in a fresh process."""
     alone = program + "print(loaded)"
     done = subprocess.run(
-        [python, "-c", alone, json.dumps(said)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8", check=True
+        [python, "-c", alone, json.dumps(said)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        encoding="utf-8",
+        check=True,
     )
     return float(done.stdout.split()[-1])
 

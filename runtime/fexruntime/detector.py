@@ -90,7 +90,10 @@ class Detector:
         made = [workspace_of(self._networks, self._finder, self._steps, running) for _ in range(workspaces)]
         self._workspaces = Workspaces(made)
         self._observe = observe
-        self._selected: tuple[tuple[tuple[str, ...] | None, bool], Selection] = (None, False), select(self.pipeline, None)
+        self._selected: tuple[tuple[tuple[str, ...] | None, bool], Selection] = (
+            (None, False),
+            select(self.pipeline, None),
+        )
 
     def __enter__(self) -> Detector:
         return self
