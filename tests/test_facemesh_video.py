@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
+from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 
+from fexport import build, plan
 from fexruntime import Detector
 from fexruntime.errors import InputError
 from fexruntime.landmark_track import LandmarkTracker
 from fexruntime.options import Options
+from fexruntime.recording import record
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
+from fexruntime.sources.images import read_image
+
+GOLDENS = Path(__file__).parent / "goldens"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,50 @@ def test_what_was_written_down_goes_on_exactly(facemesh, film):
     rest = [r for batch in second.batches() for _, r in batch]
     for one, other in zip(whole[3:], rest, strict=True):
         np.testing.assert_array_equal(one.mesh_xyz_px, other.mesh_xyz_px)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_recording_gone_on_with_is_the_whole_ones_byte_for_byte(facemesh, photo, tmp_path, suffix):
+    """`fexport run VIDEO --use-prev-landmarks`, stopped, and then `--resume`."""
+    film = clips.write(tmp_path / "film.mp4", clips.pictures(photo, 16))
+    whole, out, stop = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}", threading.Event()
+    seen = []
+
+    def on_batch(pairs):
+        seen.extend(pairs)
+        if len(seen) >= 7:
+            stop.set()
+
+    given = {"use_prev_landmarks": True, "max_faces": 1, "batch_size": 1}
+    record(facemesh, film, whole, **given)
+    assert record(facemesh, film, out, on_batch=on_batch, stop=stop, **given).frames == 7
+    again = record(facemesh, film, out, resume=True, **given)
+    assert (again.frames, again.resumed_frames) == (16, 7)
+    assert out.read_bytes() == whole.read_bytes()
+    single = tmp_path / f"single{suffix}"
+    record(facemesh, film, single, **{**given, "use_prev_landmarks": False})
+    assert single.read_bytes() != whole.read_bytes()  # the squares that went on are no new detections
+
+
+@pytest.mark.parametrize(("refined", "most"), [(False, 3), (True, 5)])
+def test_several_faces_are_followed_as_mediapipe_follows_them(reference, tmp_path, refined, most):
+    """Six frames of a picture of three faces that moves by (2, 1) pixels: as many faces, in the same order, each frame."""
+    picture = read_image(reference / "images" / "multi_face.jpg")
+    height, width = picture.shape[:2]
+    frames = np.zeros((6, *picture.shape), np.uint8)
+    for k, moved in enumerate(frames):
+        moved[k:, 2 * k :] = picture[: height - k, : width - 2 * k]
+    if not refined:
+        build.build(plan.plan("facemesh"), tmp_path / "plain")
+    detector = Detector("facemesh" if refined else tmp_path / "plain", threads=1)
+    found = detector.stream(frames, use_prev_landmarks=True, max_faces=most, mediapipe_presence=refined)
+    with np.load(GOLDENS / "facemesh_video_mediapipe01021.npz") as said:
+        for k, result in enumerate(found):
+            mediapipes = said[f"{'refined' if refined else 'plain'}_{k}"]
+            assert len(result) == len(mediapipes)
+            if len(result):
+                # feed-back: a hundredth of a pixel moves the next square, and so on
+                assert np.abs(result.mesh_xyz_px[:, said["points"]] - mediapipes).max() < (0.02 if k == 0 else 0.35)
 
 
 def test_columns_change_nothing(facemesh, film):

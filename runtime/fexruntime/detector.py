@@ -90,6 +90,10 @@ class Detector:
         made = [workspace_of(self._networks, self._finder, self._steps, running) for _ in range(workspaces)]
         self._workspaces = Workspaces(made)
         self._observe = observe
+        self._selected: tuple[tuple[tuple[str, ...] | None, bool], Selection] = (
+            (None, False),
+            select(self.pipeline, None),
+        )
 
     def __enter__(self) -> Detector:
         return self
@@ -320,6 +324,9 @@ class Detector:
 
     def _selection(self, options: Options) -> Selection:
         """The columns asked for; InputError if this bundle cannot fill one that was asked for by name."""
+        asked = options.columns if options.columns is None else tuple(options.columns), options.track
+        if asked == self._selected[0]:  # asked in every frame
+            return self._selected[1]
         selection = select(self.pipeline, options.columns, track=options.track)
         if options.columns is not None:
             given = {v for step in (self._finder, *self._steps) for v in step.gives}
@@ -328,6 +335,7 @@ class Detector:
                 raise InputError(
                     f"this bundle was built without what gives {', '.join(lacking)}: leave those columns out"
                 )
+        self._selected = asked, selection
         return selection
 
 

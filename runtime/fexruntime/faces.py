@@ -254,7 +254,7 @@ def _results(frames: Sequence[Frame], blocks: Sequence[Block], rect: Crop | None
 
 def _in_original(name: str, value: F32, frame: Frame) -> F32:
     """Points in pixels of the original; everything else as it is."""
-    if not VALUES[name].points:
+    if not VALUES[name].points or (frame.scale == 1 and not any(frame.pad_xy)):
         return value
     if VALUES[name].depth:
         value = np.concatenate([value[..., :2], value[..., 2:] / np.float32(frame.scale)], axis=-1)
