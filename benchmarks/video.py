@@ -210,6 +210,8 @@ def overlap(bundle: str, clip: Path, rounds: int, threads: int, length: int | No
         "threads": threads, "frames": len(frames), "seconds_a_frame": samples, "cpu_s_a_frame": cpu,
         "first_frame_and_end_s": ends, "median_s": middle, "slowest": slowest,
         "whole_over_slowest": middle[slowest] / middle["whole"],
+        # of a machine that is not quiet, the rounds that were least disturbed
+        "fastest_over_fastest": min(samples[slowest]) / min(samples["whole"]),
         "whole_over_slowest_by_round": [a / b for a, b in zip(samples[slowest], samples["whole"], strict=True)],
         "best_that_cores_allow": min(1.0, middle[slowest] * psutil.cpu_count() / busy),
     })  # fmt: skip
