@@ -82,7 +82,7 @@ class Appending:
         unfinished = bool(lines and lines[1:])
         if unfinished and not resume:
             raise InputError(
-                f"{str(self.part)!r} has {printable(lines[-1]['rows'], 20)} rows of a run that did not end: go on with --resume, or delete it and "
+                f"{str(self.part)!r} has {_counted(lines[-1]['rows'])} of a run that did not end: go on with --resume, or delete it and "
                 f"{self._journal_path.name!r} to begin anew"
             )
         if unfinished and not self.part.exists():
@@ -190,8 +190,9 @@ class Appending:
     def kept(self) -> str:
         """The clause that says what is safe."""
         rows = self.committed.get("rows", 0)
-        said = "1 row is" if rows == 1 else f"{rows} rows are"
-        return f"{said} kept in {str(self.part)!r}; --resume goes on from there"
+        return (
+            f"{_counted(rows)} {'is' if rows == 1 else 'are'} kept in {str(self.part)!r}; --resume goes on from there"
+        )
 
     def _refused(self, error: OSError) -> OutputError:
         said = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
@@ -257,6 +258,10 @@ def differences(was: Any, now: Any, name: str = "") -> list[str]:
             return [f"{name}: {len(was)} then, {len(now)} now"]
         return [d for k, (a, b) in enumerate(zip(was, now, strict=True)) for d in differences(a, b, f"{name} {k}")]
     return [] if was == now else [f"{name} was {_short(was)}, is {_short(now)}"]
+
+
+def _counted(rows: Any) -> str:
+    return "1 row" if rows == 1 else f"{printable(rows, 20)} rows"
 
 
 def _short(value: Any) -> str:
