@@ -76,6 +76,15 @@ def test_a_head_says_the_size_that_is_decoded(name):
         assert encoded_size(data[:length]) in (None, (30, 20))
 
 
+def test_a_tiff_whose_size_has_no_room_in_its_entry_says_none():
+    """Eight bytes where four are: behind them the file ends."""
+    entry = struct.pack("<HHIHH", 256, 16, 1, 30, 0)
+    data = b"II*\0" + struct.pack("<IH", 8, 1) + entry
+    assert encoded_size(data) is None
+    with pytest.raises(InputError, match="is not an image that OpenCV can decode"):
+        decode_image(data, "it")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".webp", ".tiff"])
 def test_the_bound_holds_in_every_format(suffix, monkeypatch):
     data = cv2.imencode(suffix, np.zeros((20, 30, 3), np.uint8))[1].tobytes()

@@ -20,7 +20,7 @@ _NUMBERS = {3: "H", 4: "I", 16: "Q"}
 
 def as_stored(data: bytes) -> bytes:
     """The same bytes, but of a TIFF whose tag says that it is to be turned: that one as upright. What is no TIFF stays as it is."""
-    for order, tag, _, place in _entries(data):
+    for order, tag, _, place, _ in _entries(data):
         if tag == _ORIENTATION:
             upright = bytearray(data)
             struct.pack_into(f"{order}H", upright, place, UPRIGHT)
@@ -36,7 +36,7 @@ def orientation(data: bytes) -> int:
             at = data.rfind(begin) + 4 if head == b"RIFF" else data.find(begin, 0, 1 << 20)
             data = data[at + len(begin) : at + len(begin) + (1 << 16)] if at >= len(head) else b""
             break
-    for order, tag, kind, place in _entries(data):
+    for order, tag, kind, place, _ in _entries(data):
         if tag == _ORIENTATION and kind == 3:
             value: int = struct.unpack_from(f"{order}H", data, place)[0]
             return value if 1 <= value <= 8 else UPRIGHT
@@ -46,16 +46,17 @@ def orientation(data: bytes) -> int:
 def size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that a TIFF says; None for what is no TIFF, or does not say it."""
     said: dict[int, int] = {}
-    for order, tag, kind, place in _entries(data):
-        if tag in (_WIDTH, _HEIGHT) and kind in _NUMBERS:
+    for order, tag, kind, place, room in _entries(data):
+        # a number that has no room in its entry stands elsewhere, and decoders read none there
+        if tag in (_WIDTH, _HEIGHT) and kind in _NUMBERS and struct.calcsize(_NUMBERS[kind]) <= room:
             said.setdefault(
                 tag, struct.unpack_from(f"{order}{_NUMBERS[kind]}", data, place)[0]
             )  # of a repeated tag the first counts
     return (said[_WIDTH], said[_HEIGHT]) if len(said) == 2 else None
 
 
-def _entries(data: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """(byte order, tag, type, where its value is) of the first directory's entries, as far as they are there."""
+def _entries(data: bytes) -> Iterator[tuple[str, int, int, int, int]]:
+    """(byte order, tag, type, where its value is, bytes it has there) of the first directory's entries, as far as they are there."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
         return
@@ -70,6 +71,6 @@ def _entries(data: bytes) -> Iterator[tuple[str, int, int, int]]:
             entry = at + struct.calcsize(f"{order}{count}") + k * length
             tag, kind = struct.unpack_from(f"{order}HH", data, entry)
             if entry + length <= len(data):
-                yield order, tag, kind, entry + place
+                yield order, tag, kind, entry + place, length - place
     except (struct.error, OverflowError):  # damaged: the decoder says so
         return
