@@ -34,10 +34,15 @@ REMADE = {
 REMADE -= {f"before_after_{name}.json" for name in RECORDS if not name.startswith("auto_over")}
 
 
+def workloads() -> dict[str, dict]:
+    """The records beside py-feat, by workload."""
+    kept = {n: RESULTS / f"{n}.json" for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
+    return {n: older_records.today(json.loads(path.read_text(encoding="utf-8"))) for n, path in kept.items()}
+
+
 def main() -> None:
     """Write REPORT.md, its plots, and REPORT.html, which holds them."""
-    kept = {n: json.loads((RESULTS / f"{n}.json").read_text()) for n in WORKLOADS if (RESULTS / f"{n}.json").exists()}
-    found = {name: older_records.today(result) for name, result in kept.items()}
+    found = workloads()
     lines = [
         "# What was measured",
         "",

@@ -113,6 +113,13 @@ def test_the_pages_of_robustness_are_what_the_records_say(scripts):
     assert made.DOCS.read_text(encoding="utf-8") == made.page(False)
 
 
+def test_the_readmes_figures_are_what_the_records_say(scripts):
+    """`python benchmarks/report.py` writes them."""
+    scripts("pieces"), scripts("older_records")
+    made, readme = scripts("readme_table"), (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme == made.filled(readme, scripts("report").workloads())
+
+
 def test_the_corpus_and_the_kills_that_are_recorded_broke_nothing():
     results = BENCHMARKS / "results"
     corpus = json.loads((results / "hostile_corpus.json").read_text(encoding="utf-8"))["cases"]
