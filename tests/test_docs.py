@@ -40,6 +40,22 @@ def test_programs_of_the_readme_and_of_the_api_run(page, tmp_path, photo, v28_bu
         assert (tmp_path / "fex.csv").exists()
 
 
+def _headings(page):
+    """What a link to a heading of a page ends in, as GitHub and the site make it."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line) for line in re.findall(r"^#+ (.*)$", text, re.M))
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in plain}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmarks").glob("*.md"))], ids=lambda p: p.name)
+def test_headings_that_a_page_links_to_are_there(page):
+    for link in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = page if not name else page.parent / name
+        if "://" not in link and target.suffix == ".md":
+            assert heading in _headings(target), link
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_programs_of_a_page_compile(page):
     for language, text in blocks(page):
