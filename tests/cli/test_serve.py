@@ -22,8 +22,10 @@ import pytest
 from command import FEXPORT, fexport, refused
 from fastapi.testclient import TestClient
 
+from fexport.cli.serve import command
 from fexport.serving.app import ARROW, Counters, Limits, make_app
 from fexruntime import Detector
+from fexruntime.errors import EnvironmentMissingError
 
 
 @pytest.fixture
@@ -224,3 +226,9 @@ def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser,
 
 def test_what_cannot_be_served():
     refused(fexport("serve", "missing-bundle"), "no bundle at")
+
+
+def test_a_process_that_has_opencv_already_does_not_serve():
+    """OpenCV reads its limit on pixels once: set too late, pictures of kinds whose head is not read could be of any size."""
+    with pytest.raises(EnvironmentMissingError, match="OpenCV was imported before its limit on pixels"):
+        command.callback(**{p.name: p.default for p in command.params})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 import click
 
 from fexport.cli.extras import need
-from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, RUNS_ON, by_role
-from fexruntime.backends.base import AUTO, CPU, PIXELS
-from fexruntime.errors import StandInWarning
+from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON, by_role, device_option, pixels_option
+from fexruntime.backends.base import AUTO
+from fexruntime.errors import EnvironmentMissingError, StandInWarning
 from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 
 
@@ -36,16 +37,8 @@ from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
 @click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
-@click.option(
-    "--device", type=DEVICE, default="cpu", show_default=True, help="Where networks run: cpu, cuda, vulkan, gpu, npu."
-)
-@click.option(
-    "--pixels",
-    type=click.Choice(PIXELS),
-    default=CPU,
-    show_default=True,
-    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
-)
+@device_option
+@pixels_option
 def command(
     bundle: str | None,
     host: str,
@@ -65,6 +58,10 @@ def command(
     (PNG); / is a page to drop pictures on; /healthz, /readyz, /metrics. Logs are JSON lines. Ends on SIGTERM, after the requests under way.
     """
     need("serve", "fexport serve")
+    if "cv2" in sys.modules:
+        raise EnvironmentMissingError(
+            "OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself"
+        )
     most = round(max_megapixels * 1e6)
     bound_decoders(most)
 
