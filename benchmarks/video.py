@@ -165,7 +165,7 @@ def overlap(bundle: str, clip: Path, rounds: int, threads: int, length: int | No
     cpu: dict[str, list[float]] = {s: [] for s in stages}
     ends: list[list[float]] = []
     options = Options()
-    at_once = recording._AT_ONCE
+    at_once = recording.AT_ONCE
     with tempfile.TemporaryDirectory() as folder, Detector(bundle, threads=threads) as detector:
         film = clip if length is None else looped(clip, Path(folder) / "long.mp4", length)
         frames = list(Frames(str(film), ahead=False))

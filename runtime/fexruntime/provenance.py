@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fexruntime.files import check_ours, replacing
+from fexruntime.files import check_ours, file_sha256, replacing
 from fexruntime.versions import installed
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 MARK = b'"bundle_sha256": "'
 """What every such file has, and no other."""
-TABLE_DIGEST = "table_sha256"
-"""Its key of the digest of the table that it lies beside: a table that was changed since is somebody's work."""
+TABLE_DIGEST, REPLACED = "table_sha256", "replaced_sha256"
+"""Its keys of the digests of the table that it lies beside (a table that was changed since is somebody's work), and of the one of ours
+that was there before: a process may end between the two files."""
 PACKAGES = ("fexport", "onnxruntime", "ncnn", "openvino", "numpy", "opencv-python-headless", "av", "pyarrow")
 """Those whose versions can change a number, or a file."""
 
@@ -61,19 +62,23 @@ def check_sidecar(path: Path) -> None:
     check_ours(sidecar_of(path), MARK)
 
 
-def digest_in_sidecar(path: Path) -> str | None:
-    """Digest of the table `path` as it was written; None without a file beside it, or in one that does not say."""
+def digests_in_sidecar(path: Path) -> tuple[str, ...]:
+    """Digests of the table `path` as it was written, and of the one that it replaced; none without a file beside it, or in one that does
+    not say.
+    """
     try:
         said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-        return str(said[TABLE_DIGEST])
+        return tuple(str(said[key]) for key in (TABLE_DIGEST, REPLACED) if key in said)
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return ()
 
 
 def write_sidecar(path: Path, said: Mapping[str, Any]) -> Path:
-    """Write what is said of the table `path` beside it; answers where."""
+    """Write what is said of the table `path` beside it, before the table itself; answers where."""
     target = sidecar_of(path)
     check_sidecar(path)
+    if digests_in_sidecar(path) and path.is_file():  # ours, as the caller has seen: it is there until the new one is
+        said = {**said, REPLACED: file_sha256(path)}
     text = json.dumps(said, indent=1, ensure_ascii=False, default=str) + "\n"
     with replacing(target) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 COMMIT_EVERY_S = 2.0
 """A run that dies loses at most the work of this time."""
-_AT_ONCE = 32
+AT_ONCE = 32
 """Frames whose rows are made and written together: a table of one row costs almost what one of many does."""
 _log = logging.getLogger("fexruntime.recording")
 OnBatch = Callable[["Sequence[tuple[Frame, FrameResult]]"], None]
@@ -226,7 +226,7 @@ class Run:
 
     def _take(self, batch: Sequence[tuple[Frame, FrameResult]], behind: Behind) -> None:
         self._waiting += [result for _, result in batch]
-        if len(self._waiting) >= _AT_ONCE:
+        if len(self._waiting) >= AT_ONCE:
             self._write(behind)
         for frame, result in batch:
             self.done.frames += 1
@@ -240,7 +240,9 @@ class Run:
             self._after = Position(frame.number, frame.index)
 
     def _look_at(self, number: str) -> None:
-        self._seen[number] = fingerprint(self._files[int(number)])
+        # one that is gone since it was read leaves its rows: no file is then the one that was read
+        with contextlib.suppress(OSError):
+            self._seen[number] = fingerprint(self._files[int(number)])
 
     def _write(self, behind: Behind) -> None:
         results, self._waiting = self._waiting, []

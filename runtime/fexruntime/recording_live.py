@@ -14,7 +14,7 @@ from fexruntime.errors import InputError
 from fexruntime.live import Live, Seen
 from fexruntime.naming import Namer, needs_all_faces
 from fexruntime.options import Options
-from fexruntime.recording import COMMIT_EVERY_S, Recorded
+from fexruntime.recording import AT_ONCE, COMMIT_EVERY_S, Recorded
 from fexruntime.recording_said import described, said, sidecar
 from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, check_target, schema_of
@@ -62,6 +62,8 @@ def record_live(
     try:
         for seen in live:
             waiting.append(seen.result)
+            if len(waiting) >= AT_ONCE:
+                write()
             done.frames += 1
             done.faces += len(seen.result)
             if time.monotonic() - last >= commit_every_s:

@@ -20,7 +20,7 @@ import pytest
 
 from fexruntime import Detector
 from fexruntime.errors import CutOffError, InputError, OutputError
-from fexruntime.recording import record
+from fexruntime.recording import Run, record
 from fexruntime.sinks.appending import differences, merged
 
 PROGRAM = """
@@ -214,6 +214,50 @@ def test_a_cut_off_video_gives_its_rows_and_one_error(film, tmp_path):
     read = table(tmp_path / "out.csv")
     assert set(read["input"]) == {str(cut), str(film)}
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_run_that_ends_between_the_table_and_what_lies_beside_it_is_gone_on_with(film, tmp_path, monkeypatch, suffix):
+    """It replaces a table of ours, which is still there: nobody has changed it."""
+    from fexruntime.sinks.appending import Appending
+
+    out = tmp_path / f"out{suffix}"
+    record(Detector(), film, out, skip_frames=30)
+
+    def killed(sink):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Appending, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            record(Detector(), film, out, skip_frames=20)
+    assert record(Detector(), film, out, skip_frames=20, resume=True).rows == 5
+    with out.open("a", encoding="utf-8") as file:
+        file.write("a note of mine\n")
+    with pytest.raises(OutputError, match="was changed since"):
+        record(Detector(), film, out, skip_frames=20)
+
+
+def test_an_input_that_is_gone_before_it_is_noted_costs_no_row(photo, tmp_path, monkeypatch):
+    """As in a folder that is cleared while it is read: its rows are written, and only a run behind it cannot be gone on with."""
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    inputs, out = [tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "out.csv"
+    noted = Run._look_at
+
+    def late(run, number):
+        inputs[int(number)].unlink(missing_ok=True)
+        noted(run, number)
+
+    monkeypatch.setattr(Run, "_look_at", late)
+    assert record(Detector(), inputs, out).rows == 2
+    shutil.copy(photo, tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="1 row is kept"):
+        record(Detector(), inputs, tmp_path / "more.csv")
+    shutil.copy(photo, tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="is not the file that was read before"):
+        record(Detector(), inputs, tmp_path / "more.csv", resume=True)
 
 
 def test_parquet_says_where_it_is_from_and_what_each_column_is(film, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fexruntime.errors import InputError, OutputError
 from fexruntime.files import check_folder, check_ours, file_sha256, replacing
-from fexruntime.provenance import TABLE_DIGEST, check_sidecar, digest_in_sidecar, write_sidecar
+from fexruntime.provenance import TABLE_DIGEST, check_sidecar, digests_in_sidecar, write_sidecar
 from fexruntime.sinks.formats import FORMATS, PARQUET_KEY, Schema, Table, is_ours_parquet, printable, schema_of, shown
 
 __all__ = [
@@ -53,10 +53,10 @@ def _check_ours(path: Path, suffix: str) -> None:
             check_ours(path)
         return
     check_sidecar(path)
-    written = digest_in_sidecar(path)
-    if written is None:
+    written = digests_in_sidecar(path)
+    if not written:
         check_ours(path)
-    elif path.is_file() and path.stat().st_size and file_sha256(path) != written:
+    elif path.is_file() and path.stat().st_size and file_sha256(path) not in written:
         raise OutputError(f"{str(path)!r} was changed since fexport wrote it: give another name, or remove it first")
 
 
