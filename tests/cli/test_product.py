@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from command import fexport, refused
 
 from fexruntime import open_bundle, overlay
 from fexruntime.contracts import CONTRACTS
+from fexruntime.sources.folders import files_in
 
 
 def test_a_bundle_is_replaced_with_force_alone(tmp_path):
@@ -122,5 +124,29 @@ def test_folders_in_folders_and_patterns_are_read_where_that_is_asked_for(photo,
     assert read(".")[0] == ["a.jpg"]
     assert "not read: 1 subfolder" in read(".")[1]
     assert read(".", "--recursive")[0] == ["a.jpg", "in/b.jpg", "in/deeper/c.jpg"]
+    assert "not read: 1 linked folder" in read(".", "--recursive")[1]
+    (tmp_path / "albums").mkdir()
+    (tmp_path / "in" / "deeper").rename(tmp_path / "albums" / "deeper")  # a first folder of folders alone
+    assert read("albums", "a.jpg", "--recursive")[0] == ["albums/deeper/c.jpg", "a.jpg"]
+    refused(fexport("run", "albums", "a.jpg", cwd=tmp_path), "'albums' is neither a bundle")
     assert read("*.jpg", "in/*.jpg")[0] == ["a.jpg", "in/b.jpg"]
     refused(fexport("run", "no*.jpg", "a.jpg", cwd=tmp_path), "no file matches 'no*.jpg'")
+
+
+def test_a_folder_in_a_folder_that_cannot_be_read_is_an_error(photo, tmp_path, monkeypatch):
+    import os
+    import shutil
+
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "in/b.jpg"):
+        shutil.copy(photo, tmp_path / name)
+    scan = os.scandir
+
+    def forbidden(place):
+        if Path(place) == tmp_path / "in":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError, match="in'"):
+        files_in(tmp_path, (".jpg",), recursive=True)

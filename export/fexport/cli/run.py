@@ -195,7 +195,7 @@ def command(
     from fexruntime import Detector, sinks
     from fexruntime.options import options_of
 
-    bundle, inputs = _split(paths, camera, chosen)
+    bundle, inputs = _split(paths, camera, chosen, recursive)
     # never where py-feat's numbers are claimed: a program's Detector() sees frames whole, as does a bundle that was built
     shrinks = options["detector_size"] is None and bundle in (None, EDGE) and camera is None
     if shrinks or options["detector_size"] == WHOLE:
@@ -251,7 +251,9 @@ def command(
         sys.exit(status)
 
 
-def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tuple[str | None, list[str]]:
+def _split(
+    paths: tuple[str, ...], camera: str | None, chosen: str | None, recursive: bool = False
+) -> tuple[str | None, list[str]]:
     """(bundle, inputs): the first path is the bundle if it is one. A packaged one's name is that, whatever lies here."""
     if camera is not None:
         named = [*([chosen] if chosen is not None else []), *paths]
@@ -273,7 +275,7 @@ def _split(paths: tuple[str, ...], camera: str | None, chosen: str | None) -> tu
             raise InputError(f"{later!r} is a bundle: give it first, then the inputs")
     if len(paths) > 1 and not first.exists() and "://" not in paths[0] and not has_magic(paths[0]):
         raise InputError(f"{paths[0]!r} does not exist: neither a bundle nor an image is there")
-    if len(paths) > 1 and first.is_dir() and not _has_files(first):
+    if len(paths) > 1 and not recursive and first.is_dir() and not _has_files(first):
         raise InputError(f"{paths[0]!r} is neither a bundle (it has no {MANIFEST}) nor a folder of images")
     return None, list(paths)
 

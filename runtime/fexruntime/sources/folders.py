@@ -12,10 +12,15 @@ _log = logging.getLogger(__name__)
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Files of a folder and of those in it; links to folders are not followed, so that it ends."""
-    for place, folders, names in os.walk(folder):
+    """Files of a folder and of those in it, and links to folders, which are not followed, so that it ends. Raises OSError."""
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        linked = [name for name in folders if Path(place, name).is_symlink()]
+        yield from (Path(place, name) for name in (*names, *linked) if not name.startswith("."))
 
 
 def files_in(folder: Path, suffixes: Sequence[str], recursive: bool = False) -> list[Path]:
@@ -27,7 +32,8 @@ def files_in(folder: Path, suffixes: Sequence[str], recursive: bool = False) -> 
     seen = sorted(_below(folder) if recursive else (p for p in folder.iterdir() if not p.name.startswith(".")))
     found = [p for p in seen if p.suffix.lower() in suffixes and not p.is_dir()]
     over = Counter(
-        "subfolders" if p.is_dir() else p.suffix.lower() or "without an ending" for p in set(seen) - set(found)
+        ("linked folders" if recursive else "subfolders") if p.is_dir() else p.suffix.lower() or "without an ending"
+        for p in set(seen) - set(found)
     )
     if over and found:
         counted = (f"{over[kind]} {kind.removesuffix('s') if over[kind] == 1 else kind}" for kind in sorted(over))
