@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need, size_option
-from fexport.cli.paths import AGAINST, BACKEND, BUNDLE, DEVICE, FILE, FOLDER, PYTHON, RUNS_ON, by_role
-from fexruntime.backends.base import AUTO, CPU, PIXELS
+from fexport.cli.paths import (
+    AGAINST,
+    BACKEND,
+    BUNDLE,
+    FILE,
+    FOLDER,
+    PYTHON,
+    RUNS_ON,
+    by_role,
+    device_option,
+    pixels_option,
+)
+from fexruntime.backends.base import AUTO, CPU
 from fexruntime.errors import InputError, OutputError, StandInWarning
 
 if TYPE_CHECKING:
@@ -37,16 +48,8 @@ PYFEAT = "pyfeat"
     "--output-size", type=click.IntRange(min=64), help="Scale frames to this, as py-feat's output_size: both sides."
 )
 @click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
-@click.option(
-    "--device", type=DEVICE, default="cpu", show_default=True, help="Where networks run: cpu, cuda, vulkan, gpu, npu."
-)
-@click.option(
-    "--pixels",
-    type=click.Choice(PIXELS),
-    default=CPU,
-    show_default=True,
-    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
-)
+@device_option
+@pixels_option
 @click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
 @click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
 @click.option(

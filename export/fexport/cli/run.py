@@ -10,9 +10,19 @@ from typing import Any
 
 import click
 
-from fexport.cli.paths import BACKEND, BUNDLE, BUNDLE_OR_INPUT, DETECTOR_SIZE, DEVICE, FILE, WHOLE, by_role
+from fexport.cli.paths import (
+    BACKEND,
+    BUNDLE,
+    BUNDLE_OR_INPUT,
+    DETECTOR_SIZE,
+    DEVICE,
+    FILE,
+    WHOLE,
+    by_role,
+    pixels_option,
+)
 from fexruntime.backends import CHOICES
-from fexruntime.backends.base import AUTO, CPU, DEFAULT_BACKEND, PIXELS
+from fexruntime.backends.base import AUTO, DEFAULT_BACKEND
 from fexruntime.bundle import EDGE, EDGE_DETECTOR_SIZE, PACKAGED
 from fexruntime.errors import InputError, StandInWarning
 from fexruntime.identity import METHODS
@@ -158,13 +168,7 @@ _DEFAULT = Options()
     metavar="NAME|ROLE=NAME,…",
     help="cpu; cuda (backends tensorrt and onnxruntime-cuda), vulkan (backend ncnn), gpu or npu (backend openvino), with a number where there are several (vulkan:1); for all or by role.",
 )
-@click.option(
-    "--pixels",
-    type=click.Choice(PIXELS),
-    default=CPU,
-    show_default=True,
-    help="Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda).",
-)
+@pixels_option
 def command(
     paths: tuple[str, ...],
     out: Path | None,

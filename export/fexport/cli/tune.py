@@ -37,7 +37,7 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
     with tables.console(stderr=True).status("measuring") as status:
         found = tune(open_bundle(bundle), Place(threads=threads), Workload(height, width, faces), rounds, status.update)
     if as_json:
-        kept = {m.role: m.backend for m in found if m.chosen}
+        kept = {m.role: {"backend": m.backend, "threads": m.threads} for m in found if m.chosen}
         work = {"width": width, "height": height, "faces": faces, "threads": threads}
         tables.print_json({"workload": work, "measured": [dataclasses.asdict(m) for m in found], "kept": kept})
         return
