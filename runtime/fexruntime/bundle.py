@@ -24,7 +24,7 @@ from fexruntime.contracts import (
     network_row,
     pipeline_row,
 )
-from fexruntime.errors import BundleError, InputError, printable
+from fexruntime.errors import BundleError, InputError, quoted
 from fexruntime.files import check_local, user_path
 from fexruntime.manifest import ANY, FORMAT, MANIFEST, FileRecord, Manifest, NetworkRecord, Variant
 
@@ -149,12 +149,12 @@ def open_bundle(path: str | Path | None = None) -> Bundle:
         )
     except (BundleError, InputError) as error:
         raise BundleError(
-            f"the manifest of {str(folder)!r} is damaged ({printable(error, 500)}): "
+            f"the manifest of {str(folder)!r} is damaged ({quoted(error, 500)}): "
             f"make the bundle again with `{rebuild_command(value, folder)}`"
         ) from None
     if digest != manifest.contract_sha256:
         raise BundleError(
-            f"the bundle {str(folder)!r} was made under other contract rows (fexport {printable(manifest.fexport, 40)}): its numbers would "
+            f"the bundle {str(folder)!r} was made under other contract rows (fexport {quoted(manifest.fexport, 40)}): its numbers would "
             f"be read wrongly here; make it again with `{rebuild_command(value, folder)}`"
         )
     return Bundle(folder, pipeline, manifest.contract, manifest, networks, host)

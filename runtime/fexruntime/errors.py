@@ -15,7 +15,7 @@ def one_line(error: Exception, line: int = 0) -> str:
     return said.splitlines()[line][:300] if said else type(error).__name__
 
 
-def printable(text: object, most: int = 200) -> str:
+def quoted(text: object, most: int = 200) -> str:
     """One line of at most so many characters, of what somebody else wrote into a file (a manifest, a journal) and may be anything."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:most]
 

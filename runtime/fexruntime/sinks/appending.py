@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fexruntime.errors import FexportError, InputError, OutputError, one_line, printable
+from fexruntime.errors import FexportError, InputError, OutputError, one_line, quoted
 from fexruntime.files import file_sha256, replacing
 from fexruntime.sinks.formats import Format, Schema, Table
 
@@ -74,7 +74,7 @@ class Appending:
 
     def _damaged(self, why: str) -> InputError:
         return InputError(
-            f"{str(self._journal_path)!r} is damaged ({printable(why)}): delete it and {self.part.name!r} and begin anew"
+            f"{str(self._journal_path)!r} is damaged ({quoted(why)}): delete it and {self.part.name!r} and begin anew"
         )
 
     def _open(self, resume: bool) -> None:
@@ -106,7 +106,7 @@ class Appending:
         different = differences(lines[0]["run"], self._run)
         if different:
             raise InputError(
-                f"{str(self.part)!r} is of another run, which cannot be gone on with: {'; '.join(map(printable, different[:3]))}"
+                f"{str(self.part)!r} is of another run, which cannot be gone on with: {'; '.join(map(quoted, different[:3]))}"
             )
         for line in lines[1:]:
             self.committed = merged(self.committed, line)
@@ -116,7 +116,7 @@ class Appending:
         size = os.fstat(self._file.fileno()).st_size
         if size < self.committed["bytes"]:
             raise InputError(
-                f"{str(self.part)!r} is shorter ({size} bytes) than its journal says ({printable(self.committed['bytes'], 20)}): it was changed; "
+                f"{str(self.part)!r} is shorter ({size} bytes) than its journal says ({quoted(self.committed['bytes'], 20)}): it was changed; "
                 "delete both and begin anew"
             )
         self._file.truncate(self.committed["bytes"])
@@ -261,7 +261,7 @@ def differences(was: Any, now: Any, name: str = "") -> list[str]:
 
 
 def _counted(rows: Any) -> str:
-    return "1 row" if rows == 1 else f"{printable(rows, 20)} rows"
+    return "1 row" if rows == 1 else f"{quoted(rows, 20)} rows"
 
 
 def _short(value: Any) -> str:
