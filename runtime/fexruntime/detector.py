@@ -325,8 +325,9 @@ class Detector:
     def _selection(self, options: Options) -> Selection:
         """The columns asked for; InputError if this bundle cannot fill one that was asked for by name."""
         asked = options.columns if options.columns is None else tuple(options.columns), options.track
-        if asked == self._selected[0]:  # asked in every frame
-            return self._selected[1]
+        known, kept = self._selected  # at once: another thread may ask for others meanwhile
+        if asked == known:  # asked in every frame
+            return kept
         selection = select(self.pipeline, options.columns, track=options.track)
         if options.columns is not None:
             given = {v for step in (self._finder, *self._steps) for v in step.gives}
