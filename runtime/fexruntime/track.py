@@ -19,6 +19,7 @@ from fexruntime.boxes import iou, pairs
 from fexruntime.contracts import VALUES
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
+from fexruntime.sources.on_device import is_on_device, on_the_cpu
 
 SAME_FACE_IOU = 0.3
 """Least overlap of a detection with where a track is, to be of it."""
@@ -94,6 +95,8 @@ class Tracker:
         return list(results)
 
     def _found(self, frame: Frame, find: Find) -> dict[str, F32]:
+        if is_on_device(frame.rgb_u8):
+            raise on_the_cpu("following faces is")
         view = _view(frame.rgb_u8)
         if frame.source != self._source or (self._seen is not None and self._seen.grey.shape != view.grey.shape):
             self._tracks, self._seen, self._since, self._source = [], None, 0, frame.source

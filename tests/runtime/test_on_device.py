@@ -112,6 +112,9 @@ def test_frames_on_a_gpu_that_cannot_be_read(driver, tensorrt, frame, v1_edge_bu
             detector.detect(OnGpu(frame, here), detector_size=64)
         with pytest.raises(InputError, match="and output_size is the CPU's"):
             detector.detect(OnGpu(frame, here), output_size=64)
+        for options in ({"track": True}, {"detect_every": 2}):
+            with pytest.raises(InputError, match="and following faces is the CPU's"):
+                detector.detect(OnGpu(frame, here), **options)
         with pytest.raises(InputError, match="DLPack's device 8 cannot be read"):
             detector.detect(OnGpu(frame, here, dlpack=True, kind=8))
         bad = []
