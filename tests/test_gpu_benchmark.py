@@ -152,6 +152,9 @@ def test_claims_are_of_the_fastest_run_and_of_the_same_work(staging):
     }
     said = gpu.claims(parts)
     assert [said[c] for c in said if "bf16" in c or "70 %" in c or "fp16" in c] == [True, True, True]
+    for built_by, holds in (("8.6.0", True), ("10.3.0", None)):
+        parts["lean"] = {"built_by": built_by, "networks": [{"passed": True}]}
+        assert gpu.claims(parts)["a plan of 8.6 runs in the lean runtime"] is holds
     parts["pyfeat"]["faces"] = 2
     assert gpu.claims(parts)["8 times as fast as py-feat's bf16"] is None
     parts["rows_provider"]["failed"] = ["small: no such engine"]
