@@ -13,7 +13,7 @@ def fexport(*arguments, cwd=None, **environment):
     return subprocess.run(
         [*FEXPORT, *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=cwd,
         env=os.environ | {"COLUMNS": "200"} | environment,
         check=False,
