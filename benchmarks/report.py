@@ -40,9 +40,8 @@ def workloads() -> dict[str, dict]:
     return {n: older_records.today(json.loads(path.read_text(encoding="utf-8"))) for n, path in kept.items()}
 
 
-def main() -> None:
-    """Write REPORT.md, its plots, and REPORT.html, which holds them."""
-    found = workloads()
+def text(found: dict[str, dict]) -> str:
+    """REPORT.md."""
     lines = [
         "# What was measured",
         "",
@@ -73,20 +72,25 @@ def main() -> None:
         *_pools(),
         *_others(),
     ]
+    lines += [report.markdown(result, f"plots/{name}_").replace("# ", "## ", 1) for name, result in found.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write REPORT.md, its plots, REPORT.html, which holds them, and README.md's figures."""
+    found = workloads()
     pictures = {}
     for name, result in found.items():
-        lines += [report.markdown(result, f"plots/{name}_").replace("# ", "## ", 1)]
         pictures |= {
             f"plots/{name}_latency.png": plots.latency(result),
             f"plots/{name}_stages.png": plots.stages(result),
         }
-    text = "\n".join(lines).rstrip() + "\n"
     shutil.rmtree(HERE / "plots", ignore_errors=True)
     (HERE / "plots").mkdir()
     for name, data in pictures.items():
         (HERE / name).write_bytes(data)
-    (HERE / "REPORT.md").write_text(text, encoding="utf-8")
-    (HERE / "REPORT.html").write_text(page(text, "fexport: what was measured", pictures), encoding="utf-8")
+    (HERE / "REPORT.md").write_text(text(found), encoding="utf-8")
+    (HERE / "REPORT.html").write_text(page(text(found), "fexport: what was measured", pictures), encoding="utf-8")
     readme = HERE.parent / "README.md"
     readme.write_text(readme_table.filled(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
 

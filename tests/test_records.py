@@ -113,11 +113,14 @@ def test_the_pages_of_robustness_are_what_the_records_say(scripts):
     assert made.DOCS.read_text(encoding="utf-8") == made.page(False)
 
 
-def test_the_readmes_figures_are_what_the_records_say(scripts):
-    """`python benchmarks/report.py` writes them."""
+def test_the_report_and_the_readmes_figures_are_what_the_records_say(scripts):
+    """`python benchmarks/report.py` writes both."""
     scripts("pieces"), scripts("older_records")
     made, readme = scripts("readme_table"), (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
-    assert readme == made.filled(readme, scripts("report").workloads())
+    report_script = scripts("report")
+    found = report_script.workloads()
+    assert readme == made.filled(readme, found)
+    assert (BENCHMARKS / "REPORT.md").read_text(encoding="utf-8") == report_script.text(found)
 
 
 def test_the_corpus_and_the_kills_that_are_recorded_broke_nothing():
