@@ -8,6 +8,7 @@ import statistics
 
 import older_records
 import readme_table
+import report_networks
 from pieces import HERE, PRECISIONS, RECORDS, RESULTS, WORKLOADS
 
 from fexport.bench import plots, report
@@ -63,13 +64,13 @@ def text(found: dict[str, dict]) -> str:
         "",
         *_targets(found),
         *_footprint(),
-        *_backends(),
+        *report_networks.backends(),
         *_in_turns(),
         *_precisions(),
         *_limit(found),
-        *_profiles(),
+        *report_networks.profiles(),
         *_gate(),
-        *_pools(),
+        *report_networks.pools(),
         *_others(),
     ]
     lines += [report.markdown(result, f"plots/{name}_").replace("# ", "## ", 1) for name, result in found.items()]
@@ -255,36 +256,6 @@ def _footprint() -> list[str]:
     return [*lines, ""]
 
 
-def _backends() -> list[str]:
-    """Each network on each backend, fp32, as `benchmarks/backends.py` measured."""
-    lines = []
-    for path in sorted(RESULTS.glob("backends_*.json")):
-        result = json.loads(path.read_text())
-        work = result["workload"]
-        in_frame = all("noisy" in m for m in result["measured"])
-        lines += [
-            f"### {path.stem.removeprefix('backends_')}: {work['width']} x {work['height']}, {work['faces']} faces, {result['threads']} threads",
-            "",
-            f"{result['machine']['cpu']}. Rounds in turns; wall milliseconds of a run "
-            + (
-                "behind the rest of a frame."
-                if in_frame
-                else "after a run to warm up (before a network was measured as a frame meets it)."
-            ),
-            "",
-            "| network | backend | threads | p50 ms | noisy rounds | chosen |",
-            "|---|---|---|---|---|---|",
-        ]
-        for m in result["measured"]:
-            chosen = "yes" if m["chosen"] else ""
-            threads, noisy = m.get("threads", result["threads"]), m.get("noisy", "–")
-            lines.append(
-                f"| {m['network']} | {m['backend']} | {threads} | {statistics.median(m['ms']):.1f} | {noisy} | {chosen} |"
-            )
-        lines.append("")
-    return ["## Backends, each network, fp32", "", *lines] if lines else []
-
-
 def _in_turns() -> list[str]:
     """Whole frames of two commits or two backends, as `benchmarks/before_after.py` measured."""
     rows = []
@@ -308,32 +279,6 @@ def _in_turns() -> list[str]:
         "Whole frames (find, then read the given faces); time of the second over the first.",
     ]
     return [*head, "", "| workload | first | second | wall | CPU | machine |", "|---|---|---|---|---|---|", *rows, ""]
-
-
-def _profiles() -> list[str]:
-    """Where a network's time goes in each library, as `benchmarks/network_profile.py` measured."""
-    lines = []
-    for path in sorted(RESULTS.glob("profile_*.json")):
-        result = json.loads(path.read_text())
-        precision = result.get("precision", "fp32")
-        lines += [f"## Profile of {result['network']} in {precision}, {result['threads']} thread", ""]
-        for library in ("onnxruntime", "openvino"):
-            said = result[library]
-            spent = said["ms_by_operation"]
-            total = sum(spent.values())
-            lines += [
-                f"{library}: {said['wall_ms']:.1f} ms a run; {total:.1f} ms in operations under its profiler.",
-                "",
-                "| operation | ms | share |",
-                "|---|---|---|",
-                *(
-                    f"| {kind} | {ms:.2f} | {100 * ms / total:.1f} % |"
-                    for kind, ms in spent.items()
-                    if ms > total / 200
-                ),
-                "",
-            ]
-    return lines
 
 
 def _gate() -> list[str]:
@@ -365,24 +310,6 @@ def _others() -> list[str]:
         said = record if isinstance(record, dict) else {}
         lines.append(f"| {path.relative_to(RESULTS)} | {_when(said)} |")
     return [*lines, ""]
-
-
-def _pools() -> list[str]:
-    path = RESULTS / "thread_pools.json"
-    if not path.exists():
-        return []
-    samples = json.loads(path.read_text())["p50_ms"]
-    rows = [f"| {name} | {', '.join(f'{v:.0f}' for v in values)} |" for name, values in samples.items()]
-    return [
-        "## Thread pools",
-        "",
-        "A frame's three networks one after another (`benchmarks/thread_pools.py`), median ms of each of several processes:",
-        "",
-        "| threads | p50 ms |",
-        "|---|---|",
-        *rows,
-        "",
-    ]
 
 
 if __name__ == "__main__":
