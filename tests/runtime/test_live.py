@@ -20,6 +20,7 @@ from fexruntime import Detector
 from fexruntime.errors import InputError
 from fexruntime.options import Options
 from fexruntime.recording_live import record_live
+from fexruntime.sinks.appending import Appending
 
 FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
 
@@ -196,6 +197,26 @@ def test_rows_of_a_live_source_are_kept_whatever_ends_it(photo, tmp_path, suffix
     assert rows["FaceScore"].gt(0.5).all()
     beside = [] if out.suffix == ".parquet" else [f"{out.name}.meta.json"]  # where the rows come from, and how many
     assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, *beside]
+
+
+def test_rows_of_a_live_source_wait_for_so_many_at_most_however_seldom_they_are_committed(photo, tmp_path, monkeypatch):
+    taken, blocks, write = threading.Event(), [], Appending.write
+
+    def camera():
+        for image in clips.pictures(photo, 5):
+            taken.clear()
+            yield image
+            assert taken.wait(20)
+
+    def written(sink, table):
+        blocks.append(len(table))
+        write(sink, table)
+
+    monkeypatch.setattr("fexruntime.recording_live.AT_ONCE", 2)
+    monkeypatch.setattr(Appending, "write", written)
+    detector = Detector()
+    record_live(detector, detector.live(camera()), Options(), tmp_path / "x.csv", lambda seen: taken.set(), 600)
+    assert blocks == [2, 2, 1]
 
 
 def test_the_command_watches_until_it_is_stopped(served, photo, tmp_path):
