@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -183,3 +184,22 @@ def test_the_workloads_have_options_that_bench_has(scripts):
     for workload in (*pieces.WORKLOADS.values(), *pieces.PRECISIONS.values()):
         assert {o for o in workload.options if o.startswith("--")} <= known
         assert workload.bundle in pieces.BUNDLES
+
+
+def test_the_table_of_following_is_what_was_recorded():
+    """docs/video.md's distances, every 5th and every 10th frame, to the digits that it shows."""
+    clips = json.loads((BENCHMARKS / "results" / "video_following.json").read_text(encoding="utf-8"))["clips"]
+    names = {
+        "corners followed": "flow",
+        "template": "template",
+        "as the landmarks": "landmarks",
+        "box stays": "still",
+        "velocity": "velocity",
+    }
+    lines = (BENCHMARKS.parent / "docs" / "video.md").read_text(encoding="utf-8").replace("*", "").splitlines()
+    for begin, way in names.items():
+        (line,) = [line for line in lines if line.startswith(f"| {begin}")]
+        for clip, cell in zip(clips.values(), line.split("|")[2:5], strict=True):
+            for said, every in zip(re.findall(r"[\d.]+", cell)[:2], ("5", "10"), strict=True):
+                px = [v for corners in clip["ways"][way][every]["corner_px"] for v in corners]
+                assert f"{sum(px) / len(px):.{len(said.partition('.')[2])}f}" == said, (begin, cell)
