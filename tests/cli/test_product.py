@@ -129,6 +129,10 @@ def test_folders_in_folders_and_patterns_are_read_where_that_is_asked_for(photo,
     (tmp_path / "in" / "deeper").rename(tmp_path / "albums" / "deeper")  # a first folder of folders alone
     assert read("albums", "a.jpg", "--recursive")[0] == ["albums/deeper/c.jpg", "a.jpg"]
     refused(fexport("run", "albums", "a.jpg", cwd=tmp_path), "'albums' is neither a bundle")
+    refused(
+        fexport("run", "albums", cwd=tmp_path),
+        "no images in the folder 'albums' (subfolders are read with --recursive alone)",
+    )
     assert read("*.jpg", "in/*.jpg")[0] == ["a.jpg", "in/b.jpg"]
     refused(fexport("run", "no*.jpg", "a.jpg", cwd=tmp_path), "no file matches 'no*.jpg'")
 
