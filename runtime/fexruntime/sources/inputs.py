@@ -298,7 +298,9 @@ def _of_folder(folder: Path, how: Reading) -> Iterator[Still | Film]:
         return
     if not files:
         looked = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        yield _bad(f"no images in the folder {str(folder)!r} (subfolders are read with --recursive alone): looked for {looked}")
+        yield _bad(
+            f"no images in the folder {str(folder)!r} (subfolders are read with --recursive alone): looked for {looked}"
+        )
     for path in files:
         yield _of_file_at(path, str(path), how)
 
