@@ -264,7 +264,7 @@ def test_memory_that_is_not_there_is_one_frames_error(tmp_path, photo):
     done = subprocess.run(
         [sys.executable, "-c", program, photo, tmp_path / "big.png"], capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines() == ["[0, 2]", "['InferenceError'] True"], done.stderr
+    assert done.stdout.splitlines() == ["[0, 2]", "['OutOfMemoryError'] True"], done.stderr
 
 
 def test_a_shared_pool_is_for_good_and_is_said_so():
