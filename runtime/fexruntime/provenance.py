@@ -63,11 +63,17 @@ def check_sidecar(path: Path) -> None:
 
 def digest_in_sidecar(path: Path) -> str | None:
     """Digest of the table `path` as it was written; None without a file beside it, or in one that does not say."""
+    digest = sidecar_read(path).get(TABLE_DIGEST)
+    return None if digest is None else str(digest)
+
+
+def sidecar_read(path: Path) -> dict[str, Any]:
+    """What the file beside the table `path` says; nothing without one, or of one that cannot be read."""
     try:
         said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-        return str(said[TABLE_DIGEST])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def write_sidecar(path: Path, said: Mapping[str, Any]) -> Path:
