@@ -37,6 +37,8 @@ LONGER_SIDE_PX = 640
 """Side of the frames that a finder reads here: larger ones are shrunk, for time and memory."""
 HELD_OUT = 5
 """Every so many pictures with faces, one is held out."""
+SAID_EVERY = 20
+"""So many pictures are read between two words on how far it is."""
 Inputs = tuple[F32, ...]
 """What a network was given for one face or frame: an array with a first axis of one for each of its inputs."""
 Say = Callable[[str], None]
@@ -107,7 +109,8 @@ def sample(bundle: Bundle, pictures: Sequence[Path], chips: int = CHIPS, say: Sa
             if picture.faces:
                 count += 1
                 (used if count % HELD_OUT else out).add(picture)
-            say(f"{len(seen)} pictures read, {used.faces + out.faces} faces")
+            if len(seen) % SAID_EVERY == 0:
+                say(f"{len(seen)} pictures read, {used.faces + out.faces} faces")
             if len(used.pictures) + len(out.pictures) > chips:  # enough: go on at half the rate, over all of them alike
                 used.halve()
                 out.halve()

@@ -66,11 +66,17 @@ def digests_in_sidecar(path: Path) -> tuple[str, ...]:
     """Digests of the table `path` as it was written, and of the one that it replaced; none without a file beside it, or in one that does
     not say.
     """
+    said = sidecar_read(path)
+    return tuple(str(said[key]) for key in (TABLE_DIGEST, REPLACED) if key in said)
+
+
+def sidecar_read(path: Path) -> dict[str, Any]:
+    """What the file beside the table `path` says; nothing without one, or of one that cannot be read."""
     try:
         said = json.loads(sidecar_of(path).read_text(encoding="utf-8"))
-        return tuple(str(said[key]) for key in (TABLE_DIGEST, REPLACED) if key in said)
-    except (OSError, ValueError, LookupError, TypeError):
-        return ()
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def write_sidecar(path: Path, said: Mapping[str, Any]) -> Path:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 
+import clips
 import cv2
 import pytest
 from command import fexport, refused
@@ -171,3 +172,13 @@ def test_a_picture_without_a_face_is_none_whatever_columns_are_shown(tmp_path):
     for columns in ("FaceScore", "facebox", "FaceRectX"):
         shown = fexport("run", tmp_path / "black.png", "--columns", columns).stdout
         assert "none" in shown, columns
+
+
+def test_rows_of_videos_are_told_apart_by_their_frame(photo, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        clips.write(tmp_path / name, clips.pictures(photo, 3))
+    done = fexport("run", "a.mp4", "b.mp4", "--skip-frames", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    head, *lines = (line.split() for line in done.stdout.splitlines()[:5])
+    assert head[:3] == ["image", "frame", "face"]
+    assert [line[:3] for line in lines] == [[n, f, "0"] for n in ("a.mp4", "b.mp4") for f in ("0", "2")]

@@ -89,6 +89,14 @@ def test_requests_that_cannot_be_answered_say_why(client, photo, route, content,
     assert client.post("/v1/faces", content=photo.read_bytes()).status_code == 200  # no state is left
 
 
+@pytest.mark.parametrize(("method", "route", "status"), [("GET", "/v1/faces", 405), ("GET", "/nothing", 404)])
+def test_a_route_that_is_not_there_is_one_sentence_too(client, method, route, status):
+    said = client.request(method, route)
+    assert said.status_code == status
+    assert list(said.json()) == ["error"]
+    assert said.json()["error"].endswith(f"{method} {route}")
+
+
 def test_a_body_without_a_length_is_cut_off_too(client):
     said = client.post("/v1/faces", content=(b"x" * 100_000 for _ in range(20)))
     assert said.status_code == 413

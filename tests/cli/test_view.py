@@ -112,6 +112,17 @@ def test_rows_are_read_alike_from_every_format(watched, v1_edge_bundle, tmp_path
         assert set(other.series) == set(parquet.series) == {"pose"} | set(other.series)
 
 
+def test_what_lies_beside_a_csv_says_whose_conventions_it_follows(v1_edge_bundle, photo, tmp_path):
+    rows = tmp_path / "rows.csv"
+    record(Detector(v1_edge_bundle), [photo], rows)
+    read = read_rows(rows)
+    assert read.axes is not None
+    assert read.stand_ins
+    assert not read.notes
+    rows.write_text(rows.read_text() + "\n")  # no longer what that was said of
+    assert not read_rows(rows).stand_ins
+
+
 def test_what_cannot_be_shown_is_said_and_nothing_written(watched, tmp_path):
     rows, film, _ = watched
     page = tmp_path / "page.html"

@@ -60,7 +60,9 @@ PYFEAT = "pyfeat"
 )
 @click.option("--pyfeat-python", type=PYTHON, help="Python of an environment with py-feat.")
 @click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
-@click.option("--out", type=FOLDER, default=Path("fexport-bench"), show_default=True, metavar="DIR")
+@click.option(
+    "--out", type=FOLDER, default=Path("fexport-bench"), show_default=True, metavar="DIR", help="Where it is written."
+)
 @click.option("--force", is_flag=True, help="Write into --out although there is something in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON, instead of tables.")
 def command(

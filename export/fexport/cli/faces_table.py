@@ -14,6 +14,7 @@ from fexruntime.arrays import F32
 from fexruntime.contracts import labels as L
 from fexruntime.fex import NO_FACE, Fex
 from fexruntime.sinks import shown
+from fexruntime.sources.video import is_video
 
 
 def _degrees(columns: tuple[str, ...], row: F32) -> str:
@@ -64,8 +65,9 @@ def show(fex: Fex, asked: bool = False) -> None:
     said = {c for *_, columns in groups for c in columns} | (set(box) if has_box else set())
     alone = [c for c in fex.numeric_columns if c not in said] if asked else []
     whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
+    films = any(map(is_video, set(fex.inputs)))  # a video's rows are told apart by their frame's number
     table = Sheet(
-        Column("image"), Column("face", right=True),
+        Column("image"), *([Column("frame", right=True)] if films else []), Column("face", right=True),
         *((Column(whole, 6), Column("score", 4, right=True)) if has_box else ()),
         *(Column(head, _RANKS[name], whole=name != "au") for name, head, *_ in groups),
         *(Column(c, 1, right=True) for c in alone[:_MOST]),
@@ -76,12 +78,16 @@ def show(fex: Fex, asked: bool = False) -> None:
     boxes = fex.block(box) if has_box else np.zeros((len(fex), 5), np.float32)
     face = 0
     for i in range(len(fex)):
-        face = face + 1 if i and fex.frame[i] == fex.frame[i - 1] else 0
-        name = shown(Path(fex.inputs[i]).name)
+        same = i > 0 and (fex.inputs[i], fex.frame[i]) == (fex.inputs[i - 1], fex.frame[i - 1])
+        face = face + 1 if same else 0
+        cells = [
+            "" if same else shown(Path(fex.inputs[i]).name),
+            *(["" if same else str(fex.frame[i])] if films else []),
+        ]
         if not found[i]:
-            table.add(name, "none")
+            table.add(*cells, "none")
             continue
-        cells = [name if face == 0 else "", str(face)]
+        cells.append(str(face))
         if has_box:
             cells += [", ".join(f"{v:.0f}" for v in boxes[i, :4]), f"{boxes[i, 4]:.3f}"]
         for (*_, text, columns), block in zip(groups, blocks, strict=True):

@@ -34,6 +34,7 @@ def command(pipeline: str, contract: str | None, pyfeat_bugs: bool, to: Path, **
     click.echo(notices(list(plan.networks.values())), err=True)
     fetched, lacking = fetching.fetch(plan.networks.values(), to, lambda text: click.echo(f"  {text}", err=True))
     total = sum(path.stat().st_size for path in fetched)
-    click.echo(f"{len(fetched)} file{'s' * (len(fetched) != 1)}, {size(total)}, in {to}")
+    if fetched or not lacking:
+        click.echo(f"{len(fetched)} file{'s' * (len(fetched) != 1)}, {size(total)}, in {to}")
     if lacking:
         raise CheckpointError(finding.said(lacking, ()))

@@ -18,7 +18,9 @@ from fexruntime.bundle import EDGE
 )
 @click.option("--faces", type=click.IntRange(1, 64), default=1, show_default=True, help="On each frame.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
-@click.option("--rounds", type=click.IntRange(min=5), default=11, show_default=True)
+@click.option(
+    "--rounds", type=click.IntRange(min=5), default=11, show_default=True, help="Of measuring, all backends in turns."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the choice and every sample as JSON.")
 def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None, rounds: int, as_json: bool) -> None:
     """Measure every verified artefact of BUNDLE that this machine can run, in turns, and keep the fastest for each network.
@@ -52,3 +54,8 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
         )
     table.show()
     click.echo("kept: " + ", ".join(f"{m.role}={m.backend}" for m in found if m.chosen))
+    if len(only := {m.backend for m in found}) == 1:
+        click.echo(
+            f"{only.pop()} alone was measured: others need artefacts in the bundle (`fexport build --target ncnn,openvino`) "
+            "and to be installed"
+        )

@@ -14,7 +14,9 @@ from fexruntime.errors import InputError
 @click.argument("rows", type=FILE)
 @click.argument("media", nargs=-1, type=FILE)
 @click.option("--out", type=FILE, required=True, metavar="PAGE.html")
-@click.option("--contract", metavar="NAME", help="Whose conventions a CSV follows (Parquet says so itself).")
+@click.option(
+    "--contract", metavar="NAME", help="Whose conventions ROWS follow, where neither they nor ROWS.meta.json say so."
+)
 @click.option(
     "--link", is_flag=True, help="Leave videos outside the page: it names them by their path from its folder."
 )
@@ -37,4 +39,7 @@ def command(rows: Path, media: tuple[Path, ...], out: Path, contract: str | None
     write_page(read, rows, media, out, link)
     for note in read.notes:
         click.echo(f"Note: {note}", err=True)
-    click.echo(f"{len(read)} faces of {len(set(read.inputs))} inputs, {out.stat().st_size / 1e6:.1f} MB in {out}")
+    faces, inputs = len(read), len(set(read.inputs))
+    click.echo(
+        f"{faces} face{'s' * (faces != 1)} of {inputs} input{'s' * (inputs != 1)}, {out.stat().st_size / 1e6:.1f} MB in {out}"
+    )

@@ -21,6 +21,7 @@ from typing import Any
 import prometheus_client as prometheus
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
 
 from fexruntime import Detector
 from fexruntime.errors import FexportError, InputError
@@ -191,6 +192,13 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
     @app.exception_handler(TooLarge)
     async def too_large(request: Request, error: Exception) -> Response:
         return _error(413, f"the body is larger than {limits.body_bytes} bytes: send a smaller image")
+
+    @app.exception_handler(HTTPException)
+    async def elsewhere(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        response = _error(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+        response.headers.update(error.headers or {})
+        return response
 
     @app.post("/v1/faces")
     async def faces(request: Request, columns: str | None = None) -> Response:

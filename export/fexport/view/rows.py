@@ -14,8 +14,10 @@ from fexruntime.contracts import Group, Pipeline
 from fexruntime.contracts import labels as L
 from fexruntime.contracts.pipelines import PIPELINES, pipeline_row
 from fexruntime.errors import EnvironmentMissingError, InputError, one_line
+from fexruntime.files import file_sha256
 from fexruntime.options import Options
 from fexruntime.overlay import pose_axes
+from fexruntime.provenance import TABLE_DIGEST, sidecar_read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +56,7 @@ class Rows:
 
 
 def read_rows(path: Path, contract: str | None = None) -> Rows:
-    """Read rows that `fexport run` (or py-feat) wrote. `contract` says which conventions a CSV follows.
+    """Read rows that `fexport run` (or py-feat) wrote. `contract`: which conventions they follow, if not those that are said in or beside the file.
 
     Raises InputError for what is not a file of Fex rows, EnvironmentMissingError without pandas or pyarrow.
     """
@@ -115,9 +117,9 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise InputError(f"cannot tell what {str(path)!r} is: give rows as .csv, .parquet or .jsonl")
     try:
         if suffix == ".csv":
-            return pd.read_csv(path), {}
+            return pd.read_csv(path), _beside(path)
         if suffix == ".jsonl":
-            return pd.read_json(path, lines=True), {}
+            return pd.read_json(path, lines=True), _beside(path)
         import pyarrow.parquet as parquet
 
         whole = parquet.read_table(path)
@@ -131,9 +133,15 @@ def _table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise InputError(f"{str(path)!r} is not a file of rows that can be read: {one_line(error)}") from None
 
 
+def _beside(path: Path) -> dict[str, Any]:
+    """What is said beside a table, if it is still the one of which that was said."""
+    said = sidecar_read(path)
+    return said if said.get(TABLE_DIGEST) == file_sha256(path) else {}
+
+
 def _rows_of(said: dict[str, Any], contract: str | None, table: pd.DataFrame) -> tuple[list[Pipeline], list[str]]:
     """Pipelines that the rows may be of: the one the file names, else those with the most of its columns."""
-    if "pipeline" in said:
+    if "pipeline" in said and contract in (None, said["contract"]):
         return [pipeline_row(said["pipeline"], said["contract"])], []
     if contract is not None and not any(contract in row.contracts for row in PIPELINES):
         known = ", ".join(dict.fromkeys(c for row in PIPELINES for c in row.contracts))
