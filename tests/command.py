@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
 
@@ -18,6 +20,23 @@ def fexport(*arguments, cwd=None, **environment):
         env=os.environ | {"COLUMNS": "200"} | environment,
         check=False,
     )
+
+
+def watched_until_rows(address, out):
+    """What `run --camera` says that is stopped (Ctrl-C) once rows are written."""
+    run = subprocess.Popen(
+        [*FEXPORT, "run", "--camera", address, "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+    part, deadline = out.with_name(f"{out.name}.part"), time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < 500:
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    said, wrong = run.communicate(timeout=60)
+    assert run.returncode == 0, wrong
+    return said
 
 
 def refused(done, *says):

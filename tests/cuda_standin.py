@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+from fex_compare import assert_same_rows
+
 from fexruntime.ops import device
 
 SOURCE = Path(__file__).with_name("cuda_standin.cpp")
+GPU = {"backend": "tensorrt", "device": "cuda", "pixels": "cuda"}
+"""A detector's place, all of it on the GPU."""
+COPIES = b"cuMemcpyDtoHAsync_v2"
+"""What counts copies back."""
+same = partial(assert_same_rows, atol=1e-3)
 HOST_FN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _kept = []
 """Functions that a stream will call, which have to outlive it."""

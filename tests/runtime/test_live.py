@@ -6,23 +6,20 @@ import functools
 import http.server
 import json
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 
 import clips
 import numpy as np
 import pytest
+from command import FEXPORT, watched_until_rows
 
 from fexruntime import Detector
 from fexruntime.errors import InputError
 from fexruntime.options import Options
 from fexruntime.recording_live import record_live
 from fexruntime.sinks.appending import Appending
-
-FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
 
 
 @pytest.fixture
@@ -223,18 +220,7 @@ def test_the_command_watches_until_it_is_stopped(served, photo, tmp_path):
     address, folder = served
     clips.write(folder / "stream.ts", clips.pictures(photo, 200))
     out = tmp_path / "out.jsonl"
-    run = subprocess.Popen(
-        [*FEXPORT, "run", "--camera", f"{address}/stream.ts", "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    part, deadline = tmp_path / "out.jsonl.part", time.monotonic() + 60
-    while not part.exists() or part.stat().st_size < 500:
-        assert time.monotonic() < deadline
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    said, wrong = run.communicate(timeout=60)
-    assert run.returncode == 0, wrong
+    said = watched_until_rows(f"{address}/stream.ts", out)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert f"{len(rows)} rows in" in said
     assert "frames dropped, latency" in said

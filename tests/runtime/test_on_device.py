@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-from functools import partial
 
 import cuda_standin
 import numpy as np
 import pytest
-from fex_compare import assert_same_rows
+from cuda_standin import COPIES, GPU, same
 
 from fexruntime import Detector
 from fexruntime.cuda import Cuda
@@ -22,9 +21,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++"),
     pytest.mark.filterwarnings("ignore::fexruntime.errors.StandInWarning"),
 ]
-GPU = {"backend": "tensorrt", "device": "cuda", "pixels": "cuda"}
-COPIES = b"cuMemcpyDtoHAsync_v2"
-same = partial(assert_same_rows, atol=1e-3)
 
 
 class OnGpu:

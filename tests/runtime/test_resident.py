@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from fex_compare import assert_same_fex, assert_same_rows
+from cuda_standin import COPIES, GPU, same
+from fex_compare import assert_same_fex
 from tensorrt_standin import VERSIONS
 from test_goldens import BOXES
 
@@ -25,11 +25,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="the stand-in needs g++"),
     pytest.mark.filterwarnings("ignore::fexruntime.errors.StandInWarning"),
 ]
-GPU = {"backend": "tensorrt", "device": "cuda", "pixels": "cuda"}
-COPIES = b"cuMemcpyDtoHAsync_v2"
-
-
-same = partial(assert_same_rows, atol=1e-3)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

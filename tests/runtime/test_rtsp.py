@@ -11,17 +11,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import clips
 import numpy as np
 import pytest
+from command import watched_until_rows
 
 from fexruntime import Detector, live
 from fexruntime.errors import InputError
 
-FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
 SERVER = Path(__file__).parent.parent / "rtsp_server.py"
 NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
 
@@ -156,18 +155,7 @@ def test_an_address_that_the_server_does_not_have_is_said(camera):
 
 def test_the_command_writes_rows_of_a_camera_until_it_is_stopped(camera, tmp_path):
     out = tmp_path / "out.jsonl"
-    run = subprocess.Popen(
-        [*FEXPORT, "run", "--camera", camera.address, "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-    )  # fmt: skip
-    part, deadline = tmp_path / "out.jsonl.part", time.monotonic() + 60
-    while not part.exists() or part.stat().st_size < 500:
-        assert time.monotonic() < deadline
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    said, wrong = run.communicate(timeout=60)
-    assert run.returncode == 0, wrong
+    said = watched_until_rows(camera.address, out)
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert rows
     assert {row["input"] for row in rows} == {camera.address}
