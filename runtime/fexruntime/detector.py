@@ -26,10 +26,9 @@ from fexruntime.columns import Selection, select
 from fexruntime.errors import FexportError, InputError, StandInWarning
 from fexruntime.faces import needed, read_faces, steps_of
 from fexruntime.fex import Fex, Identify, assemble, selection_of
-from fexruntime.identity import INCREMENTAL, name_identities
 from fexruntime.live import Live, LiveSource
 from fexruntime.loading import PlaceFields, failed, is_the_frames, load, place_of, tell, with_frames, workspace_of
-from fexruntime.naming import Namer
+from fexruntime.naming import name_all
 from fexruntime.options import Boxes, GivenBoxes, OptionFields, Options, checked_boxes, options_of
 from fexruntime.provenance import provenance
 from fexruntime.results import FrameResult
@@ -287,13 +286,7 @@ class Detector:
     def _table(self, results: Iterable[FrameResult], chosen: Options, placeholder_rows: bool) -> Fex:
         listed = list(results)
         selection = selection_of(self.pipeline, chosen.columns, listed)
-
-        def identify(vectors: F32, tracks: F32 | None) -> list[str | None]:
-            if tracks is not None and chosen.identity_method == INCREMENTAL:
-                return Namer(chosen.face_identity_threshold).names(vectors, tracks)
-            return name_identities(vectors, chosen.face_identity_threshold, chosen.identity_method)
-
-        return self.assemble(listed, selection, identify, placeholder_rows)
+        return self.assemble(listed, selection, partial(name_all, chosen), placeholder_rows)
 
     def assemble(
         self, results: Iterable[FrameResult], selection: Selection, identify: Identify, placeholder_rows: bool = True

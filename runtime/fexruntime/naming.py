@@ -9,7 +9,7 @@ import numpy as np
 
 from fexruntime.arrays import F32
 from fexruntime.columns import Selection
-from fexruntime.identity import INCREMENTAL, Gallery
+from fexruntime.identity import INCREMENTAL, Gallery, name_identities
 from fexruntime.options import Options
 
 REMEMBERED_TRACKS = 4096
@@ -19,6 +19,13 @@ REMEMBERED_TRACKS = 4096
 def needs_all_faces(selection: Selection, options: Options) -> bool:
     """Whether rows are given names that no face has before all are known."""
     return selection.names_from is not None and options.identity_method != INCREMENTAL
+
+
+def name_all(options: Options, vectors: F32, tracks: F32 | None) -> list[str | None]:
+    """Names of all faces there are, at once: of embeddings [N,D], and of tracks [N] where faces were followed."""
+    if tracks is not None and options.identity_method == INCREMENTAL:
+        return Namer(options.face_identity_threshold).names(vectors, tracks)
+    return name_identities(vectors, options.face_identity_threshold, options.identity_method)
 
 
 class Namer:

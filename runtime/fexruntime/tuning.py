@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,15 @@ def tune(
     finally:
         for runner in frame.values():
             runner.close()
-    choice = {m.role: {"backend": m.backend, "threads": m.threads} for m in found if m.chosen}
     with store.writing(_key(bundle, place)) as path:
         if path is not None:
-            path.write_text(json.dumps(choice), encoding="utf-8")
+            path.write_text(json.dumps(choice_of(found)), encoding="utf-8")
     return found
+
+
+def choice_of(found: list[Measured]) -> dict[str, dict[str, Any]]:
+    """What is kept of samples: backend and threads by role."""
+    return {m.role: {"backend": m.backend, "threads": m.threads} for m in found if m.chosen}
 
 
 def resolved(bundle: Bundle, place: Place) -> Place:

@@ -32,6 +32,11 @@ def write(result: dict[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
+def outside_networks_ms(side: Mapping[str, Any]) -> float:
+    """Milliseconds a frame of all stages that are no network."""
+    return float(sum(ms for stage, ms in side["stages_ms"].items() if not stage.endswith(" network")))
+
+
 def markdown(result: dict[str, Any], pictures: str = "") -> str:
     """The figures of a run as Markdown tables, and its plots, whose names begin with `pictures`."""
     work, ours, theirs = result["workload"], result["fexport"], result.get("pyfeat")
@@ -63,8 +68,7 @@ def markdown(result: dict[str, Any], pictures: str = "") -> str:
     ]
     lines += [f"Noise: {'; '.join(noise)}.", "", "| stage | ms |", "|---|---|"]
     lines += [f"| {stage} | {taken:.2f} |" for stage, taken in ours["stages_ms"].items()]
-    outside = sum(v for k, v in ours["stages_ms"].items() if not k.endswith(" network"))
-    lines += [f"| *outside the networks* | {outside:.2f} |", ""]
+    lines += [f"| *outside the networks* | {outside_networks_ms(ours):.2f} |", ""]
     if work.get("pixels", "cpu") != "cpu":
         lines += [
             'Stages are by the GPU\'s clock (CUDA events), the median of each; "asking the GPU" is what the CPU spent beside.',

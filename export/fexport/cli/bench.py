@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fexport.cli.extras import need, size_option
+from fexport.cli.options import device_option, pixels_option
 from fexport.cli.paths import (
     AGAINST,
     BACKEND,
@@ -19,8 +20,6 @@ from fexport.cli.paths import (
     PYTHON,
     RUNS_ON,
     by_role,
-    device_option,
-    pixels_option,
 )
 from fexruntime.backends.base import AUTO, CPU
 from fexruntime.errors import InputError, OutputError, StandInWarning

@@ -35,10 +35,9 @@ def show(result: Mapping[str, Any]) -> None:
         frames.add(name, str(faces), str(len(side["samples"])), *cells, f"{found['frames_per_second']:.1f}")
     frames.show()
     stages = Sheet(Column("stage"), Column("ms", right=True))
-    taken = result["fexport"]["stages_ms"]
-    for stage, ms in taken.items():
+    for stage, ms in result["fexport"]["stages_ms"].items():
         stages.add(stage, f"{ms:.2f}")
-    stages.add("outside the networks", f"{sum(v for k, v in taken.items() if not k.endswith(' network')):.2f}")
+    stages.add("outside the networks", f"{report.outside_networks_ms(result['fexport']):.2f}")
     stages.show()
     if networks := result.get("networks") or result.get("pyfeat", {}).get("networks"):
         _networks(networks, result.get("gflop", {}))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from fexruntime.backends import CHOICES
-from fexruntime.backends.base import AUTO, CPU, PIXELS
+from fexruntime.backends.base import AUTO
 from fexruntime.bundle import PACKAGED
 from fexruntime.errors import EnvironmentMissingError, InputError
 from fexruntime.files import check_local, user_path
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     _Type = click.ParamType[Any]
 else:  # older clicks' is not generic
     _Type = click.ParamType
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Given(_Type):
@@ -138,18 +137,6 @@ BACKEND = _Names((AUTO, *CHOICES))
 DEVICE = _Names(("cpu", "vulkan", "gpu", "npu", "cuda"))
 RUNS_ON = f"one of {', '.join(CHOICES)}; auto: what `fexport tune` chose here"
 """The values of --backend, for help."""
-
-
-def device_option(command: _Command) -> _Command:
-    """--device, of commands that run a whole bundle."""
-    words = "Where networks run: cpu, cuda, vulkan, gpu, npu."
-    return click.option("--device", type=DEVICE, default=CPU, show_default=True, help=words)(command)
-
-
-def pixels_option(command: _Command) -> _Command:
-    """--pixels, of commands that run a whole bundle."""
-    words = "Where pixels are worked on: cuda leaves them on the face detector's GPU (--device cuda)."
-    return click.option("--pixels", type=click.Choice(PIXELS), default=CPU, show_default=True, help=words)(command)
 
 
 def by_role(option: str, text: str) -> str | dict[str, str]:

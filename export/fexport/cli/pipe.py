@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fexruntime.columns import select
-from fexruntime.identity import name_identities
-from fexruntime.naming import Namer, needs_all_faces
+from fexruntime.naming import Namer, name_all, needs_all_faces
 from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, schema_of
@@ -41,14 +41,7 @@ class Pipe:
     def end(self) -> None:
         """Write what had to wait."""
         if self._at_once:
-            o = self._options
-            self._write(
-                self._detector.assemble(
-                    self._waiting,
-                    self._selection,
-                    lambda vectors, _: name_identities(vectors, o.face_identity_threshold, o.identity_method),
-                )
-            )
+            self._write(self._detector.assemble(self._waiting, self._selection, partial(name_all, self._options)))
 
     def _write(self, table: Fex) -> None:
         head = b"" if self._begun else self._form.head(self._schema)

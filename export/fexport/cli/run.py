@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fexport.cli.options import pixels_option
 from fexport.cli.paths import (
     BACKEND,
     BUNDLE,
@@ -19,7 +20,6 @@ from fexport.cli.paths import (
     FILE,
     WHOLE,
     by_role,
-    pixels_option,
 )
 from fexruntime.backends import CHOICES
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND

@@ -9,10 +9,11 @@ import warnings
 import click
 
 from fexport.cli.extras import need
-from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON, by_role, device_option, pixels_option
+from fexport.cli.options import device_option, megapixels_option, pixels_option, threads_option
+from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON, by_role
 from fexruntime.backends.base import AUTO
 from fexruntime.errors import EnvironmentMissingError, StandInWarning
-from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
+from fexruntime.sources.limits import bound_decoders
 
 
 @click.command("serve")
@@ -28,14 +29,8 @@ from fexruntime.sources.limits import MOST_PIXELS, bound_decoders
 @click.option(
     "--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of a body; more: 413."
 )
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0.01),
-    default=MOST_PIXELS / 1e6,
-    show_default=True,
-    help="Of a picture; more: 400.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
+@megapixels_option("Of a picture; more: 400.")
+@threads_option
 @click.option("--backend", type=BACKEND, default=AUTO, show_default=True, help=f"What runs the networks: {RUNS_ON}.")
 @device_option
 @pixels_option

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from fexport.cli.options import megapixels_option, threads_option
 from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, FOLDER
 from fexport.triton import ENGINES
 from fexruntime.backends.base import AUTO, CPU
-from fexruntime.sources.limits import MOST_PIXELS
 
 
 @click.command("triton")
@@ -36,7 +36,7 @@ from fexruntime.sources.limits import MOST_PIXELS
     show_default=True,
     help="Processes, each with the bundle loaded.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
+@threads_option
 @click.option(
     "--backend", type=BACKEND, default=AUTO, show_default=True, help="What runs the networks inside the model."
 )
@@ -47,13 +47,7 @@ from fexruntime.sources.limits import MOST_PIXELS
     help="Each graph as a model of its own that Triton runs, batches and places: ONNX graphs, or this GPU's engines.",
 )
 @click.option("--max-megabytes", type=click.FloatRange(min=0.001), default=20.0, show_default=True, help="Of an image.")
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0.01),
-    default=MOST_PIXELS / 1e6,
-    show_default=True,
-    help="Of an image.",
-)
+@megapixels_option("Of an image.")
 @click.option("--force", is_flag=True, help="Replace models of these names that are there.")
 def command(
     bundle: str,

@@ -7,6 +7,7 @@ import dataclasses
 import click
 
 from fexport.cli.extras import size_option
+from fexport.cli.options import threads_option
 from fexport.cli.paths import BUNDLE
 from fexruntime.bundle import EDGE
 
@@ -17,7 +18,7 @@ from fexruntime.bundle import EDGE
     "--size", callback=size_option, default="640x480", show_default=True, metavar="WxH", help="Of the frames."
 )
 @click.option("--faces", type=click.IntRange(1, 64), default=1, show_default=True, help="On each frame.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each network. Default: all cores.")
+@threads_option
 @click.option(
     "--rounds", type=click.IntRange(min=5), default=11, show_default=True, help="Of measuring, all backends in turns."
 )
@@ -33,15 +34,16 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
     from fexport.cli import tables
     from fexruntime.backends.base import Place
     from fexruntime.bundle import open_bundle
-    from fexruntime.tuning import Workload, tune
+    from fexruntime.tuning import Workload, choice_of, tune
 
     width, height = size
     with tables.console(stderr=True).status("measuring") as status:
         found = tune(open_bundle(bundle), Place(threads=threads), Workload(height, width, faces), rounds, status.update)
     if as_json:
-        kept = {m.role: {"backend": m.backend, "threads": m.threads} for m in found if m.chosen}
         work = {"width": width, "height": height, "faces": faces, "threads": threads}
-        tables.print_json({"workload": work, "measured": [dataclasses.asdict(m) for m in found], "kept": kept})
+        tables.print_json(
+            {"workload": work, "measured": [dataclasses.asdict(m) for m in found], "kept": choice_of(found)}
+        )
         return
     table = tables.Sheet(
         tables.Column("role"), tables.Column("network", 1), tables.Column("backend"), tables.Column("threads", right=True),
