@@ -32,6 +32,14 @@ def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
     assert len(result["start_up"]) == 3
     assert sum(result["fexport"]["stages_ms"].values()) > 0
     assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")
+    # the same command again replaces what it wrote, and leaves what somebody put beside it
+    (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
+    done = fexport("bench", "edge", "--rounds", "3", "--no-start-up", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
+    assert len(result["fexport"]["samples"]) == 3
+    assert (tmp_path / "out" / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_the_number_of_faces_is_given_to_the_networks(v1_edge_bundle):
@@ -205,8 +213,9 @@ def test_two_bundles_in_turns(tmp_path):
     low = tmp_path / "fp16"
     done = fexport("build", low, "--pipeline", "faces", "--fp16")
     assert done.returncode == 0, done.stderr
-    done = fexport("bench", "edge", "--against", low, "--rounds", "3", "--warmup", "1", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    for _ in range(2):
+        done = fexport("bench", "edge", "--against", low, "--rounds", "3", "--warmup", "1", "--out", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "bundles.json").read_text())
     assert [len(side["samples"]) for side in result["sides"]] == [3, 3]
     assert [side["describe"]["faces"]["precision"] for side in result["sides"]] == ["fp32", "fp16"]

@@ -103,9 +103,15 @@ def test_a_drawing_replaces_an_earlier_drawing_and_no_other_picture(photo, frame
     assert cv2.imread(str(tmp_path / "astronaut_2.png")).shape == frame.shape
 
 
-def test_bench_writes_over_nothing(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    refused(fexport("bench", "edge", "--out", tmp_path), "has something in it", "--force")
+def test_bench_writes_over_nothing_of_others(tmp_path):
+    (tmp_path / "report.md").write_text("mine", encoding="utf-8")
+    for against in ((), ("--against", "edge")):
+        (tmp_path / "bundles.json").write_text("{}", encoding="utf-8")
+        refused(fexport("bench", "edge", *against, "--out", tmp_path), "fexport did not write it")
+    assert {p.name: p.read_text(encoding="utf-8") for p in tmp_path.iterdir()} == {
+        "report.md": "mine",
+        "bundles.json": "{}",
+    }
 
 
 def test_folders_in_folders_and_patterns_are_read_where_that_is_asked_for(photo, tmp_path):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fexport.bench import measure, workload
+from fexport.bench import measure, report, workload
 from fexport.bench.measure import Meter, Sample
 from fexport.bench.runner import Options, Say, described
 from fexport.comparison.measuring import Comparison, Rows, comparable
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.errors import InputError
 from fexruntime.fex import Fex
-from fexruntime.files import replacing
 
-SIDES = ("first", "second")
+FILES = ("bundles.json", "bundles.md")
 
 
 def run(options: Options, against: str, say: Say = lambda text: None) -> dict[str, Any]:
@@ -183,14 +180,6 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
-    """bundles.json and bundles.md in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for name, text in (
-        ("bundles.json", json.dumps(result, indent=1, default=dataclasses.asdict)),
-        ("bundles.md", markdown(result)),
-    ):
-        with replacing(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-        made.append(folder / name)
-    return made
+    """Write `FILES`; answers their paths."""
+    contents = (report.as_json(result), report.as_markdown(markdown(result)))
+    return report.write_files(dict(zip(FILES, contents, strict=True)), folder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,48 @@ import numpy as np
 
 from fexport.bench import plots
 from fexport.bench.page import page
-from fexruntime.files import replacing
+from fexruntime.files import check_folder, check_ours, replacing
 
+FILES = ("samples.json", "report.md", "latency.png", "stages.png", "report.html")
+_MARK = b"fexport bench"
+"""In each file that is written, so that the next run may replace it and nobody else's."""
 _PERCENTILES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms")
 
 
 def write(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write samples.json, report.md, latency.png, stages.png and report.html; answers their paths."""
+    """Write `FILES`; answers their paths."""
     pictures = {"latency.png": plots.latency(result), "stages.png": plots.stages(result)}
     text = markdown(result)
-    contents = {
-        "samples.json": (json.dumps(result, indent=1) + "\n").encode(),
-        "report.md": text.encode(),
-        **pictures,
-        "report.html": page(text, f"fexport bench: {plots.title(result)}", pictures).encode(),
-    }
+    html = page(text, f"{_MARK.decode()}: {plots.title(result)}", pictures).encode()
+    contents = (as_json(result), as_markdown(text), *pictures.values(), html)
+    return write_files(dict(zip(FILES, contents, strict=True)), folder)
+
+
+def check_target(folder: Path, names: Sequence[str]) -> None:
+    """OutputError unless files of these names can be written into `folder`: where one is there, `fexport bench` wrote it."""
+    check_folder(folder)
+    for name in names:
+        check_ours(folder / name, _MARK)
+
+
+def write_files(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write files by name, each whole or not at all, once `check_target` has nothing against any of them."""
+    check_target(folder, tuple(contents))
     for name, data in contents.items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(data)
     return [folder / name for name in contents]
+
+
+def as_json(result: Mapping[str, Any]) -> bytes:
+    """A result as the file of it, marked."""
+    text = json.dumps({"written_by": _MARK.decode(), **result}, indent=1, default=dataclasses.asdict)
+    return f"{text}\n".encode()
+
+
+def as_markdown(text: str) -> bytes:
+    """A page as the file of it, marked where no reader sees it."""
+    return f"{text.rstrip()}\n\n<!-- {_MARK.decode()} -->\n".encode()
 
 
 def outside_networks_ms(side: Mapping[str, Any]) -> float:

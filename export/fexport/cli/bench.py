@@ -22,7 +22,7 @@ from fexport.cli.paths import (
     by_role,
 )
 from fexruntime.backends.base import AUTO, CPU
-from fexruntime.errors import InputError, OutputError, StandInWarning
+from fexruntime.errors import InputError, StandInWarning
 
 if TYPE_CHECKING:
     from fexport.bench.runner import Options
@@ -60,9 +60,13 @@ PYFEAT = "pyfeat"
 @click.option("--pyfeat-python", type=PYTHON, help="Python of an environment with py-feat.")
 @click.option("--weights", type=FOLDER, metavar="DIR", help="Weights for py-feat, not the hub's.")
 @click.option(
-    "--out", type=FOLDER, default=Path("fexport-bench"), show_default=True, metavar="DIR", help="Where it is written."
+    "--out",
+    type=FOLDER,
+    default=Path("fexport-bench"),
+    show_default=True,
+    metavar="DIR",
+    help="Where it is written; what an earlier run wrote there is replaced, nothing else.",
 )
-@click.option("--force", is_flag=True, help="Write into --out although there is something in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON, instead of tables.")
 def command(
     bundle: str,
@@ -83,7 +87,6 @@ def command(
     pyfeat_python: Path | None,
     weights: Path | None,
     out: Path,
-    force: bool,
     as_json: bool,
 ) -> None:
     """Measure BUNDLE on INPUT (a picture; default: the packaged photograph).
@@ -94,10 +97,9 @@ def command(
     size. Says so when the machine was too noisy to be believed.
     """
     need("bench", "fexport bench")
-    from fexport.bench import report, runner
+    from fexport.bench import bundles, report, runner
     from fexport.cli import bench_tables, tables
     from fexruntime.cores import available_cores
-    from fexruntime.files import check_folder
 
     if against == PYFEAT and pyfeat_python is None:
         raise InputError(
@@ -109,11 +111,8 @@ def command(
         )
     if picture is None and size is None:
         size = (640, 480)
-    check_folder(out)
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise OutputError(
-            f"--out {str(out)!r} has something in it: give a new folder, or --force to write into this one"
-        )
+    other = None if against == PYFEAT else against
+    report.check_target(out, report.FILES if other is None else bundles.FILES)
     options = runner.Options(
         bundle=bundle,
         picture=picture,
@@ -133,8 +132,8 @@ def command(
         weights=weights,
     )
     warnings.simplefilter("ignore", StandInWarning)  # the report says it
-    if against is not None and against != PYFEAT:
-        _two_bundles(options, against, out, as_json)
+    if other is not None:
+        _two_bundles(options, other, out, as_json)
         return
     with tables.console(stderr=True).status("measuring") as status:
         result = runner.run(options, status.update)
