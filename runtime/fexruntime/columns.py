@@ -85,9 +85,7 @@ def select(pipeline: Pipeline, names: Iterable[str] | None, video: bool = False,
             listed = ", ".join(g.name for g in pipeline.groups)
             raise InputError(f"no column or group {name!r} in {pipeline.name}: groups are {listed}")
     if TRACK.name in asked and not track:
-        raise InputError(
-            "the column 'track' needs faces to be tracked: give track=True or detect_every (--track, --detect-every)"
-        )
+        raise InputError("the column 'track' needs faces to be tracked: give track=True or detect_every")
     if "time" in asked:
         asked |= dict.fromkeys(g.name for g in beside)
     chosen = (

@@ -37,11 +37,11 @@ def library() -> Any:
         cuda = ctypes.CDLL(LIBRARY)
     except OSError:
         raise EnvironmentMissingError(
-            f"no NVIDIA driver here ({LIBRARY} cannot be loaded): install it, or run on another backend (backend='onnxruntime')"
+            f"no NVIDIA driver here ({LIBRARY} cannot be loaded): install it, or run on the CPU (device='cpu', backend='onnxruntime')"
         ) from None
     if not _count(cuda):
         raise EnvironmentMissingError(
-            "the NVIDIA driver finds no GPU here: see `nvidia-smi`, or run on another backend (backend='onnxruntime')"
+            "the NVIDIA driver finds no GPU here: see `nvidia-smi`, or run on the CPU (device='cpu', backend='onnxruntime')"
         )
     return cuda
 

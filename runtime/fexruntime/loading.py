@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fexruntime.backends import open_backend
-from fexruntime.backends.base import CPU, Backend, Place
+from fexruntime.backends.base import CPU, Backend, Place, precision_said
 from fexruntime.bundle import Bundle
 from fexruntime.errors import InferenceError, InputError, OutOfMemoryError, is_short_of_memory
 from fexruntime.faces import Step
@@ -49,7 +49,7 @@ def tell(bundle: Bundle, described: Mapping[str, Mapping[str, Any]], seconds: fl
     for role, said in described.items():
         _log.info(
             "%s: %s %s on %s, %s, %s threads",
-            role, said["backend"], said["version"], said["device"], said["precision"], said["threads"],
+            role, said["backend"], said["version"], said["device"], precision_said(said), said["threads"],
         )  # fmt: skip
 
 
@@ -90,7 +90,4 @@ def with_frames(error: Exception, frames: Sequence[Frame]) -> str:
     names = ", ".join(f"{f.name!r} ({f.rgb_u8.shape[1]} x {f.rgb_u8.shape[0]})" for f in frames[:3])
     more = f" and {len(frames) - 3} more" if len(frames) > 3 else ""
     cause = str(error).strip().splitlines()[0] if str(error).strip() else "there is not enough memory"
-    return (
-        f"{names}{more} could not be read: {cause}; if memory is short: a smaller detector_size or output_size "
-        "(--detector-size, --output-size), or a smaller batch"
-    )
+    return f"{names}{more} could not be read: {cause}; if memory is short: a smaller detector_size or output_size, or a smaller batch"

@@ -131,8 +131,7 @@ def tracker_of(
         return Tracker(options.detect_every, carry) if options.track else None
     if not pipeline.follow_by:
         raise InputError(
-            f"use_prev_landmarks (--use-prev-landmarks): {pipeline.name!r} has no mesh to follow faces by; leave it out, or use "
-            "detect_every (--detect-every)"
+            f"use_prev_landmarks: {pipeline.name!r} has no mesh to follow faces by; leave it out, or use detect_every"
         )
     from fexruntime.landmark_track import LandmarkTracker
 

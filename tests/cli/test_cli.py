@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from command import fexport, refused
 
 from fexruntime.bundle import edge_bundle_path
@@ -282,9 +283,48 @@ def test_doctor_names_what_each_backend_of_a_gpu_lacks(monkeypatch):
 
 def test_pixels_on_a_gpu_that_is_not_there_are_an_error(photo):
     done = fexport("run", "edge", photo, "--pixels", "cuda")
-    refused(done, "pixels='cuda' needs a finder with kernels")
+    refused(
+        done,
+        "--pixels cuda needs faces on a GPU: give --device cuda and --backend tensorrt or --backend onnxruntime-cuda",
+    )
+    refused(
+        fexport("run", "facemesh", photo, "--pixels", "cuda"),
+        "--pixels cuda needs a face detector",
+        "give --pixels cpu",
+    )
     done = fexport(
         "run", "edge", photo, "--pixels", "cuda", "--backend", "tensorrt", "--device", "cuda", CUDA_VISIBLE_DEVICES="-1"
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--device", "cuda"),
+            "by the backend 'onnxruntime', which has cpu: give --device cpu, or for cuda --backend onnxruntime-cuda",
+        ),
+        (("--device", "vulkan:x"), "--device vulkan:x is not a kind and a number"),
+        (("--threads", "10000"), "--threads 10000 cannot be meant"),
+        (("--columns", "track"), "give --track or --detect-every"),
+        (("--use-prev-landmarks",), "--use-prev-landmarks: 'faces' has no mesh"),
+    ],
+)
+def test_errors_name_options_and_not_arguments_of_python(photo, options, said):
+    refused(fexport("run", "edge", photo, *options), said)
+
+
+def test_words_paths_and_quotations_are_no_options():
+    from fexport.cli import _as_options
+    from fexport.cli.run import command
+
+    for text in (
+        "the backend 'ncnn' and device of a detector_sizes",
+        "out/skip_frames.csv",
+        "'max_pixels'",
+        "max_pixels()",
+    ):
+        assert _as_options(text, command.params) == text
+    assert _as_options("give rotate=False, or track=True", command.params) == "give --no-rotate, or --track"

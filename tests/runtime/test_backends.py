@@ -77,7 +77,7 @@ def test_what_a_backend_cannot_hold_is_in_the_manifest_and_an_error_that_names_i
         Detector(targets_bundle, backend="ncnn")
     with pytest.raises(InputError, match="backend names mouth: this bundle has faces, landmarks, pose, identity"):
         Detector(targets_bundle, backend={"mouth": "ncnn"})
-    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available with the backend 'ncnn'"):
+    with pytest.raises(EnvironmentMissingError, match="cannot be run on 'cuda' by the backend 'ncnn'"):
         Detector(targets_bundle, backend=NCNN, device="cuda")
 
 
@@ -339,5 +339,5 @@ def test_what_is_arrays_alone_runs_beside_networks_on_a_gpu():
     variant = SimpleNamespace(kind="arrays")
     network = SimpleNamespace(role="au", record=SimpleNamespace(variants=[variant]), variant=lambda *asked: variant)
     assert chosen(network, Place(backend="tensorrt", device="cuda")) == (Arrays, variant)
-    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available with the backend 'arrays'"):
+    with pytest.raises(EnvironmentMissingError, match="cannot be run on 'cuda' by the backend 'arrays'"):
         chosen(network, Place(backend="tensorrt", device={"au": "cuda"}))

@@ -257,17 +257,27 @@ def test_describe_reads_the_precision_off_the_graph(tmp_path, dtype):
     pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
-    from fexruntime.backends.onnx_bytes import precision_of
+    from fexruntime.backends.onnx_bytes import types_of
 
     weight = numpy_helper.from_array(np.ones((3, 4), dtype), "w")
     edge = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k]) for n, k in (("x", 3), ("y", 4))]
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", edge[:1], edge[1:], [weight])
     model = helper.make_model(graph).SerializeToString()
-    assert precision_of(model) == {"float32": "fp32", "float16": "fp16"}[dtype]
+    name = {"float32": "fp32", "float16": "fp16"}[dtype]
+    assert types_of(model) == (name, name)
+    # weights that a cast alone reads are stored so, and computed in what they are cast to
+    cast = [helper.make_node("Cast", ["w"], ["v"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["x", "v"], ["y"])]
+    widened = helper.make_graph(cast, "g", edge[:1], edge[1:], [weight])
+    assert types_of(helper.make_model(widened).SerializeToString()) == ("fp32", name)
     quantised = helper.make_graph(
         [helper.make_node("DequantizeLinear", ["x", "w"], ["y"])], "g", edge[:1], edge[1:], [weight]
     )
-    assert precision_of(helper.make_model(quantised).SerializeToString()) == "int8"
+    assert types_of(helper.make_model(quantised).SerializeToString()) == ("int8", "int8")
+
+
+def test_facemesh_computes_in_fp32_what_is_stored_as_float16():
+    with Detector("facemesh") as detector:
+        assert {(said["precision"], said["weights"]) for said in detector.describe().values()} == {("fp32", "fp16")}
 
 
 def test_the_manifests_word_on_precision_does_not_count(bundle):

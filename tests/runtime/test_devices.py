@@ -104,7 +104,7 @@ def test_a_device_of_another_backend_is_an_error_that_names_it(targets_bundle):
         EnvironmentMissingError, match=r"onnxruntime', which runs faces on cpu; 'gpu' is a device of openvino"
     ):
         Detector(targets_bundle, device="gpu")
-    with pytest.raises(InputError, match="device 'vulkan:x' is not a kind and a number"):
+    with pytest.raises(InputError, match="device='vulkan:x' is not a kind and a number"):
         Detector(targets_bundle, backend={"faces": "ncnn"}, device={"faces": "vulkan:x"})
     with pytest.raises(InputError, match="device names mouth: this bundle has faces"):
         Detector(targets_bundle, device={"mouth": "vulkan"})

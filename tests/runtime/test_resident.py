@@ -108,7 +108,7 @@ def test_what_cannot_be(driver, tensorrt):
     tensorrt("edge")
     with pytest.raises(InputError, match=r"pixels must be cpu or cuda, not 'gpu'"):
         Detector("edge", pixels="gpu")
-    with pytest.raises(InputError, match=r"pixels='cuda' needs a finder with kernels .* faces is another"):
+    with pytest.raises(InputError, match=r"pixels='cuda' needs faces on a GPU: give device='cuda'"):
         Detector("edge", pixels="cuda")
     with pytest.raises(EnvironmentMissingError, match=r"no device 'cuda:2' here: the driver finds 2"):
         Detector("edge", backend="tensorrt", device="cuda:2", pixels="cuda")

@@ -11,6 +11,7 @@ from fexport.bench import measure, report, workload
 from fexport.bench.measure import Meter, Sample
 from fexport.bench.runner import Options, Say, described
 from fexport.comparison.measuring import Comparison, Rows, comparable
+from fexruntime.backends.base import precision_said
 from fexruntime.bundle import Bundle, open_bundle
 from fexruntime.errors import InputError
 from fexruntime.fex import Fex
@@ -149,7 +150,8 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for side in sides:
         networks = side["describe"].values()
-        precisions, backends = (", ".join(dict.fromkeys(str(n[k]) for n in networks)) for k in ("precision", "backend"))
+        precisions = ", ".join(dict.fromkeys(map(precision_said, networks)))
+        backends = ", ".join(dict.fromkeys(n["backend"] for n in networks))
         numbers = f"{side['size_mb']:.1f} | {side['statistics']['p50_ms']:.1f} | {side['statistics']['max_ms']:.1f}"
         lines.append(f"| {side['path']} | {precisions} | {backends} | {numbers} |")
     lines += [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -71,6 +73,8 @@ EXAMPLES = {
 
 PIPE_CLOSED = 141
 """Exit status where the output's reader went away, as of any program."""
+_NAMED = re.compile(r"(?<![\w./'\"=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|\w+))?(?![\w/'\"=(])")
+"""A name of Python's in a sentence, with or without a value; not a part of a path, a quotation or a call."""
 _VERBOSE = "Say what runs, where and how long; the traceback of an error. Twice: every detail."
 _LOGGERS = ("fexruntime", "fexport", "fexcalibration")
 """The packages, whose names their loggers begin with."""
@@ -92,6 +96,23 @@ def _with_verbose(command: click.Command) -> None:
         _with_verbose(inner)
 
 
+def _as_options(text: str, params: Sequence[click.Parameter]) -> str:
+    """A sentence of the Python package as its reader here would say it: `device='cuda'` is `--device cuda`, `detector_size` `--detector-size`."""
+    names = {p.name: p for p in params if isinstance(p, click.Option) and p.name}
+
+    def option(found: re.Match[str]) -> str:
+        given = names.get(found["name"])
+        # a word that is no name with an underscore is a word, unless it has a value
+        if given is None or (found["value"] is None and "_" not in found["name"]):
+            return found[0]
+        said = max(given.opts, key=len)
+        if found["value"] is None or given.is_flag:
+            return given.secondary_opts[0] if found["value"] == "False" and given.secondary_opts else said
+        return f"{said} {found['value'].strip(chr(39))}"
+
+    return _NAMED.sub(option, text)
+
+
 def _verbose() -> bool:
     return logging.getLogger("fexport").isEnabledFor(logging.INFO)
 
@@ -108,6 +129,14 @@ class _Commands(click.Group):
         _with_verbose(command)
         command.epilog = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else command.epilog
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except FexportError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            error.args = (_as_options(str(error), command.params if command else ()),)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):  # from the table above: help must not import torch

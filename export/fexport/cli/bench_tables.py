@@ -10,6 +10,7 @@ import click
 
 from fexport.bench import plots, report
 from fexport.cli.tables import Column, Sheet
+from fexruntime.backends.base import precision_said
 
 _RANKS = {"p50": 0, "p90": 5, "p95": 6, "p99": 7, "max": 1}
 """By percentile: how much it is needed where not all have room."""
@@ -67,7 +68,7 @@ def show_two(result: Mapping[str, Any]) -> None:
     )  # fmt: skip
     for side in result["sides"]:
         said = side["describe"].values()
-        kinds = (", ".join(dict.fromkeys(str(n[k]) for n in said)) for k in ("precision", "backend"))
+        kinds = (", ".join(dict.fromkeys(names)) for names in (map(precision_said, said), (n["backend"] for n in said)))
         found = side["statistics"]
         times.add(side["path"], *kinds, f"{side['size_mb']:.1f}", f"{found['p50_ms']:.1f}", f"{found['max_ms']:.1f}")
     times.show()

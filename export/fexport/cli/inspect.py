@@ -9,6 +9,7 @@ import click
 
 from fexport.cli import tables
 from fexport.cli.paths import BUNDLE
+from fexruntime.backends.onnx_bytes import types_of
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
@@ -48,7 +49,10 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
             role,
             record.network,
             "\n".join(
-                [*map(_artefact, record.variants), *(f"not for {t}: {why}" for t, why in record.not_held.items())]
+                [
+                    *(_artefact(v, found) for v in record.variants),
+                    *(f"not for {t}: {why}" for t, why in record.not_held.items()),
+                ]
             ),
             passes or "none",
             "\n".join(_origin(w) for w in record.weights),
@@ -73,9 +77,11 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
         click.secho(tables.stand_in_sentence(found.stand_ins), fg="yellow")
 
 
-def _artefact(variant: Variant) -> str:
+def _artefact(variant: Variant, bundle: Bundle) -> str:
     size = sum(f.size_bytes for f in (variant.model, *variant.parts))
-    return f"{variant.precision} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
+    stored = types_of(variant.model.read(bundle.path)).stored if variant.kind == "onnx" else variant.precision
+    weights = f" (weights {stored})" if stored != variant.precision else ""
+    return f"{variant.precision}{weights} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
 
 
 def _origin(weights: WeightsRecord) -> str:

@@ -66,8 +66,9 @@ def _check_device(kind: Any, name: str, network: BundleNetwork, place: Place) ->
     device = place.device_of(network.role)
     if device.kind in kind.devices:
         return
-    having = [other for other in BACKENDS if device.kind in _backend(other).devices]
+    own = " or ".join(f"device={kind!r}" for kind in kind.devices)
+    having = " or ".join(f"backend={other!r}" for other in CHOICES if device.kind in _backend(other).devices)
     raise EnvironmentMissingError(
-        f"device {str(device)!r} is not available with the backend {name!r}, which runs {network.role} on "
-        f"{' or '.join(kind.devices)}" + (f"; {device.kind!r} is a device of {' and '.join(having)}" if having else "")
+        f"{network.role} cannot be run on {str(device)!r} by the backend {name!r}, which has {' and '.join(kind.devices)}: give {own}"
+        + (f", or for {device.kind} {having}" if having else "")
     )

@@ -93,7 +93,7 @@ class Place:
         given = self.device if isinstance(self.device, str) else self.device.get(role, CPU)
         kind, colon, number = given.partition(":")
         if colon and not (number.isascii() and number.isdigit()):
-            raise InputError(f"device {given!r} is not a kind and a number, such as 'vulkan:1'")
+            raise InputError(f"device={given!r} is not a kind and a number, such as 'vulkan:1'")
         return Device(kind, int(number) if colon else None)
 
     def check_roles(self, roles: Iterable[str]) -> None:
@@ -152,8 +152,17 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Provider, device, precision, threads and version really in use: read off the library and what it loaded."""
+        """Provider, device, precision, threads and version really in use: read off the library and what it loaded.
+
+        "precision" is what is computed; "weights" is there too where they are stored as another type.
+        """
         ...
+
+
+def precision_said(described: Mapping[str, Any]) -> str:
+    """The precision of a network in words, of what its backend's `describe` said."""
+    stored = described.get("weights")
+    return str(described["precision"]) + (f" (weights {stored})" if stored else "")
 
 
 class Resident(Protocol):

@@ -2,40 +2,77 @@
 
 `describe()` has to say in which precision a network really runs, and the runtime does without onnx. The few fields
 that tell are found by walking the protocol buffer: ModelProto.graph (7), GraphProto.node (1) and .initializer (5),
-NodeProto.op_type (4), TensorProto.data_type (2), dims (1). Numbers as in onnx.proto3.
+NodeProto.input (1) and .op_type (4), TensorProto.dims (1), data_type (2) and name (8). Numbers as in onnx.proto3.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from mmap import mmap
+from typing import NamedTuple
 
 _NAMES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
+FULL = "fp32"
 
 
-def precision_of(model: bytes | mmap) -> str:
-    """ "int8" for a graph that quantises, else the type that most of its weights have: "fp32", "fp16" or "bf16"."""
+class Types(NamedTuple):
+    """What most of a graph's weights are computed in, and what they are stored as: "fp32", "fp16", "bf16" or "int8"."""
+
+    computed: str
+    stored: str
+
+    def said(self) -> dict[str, str]:
+        """What `describe()` says: the precision, and the weights' where it is another."""
+        return {"precision": self.computed} | ({"weights": self.stored} if self.stored != self.computed else {})
+
+
+def types_of(model: bytes | mmap) -> Types:
+    """Types of a graph: "int8" for one that quantises; weights that are only cast when they are read are computed in fp32."""
     with memoryview(model) as whole:
-        return _precision(whole)
+        return _types(whole)
 
 
-def _precision(model: memoryview) -> str:
-    weights: Counter[str] = Counter()
+def _types(model: memoryview) -> Types:
+    weights: list[tuple[str, str, int]] = []
+    nodes: list[memoryview] = []
     for field, value in _fields(model):
         if field != 7 or isinstance(value, int):
             continue
         for part, content in _fields(value):
             if isinstance(content, int):
                 continue
-            if part == 1 and _quantises(content):
-                return "int8"
-            if part == 5:
-                kind, count = _tensor(content)
+            if part == 1:
+                if _quantises(content):
+                    return Types("int8", "int8")
+                nodes.append(content)
+            elif part == 5:
+                kind, name, count = _tensor(content)
                 if kind in _NAMES:
-                    weights[_NAMES[kind]] += count
-    return weights.most_common(1)[0][0] if weights else "unknown"
+                    weights.append((_NAMES[kind], name, count))
+    stored = _most((kind, count) for kind, _, count in weights)
+    if stored == FULL:
+        return Types(stored, stored)
+    read = _read_as_they_are(nodes)
+    return Types(_most((kind if name in read else FULL, count) for kind, name, count in weights), stored)
+
+
+def _most(kinds: Iterator[tuple[str, int]]) -> str:
+    counted: Counter[str] = Counter()
+    for kind, count in kinds:
+        counted[kind] += count
+    return counted.most_common(1)[0][0] if counted else "unknown"
+
+
+def _read_as_they_are(nodes: Sequence[memoryview]) -> set[str]:
+    """Names of what nodes read, but for those that only casts do."""
+    names: set[str] = set()
+    for node in nodes:
+        content = [(f, bytes(v)) for f, v in _fields(node) if f in (1, 4) and not isinstance(v, int)]
+        if (4, b"Cast") not in content:
+            names |= {v.decode() for f, v in content if f == 1}
+    return names
 
 
 def _quantises(node: memoryview) -> bool:
@@ -45,15 +82,17 @@ def _quantises(node: memoryview) -> bool:
     return operator in (b"DequantizeLinear", b"QLinearConv", b"QLinearMatMul")
 
 
-def _tensor(tensor: memoryview) -> tuple[int, int]:
-    """(data type, number of values)."""
-    kind, dims = 0, []
+def _tensor(tensor: memoryview) -> tuple[int, str, int]:
+    """(data type, name, number of values)."""
+    kind, name, dims = 0, "", []
     for field, value in _fields(tensor):
         if field == 2 and isinstance(value, int):
             kind = value
         elif field == 1:
             dims += [value] if isinstance(value, int) else list(_varints(value))
-    return kind, prod(dims)
+        elif field == 8 and not isinstance(value, int):
+            name = bytes(value).decode()
+    return kind, name, prod(dims)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

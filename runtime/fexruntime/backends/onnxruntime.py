@@ -26,7 +26,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
-from fexruntime.backends.onnx_bytes import precision_of
+from fexruntime.backends.onnx_bytes import Types, types_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import (
     BundleError,
@@ -76,7 +76,7 @@ class OnnxRuntime:
                 "this process has put ONNX Runtime on one shared pool (shared_pool=True), for good: sessions with threads of "
                 "their own cannot be had any more; give shared_pool=True here too"
             )
-        self._session, self._precision = self._load(network, variant, place)
+        self._session, self._types = self._load(network, variant, place)
         _sessions.add(self._session)
         if self._session.get_providers() != [PROVIDER]:
             raise EnvironmentMissingError(f"asked for {PROVIDER}, got {self._session.get_providers()}")
@@ -132,7 +132,7 @@ class OnnxRuntime:
             "version": self._ort.__version__,
             "provider": PROVIDER,
             "device": "cpu",
-            "precision": self._precision,
+            **self._types.said(),
             "threads": self.threads,
             "thread_pool": "shared by the process" if self._shared_pool else "one for each network",
         }
@@ -148,8 +148,8 @@ class OnnxRuntime:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
-    def _load(self, network: BundleNetwork, variant: Variant, place: Place) -> tuple[Any, str]:
-        """(session, precision read off what it loaded)."""
+    def _load(self, network: BundleNetwork, variant: Variant, place: Place) -> tuple[Any, Types]:
+        """(session, what the graph's weights are)."""
         store = place.store()
         key = {
             "kind": "optimised ONNX graph",
@@ -169,8 +169,8 @@ class OnnxRuntime:
                     open(verified, "rb") as file,
                     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph,
                 ):
-                    precision = precision_of(graph)
-                return self._session_of(str(kept), options), precision
+                    types = types_of(graph)
+                return self._session_of(str(kept), options), types
             except (
                 BundleError,
                 OSError,
@@ -179,17 +179,17 @@ class OnnxRuntime:
                 _log.info("loading without the store: %s", error)
                 store = None
         model = network.read(variant.model)
-        precision = precision_of(model)
+        types = types_of(model)
         if store is not None:
             try:
                 with store.writing(key) as path:
                     options = self._options()
                     if path is not None:
                         options.optimized_model_filepath = str(path)
-                    return self._session_of(model, options), precision
+                    return self._session_of(model, options), types
             except BundleError as error:  # a full disk
                 _log.info("loading without the store: %s", error)
-        return self._session_of(model, self._options()), precision
+        return self._session_of(model, self._options()), types
 
     def _session_of(self, model: bytes | str, options: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Located, Place, Resident, Spec
-from fexruntime.backends.onnx_bytes import precision_of
+from fexruntime.backends.onnx_bytes import types_of
 from fexruntime.backends.onnxruntime import import_onnxruntime
 from fexruntime.bundle import BundleNetwork
 from fexruntime.driver import Gpu, gpu
@@ -45,7 +45,7 @@ class OnnxRuntimeCuda:
         self._device, self._index = f"cuda:{index}", index
         self._model = partial(network.read, variant.model)
         model = self._model()
-        self._precision = precision_of(model)
+        self._types = types_of(model)
         self._session = self.session(model)
         self._provider = str(self._session.get_providers()[0])
         self._only_what_is_read = self._ort.RunOptions()
@@ -92,7 +92,7 @@ class OnnxRuntimeCuda:
             "version": self._ort.__version__,
             "provider": self._provider,
             "device": f"{self._device} ({self._gpu.name}, {self._gpu.capability}, driver {self._gpu.driver})",
-            "precision": self._precision,
+            **self._types.said(),
             "threads": None,
         }
 

@@ -21,12 +21,12 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import CPU, Device, Place, Spec
-from fexruntime.backends.onnx_bytes import precision_of
+from fexruntime.backends.onnx_bytes import FULL, Types, types_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
 
-BF16 = "bf16"
+BF16, INT8 = "bf16", "int8"
 
 
 class OpenVino:
@@ -44,7 +44,7 @@ class OpenVino:
         self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
         model = network.read(variant.model)
-        self._precision = precision_of(model)
+        self._types = types_of(model)
         core = self._ov.Core()
         device = place.device_of(network.role)
         in_bfloat16 = (
@@ -110,17 +110,14 @@ class OpenVino:
     def describe(self) -> dict[str, Any]:
         """What is in use: version, device, precision and threads as the compiled network says."""
         hint = self._computes_in()
+        computed = INT8 if self._types.computed == INT8 else FULL if _is_full(hint) else BF16
         on_cpu = self._device.startswith(CPU)
         return {
             "backend": "openvino",
             "version": self._ov.__version__.split("-")[0],
             "device": self._device,
-            "precision": self._precision,
-            **(
-                {}
-                if self._precision in ("fp32", "int8")
-                else {"arithmetic": "fp32" if _is_full(hint) else f"bf16 and fp32 ({self._kept})"}
-            ),
+            **Types(computed, self._types.stored).said(),
+            **({"arithmetic": f"bf16 and fp32 ({self._kept})"} if computed == BF16 else {}),
             "threads": int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if on_cpu else 1,
         }
 

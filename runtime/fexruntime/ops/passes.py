@@ -33,10 +33,15 @@ def resident_steps(finder: Any, steps: Sequence[Any], roles: Sequence[str]) -> t
 
     InputError if the finder has no kernels: then nothing could.
     """
-    if finder.stage.decode not in FINDERS or finder.role not in roles:
+    if finder.stage.decode not in FINDERS:
         raise InputError(
-            f"pixels='cuda' needs a finder with kernels ({', '.join(sorted(FINDERS))}) and the backend 'tensorrt' or "
-            f"'onnxruntime-cuda': {finder.role} is another; leave pixels='cpu'"
+            f"pixels='cuda' needs a face detector that there are kernels for ({', '.join(sorted(FINDERS))}), and {finder.role} is of another kind: "
+            "give pixels='cpu'"
+        )
+    if finder.role not in roles:
+        raise InputError(
+            f"pixels='cuda' needs {finder.role} on a GPU: give device='cuda' and backend='tensorrt' or backend='onnxruntime-cuda', or "
+            "pixels='cpu'"
         )
     given: set[str] = set()
     found = [finder.role]
