@@ -24,12 +24,13 @@ import torch
 from fexport import tflite_reader
 from fexport.skops_files import read_skops
 from fexruntime.contracts import Network, WeightsFile
-from fexruntime.errors import CheckpointError
+from fexruntime.errors import CheckpointError, one_line
 from fexruntime.manifest import WeightsRecord
 
 GRAPH = "graph"
 """Key of a .tflite file's graph in a checkpoint's configuration."""
 PACKAGED = Path(__file__).parent / "weights"
+_FIX = "give a folder that has them with --weights DIR, or build with --stand-in to try the rest"
 _log = logging.getLogger("fexport.weights")
 
 
@@ -74,6 +75,14 @@ class Located:
         return data, record
 
 
+class NotToBeHadError(CheckpointError):
+    """A weights file is nowhere: `cause` goes on from its name, `fix` is what mends it."""
+
+    def __init__(self, network: Network, row: WeightsFile, cause: str, fix: str = _FIX) -> None:
+        super().__init__(f"{network.name}'s weights {row.filename} {cause}; {fix}")
+        self.cause, self.fix = cause, fix
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Tensors of a network and its configuration, with the records of the files they came from."""
@@ -104,19 +113,13 @@ def locate_file(network: Network, row: WeightsFile, folders: Sequence[Path]) -> 
     if found is None and row.packaged:
         return Located(PACKAGED / row.filename, row, "package")
     if found is None and not folders and row.url is not None:
-        raise CheckpointError(
-            f"{network.name}'s weights {row.filename} are on no hub: download them from {row.url}, and give their folder with "
-            "--weights DIR, or build with --stand-in to try the rest"
-        )
+        raise NotToBeHadError(network, row, f"are on no hub: download them from {row.url}")
     if found is None and not folders:
         return _from_hub(network, row)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
-        origin = row.url or f"{row.repository} on the hub"
-        raise CheckpointError(
-            f"{network.name} needs {row.filename}, which is not in {where}: put it there, or into a sub-folder "
-            f"{row.own_folder} (from {origin})"
-        )
+        fix = f"put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
+        raise NotToBeHadError(network, row, f"are not in {where}", fix)
     return found
 
 
@@ -175,32 +178,49 @@ def _from_hub(network: Network, row: WeightsFile) -> Located:
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    reason: Exception | None = None
     # without a connection its retries would take half a minute for each file: what it has kept is looked at alone
     cached = not hub_answers()
+    reason: Exception | None = None
     for name in dict.fromkeys((row.hub_filename or row.filename, row.filename)):
         try:
             path = Path(
                 huggingface_hub.hf_hub_download(row.repository, name, revision=row.revision, local_files_only=cached)
             )
-        except LocalEntryNotFoundError as error:  # no connection: another name will not be there either
+        except Exception as error:  # the hub's client raises its own, its HTTP library's and OSError
             reason = error
-            break
-        except EntryNotFoundError as error:
-            reason = error
-        except Exception as error:  # the hub's client raises its own, httpx's and OSError
-            reason = error
-            break
+            if type(error) is LocalEntryNotFoundError or not isinstance(error, EntryNotFoundError):
+                break  # another name will not be had either
         else:
             # …/snapshots/<commit>/<file>
             return Located(path, row, "hub", path.parent.name if path.parent.parent.name == "snapshots" else None)
-    cause = str(reason).strip().splitlines()[0] if reason and str(reason).strip() else type(reason).__name__
-    if cached:
-        cause = "no connection to the hub, and it is not in its cache"
-    raise CheckpointError(
-        f"{network.name}'s weights {row.filename} could not be had from the hub ({row.repository}: {cause}); "
-        f"give a folder that has them with --weights DIR, or build with --stand-in to try the rest"
+    assert reason is not None
+    raise NotToBeHadError(network, row, f"could not be had from the hub ({_cause(reason, row, cached)})")
+
+
+def _cause(error: Exception, row: WeightsFile, cached: bool) -> str:
+    """Why the hub's client could not give a file, in words that say what to do; its own are of requests and their numbers."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
+
+    if cached or type(error).__name__ == "LocalEntryNotFoundError":
+        return "no connection to it, and nothing of them in its cache"
+    if isinstance(error, GatedRepoError):  # which is a RepositoryNotFoundError, too
+        return f"{row.repository} is gated: accept its terms on {_page(row)}, then `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"404, {_page(row)} is not there, or private: `hf auth login` where it is yours"
+    if isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
+        return f"404, {row.repository} has no such file" + (f" at {row.revision}" if row.revision else "")
+    status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
+    return f"{row.repository}: " + (f"it answered {status}" if status else one_line(error))
+
+
+def _page(row: WeightsFile) -> str:
+    return f"https://huggingface.co/{row.repository}"
 
 
 def read(network: Network, files: list[Located]) -> Checkpoint:

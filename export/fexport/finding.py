@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fexport import checkpoints
-from fexport.checkpoints import Located
+from fexport.checkpoints import Located, NotToBeHadError
 from fexport.plan import Plan
 from fexruntime.contracts import PIPELINES, Network, WeightsFile, network_row
 from fexruntime.errors import CheckpointError
@@ -19,14 +19,13 @@ class Lacking:
 
     network: Network
     row: WeightsFile
-    why: CheckpointError
+    why: NotToBeHadError
 
     @property
-    def line(self) -> str:
+    def file(self) -> str:
         """The file, what it is for, its size, its licence, and where it comes from."""
         size = "" if self.row.size_bytes is None else f"{self.row.size_bytes / 1e6:.1f} MB, "
-        where = self.row.url or f"{self.row.repository} on the hub"
-        return f"{self.row.filename} ({self.network.name}, {size}{self.network.licence}) from {where}"
+        return f"{self.row.filename} ({self.network.name}, {size}{self.network.licence}, of {self.row.url or self.row.repository})"
 
 
 def look(networks: Iterable[Network], folders: Sequence[Path]) -> tuple[dict[str, list[Located]], list[Lacking]]:
@@ -38,7 +37,7 @@ def look(networks: Iterable[Network], folders: Sequence[Path]) -> tuple[dict[str
         for row in network.files:
             try:
                 files.append(checkpoints.locate_file(network, row, folders))
-            except CheckpointError as error:
+            except NotToBeHadError as error:
                 lacking.append(Lacking(network, row, error))
         found[network.name] = files
     return found, lacking
@@ -56,24 +55,19 @@ def seeds_of(plan: Plan) -> dict[str, int | None]:
         }
     _, lacking = look(plan.networks.values(), plan.weights)
     if lacking and plan.stand_in_seed is None:
-        raise CheckpointError(said(lacking, plan.weights) + _other_contract(plan, lacking))
+        raise CheckpointError(said(lacking) + _other_contract(plan, lacking))
     missing = {item.network.name for item in lacking}
     return {role: plan.stand_in_seed if n.name in missing else None for role, n in plan.networks.items()}
 
 
-def said(lacking: Sequence[Lacking], folders: Sequence[Path]) -> str:
-    """What is missing: the one error as it is, or a list of all with the fixes after it."""
+def said(lacking: Sequence[Lacking], fix: str = "") -> str:
+    """One sentence: what is missing, why, and what mends it (`fix`, where it is not what each file's error says)."""
     files = {(item.row.repository, item.row.filename): item for item in lacking}  # several networks may share one
-    if len(files) == 1:
-        return str(lacking[0].why)
-    where = " or ".join(repr(str(folder)) for folder in folders)
-    head = f"{len(files)} weights files are not in {where}:" if folders else f"{len(files)} weights files are not here:"
-    fix = (
-        f"Put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
-        if folders
-        else str(lacking[0].why)
-    )
-    return "\n  ".join([head, *(item.line for item in files.values())]) + f"\n{fix}"
+    by_cause: dict[str, list[str]] = {}
+    for item in files.values():
+        by_cause.setdefault(item.why.cause, []).append(item.file)
+    causes = (f"{', '.join(names)} {cause}" for cause, names in by_cause.items())
+    return f"weights are missing: {'; '.join(causes)}; {fix or lacking[0].why.fix}"
 
 
 def _other_contract(plan: Plan, lacking: Sequence[Lacking]) -> str:
@@ -87,7 +81,7 @@ def _other_contract(plan: Plan, lacking: Sequence[Lacking]) -> str:
         for name in dict.fromkeys(name for stage in stages for name in stage.networks):
             if name not in missing and _in_folders(name, plan.weights):
                 contract = row.contracts[0]
-                return f"\nThe weights of {name} are there, which are those of {contract}: did you mean --contract {contract}?"
+                return f"; {name}'s are there, which are those of {contract}: did you mean --contract {contract}?"
     return ""
 
 

@@ -139,7 +139,7 @@ def test_arcface_may_lack_its_batch_counters_and_nothing_else(tmp_path):
 
 
 def test_weights_that_are_not_there_are_named_with_the_fix(tmp_path):
-    with pytest.raises(CheckpointError, match=r"arcface_r50\.safetensors, which is not in"):
+    with pytest.raises(CheckpointError, match=r"arcface_r50\.safetensors are not in"):
         load(tmp_path, "arcface")
 
 
@@ -152,6 +152,45 @@ def test_without_the_hub_the_fix_is_a_folder(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(CheckpointError, match="--weights DIR"):
         modules.load(network_row("arcface"), LANDMARK_CROP)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [
+        (
+            "GatedRepoError",
+            403,
+            "is gated: accept its terms on https://huggingface.co/py-feat/arcface_r50, then `hf auth login`",
+        ),
+        ("RepositoryNotFoundError", 401, "404, https://huggingface.co/py-feat/arcface_r50 is not there, or private"),
+        ("RevisionNotFoundError", 404, "404, py-feat/arcface_r50 has no such file"),
+        ("RemoteEntryNotFoundError", 404, "404, py-feat/arcface_r50 has no such file"),
+        ("HfHubHTTPError", 503, "py-feat/arcface_r50: it answered 503"),
+        ("LocalEntryNotFoundError", None, "no connection to it, and nothing of them in its cache"),
+    ],
+)
+def test_what_the_hub_refused_is_one_sentence_with_its_cure(monkeypatch, name, status, says):
+    import httpx
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    words = "Client Error. (Request ID: Root=1)\n\nEntry Not Found for url: …\nPlease make sure you specified …"
+
+    def refuse(*_, **__):
+        kind = getattr(errors, name)
+        if status is None:
+            raise kind(words)
+        request = httpx.Request("GET", "https://huggingface.co/x")
+        raise kind(words, response=httpx.Response(status, request=request))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(checkpoints, "hub_answers", lambda: True)
+    with pytest.raises(CheckpointError) as error:
+        modules.load(network_row("arcface"), LANDMARK_CROP)
+    assert says in str(error.value)
+    assert "--weights DIR" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "Request ID" not in str(error.value)
 
 
 def test_weights_from_the_hub_are_recorded_with_their_commit(tmp_path, monkeypatch):

@@ -37,4 +37,6 @@ def command(pipeline: str, contract: str | None, pyfeat_bugs: bool, to: Path, **
     if fetched or not lacking:
         click.echo(f"{len(fetched)} file{'s' * (len(fetched) != 1)}, {size(total)}, in {to}")
     if lacking:
-        raise CheckpointError(finding.said(lacking, ()))
+        raise CheckpointError(
+            finding.said(lacking, f"fetch again where they can be had, or put the files into {str(to)!r}")
+        )
