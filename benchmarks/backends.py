@@ -31,7 +31,7 @@ def main(bundle: Path, name: str, threads: int, faces: int, rounds: int) -> None
         "workload": dataclasses.asdict(work),
         "measured": [dataclasses.asdict(m) for m in found],
     }
-    (RESULTS / f"backends_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"backends_{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for m in found:
         print(f"{m.network} on {m.backend}: {m.p50_ms:.1f} ms{' (chosen)' if m.chosen else ''}")
 

@@ -100,7 +100,7 @@ def main(
         "cpu_after_over_before": float(np.median(np.array(samples["after"])[:, 1] / np.array(samples["before"])[:, 1])),
     }
     target = ROOT / "benchmarks" / "results" / f"before_after_{name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(
         json.dumps(
             {k: result[k] for k in ("commits", "p50_ms", "after_over_before", "cpu_after_over_before")}, indent=1
@@ -113,7 +113,7 @@ def _start(
 ) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": f"{checkout / 'runtime'}:{checkout / 'export'}"}
     command = [sys.executable, "-c", WORKER, str(bundle), str(threads), str(frame), json.dumps(boxes), backend]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
     assert worker.stdout is not None
     if worker.stdout.readline() != "ready\n":
         sys.exit(f"the process of {checkout} did not start")
@@ -130,7 +130,7 @@ def _ask(worker: subprocess.Popen[str]) -> str:
 
 def _commit(checkout: Path) -> str:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, encoding="utf-8", check=False
     )
     return done.stdout.strip()
 

@@ -140,7 +140,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         launch[name] = python, program, said
         running[name] = subprocess.Popen(
             [python, "-c", program + LOOP, json.dumps(said)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
         )  # fmt: skip
         asked(running[name], "warm")  # loaded one at a time
     samples: dict[str, list[Any]] = {name: [] for name in SIDES}
@@ -162,7 +162,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for process in running.values():
         process.communicate()
     loads = {name: [once(*launch[name]) for _ in range(given.loads)] for name in SIDES}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8")
     return {
         "cpu": cpu(), "cores": os.cpu_count(), "date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(),
         "samples": samples, "loads_s": loads, "video_px": differences,

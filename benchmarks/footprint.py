@@ -67,7 +67,7 @@ def main(bundle: Path, pyfeat_python: Path | None, threads: int, times: int, par
     for extras, sizes in (*result["installed"].items(), ("py-feat", result.get("pyfeat_installed_mb", {}))):
         print(f"{extras}: {sum(sizes.values()):.0f} MB installed")
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "footprint.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "footprint.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def placed(bundle: Bundle, backend: str) -> dict[str, str]:
@@ -95,7 +95,7 @@ def installed() -> dict[str, dict[str, float]]:
 def counted(python: Path) -> dict[str, float]:
     """Megabytes of an environment's packages: those that serve CUDA alone, and the rest."""
     command = [str(python.absolute()), "-c", _COUNT, str(pyfeat.WORKER)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise FexportError(f"{str(python)!r} cannot count its packages: {done.stderr.strip()[-200:]}")
     sizes: dict[str, float] = json.loads(done.stdout)

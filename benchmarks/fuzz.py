@@ -68,11 +68,11 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
                     :500
                 ]  # the record names no folder of a machine
                 kept.with_suffix(".json").write_text(
-                    json.dumps({"place": place, "said": said, "traceback": text[-4000:]})
+                    json.dumps({"place": place, "said": said, "traceback": text[-4000:]}), encoding="utf-8"
                 )
         if time.monotonic() - noted[0] > 1:
             noted[0] = time.monotonic()
-            (work / name / "counts.json").write_text(json.dumps(counts))
+            (work / name / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -126,7 +126,7 @@ def lines_run(name: str, work: Path) -> dict[str, list[int]]:
     sys.settrace(None)
     found = {}
     for file, ran in files.items():
-        there = set(_function_lines(compile(Path(file).read_text(), file, "exec"), False))
+        there = set(_function_lines(compile(Path(file).read_text(encoding="utf-8"), file, "exec"), False))
         found[str(Path(file).relative_to(_RUNTIME))] = [len(ran & there), len(there)]
     return found
 
@@ -146,7 +146,7 @@ def child(work: Path, *words: str) -> tuple[str, float]:
     done = subprocess.run(
         [sys.executable, __file__, *words, "--work", str(work)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         check=False,
     )
@@ -173,18 +173,18 @@ def main() -> None:
     names = chosen.targets.split(",")
     chosen.work.mkdir(parents=True, exist_ok=True)
     state = chosen.work / "state.json"
-    said: dict[str, Any] = json.loads(state.read_text()) if state.exists() else {}
+    said: dict[str, Any] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
     while sum(t["cpu_s"] for t in said.values()) < chosen.seconds:
         name = min(names, key=lambda n: said.get(n, {"cpu_s": 0.0})["cpu_s"])
         took_turn(name, chosen.work, chosen.slice, said)
-        state.write_text(json.dumps(said, indent=1))
+        state.write_text(json.dumps(said, indent=1), encoding="utf-8")
         write(said, chosen.work, chosen.out)
     for name in said:
         text, _ = child(chosen.work, "--lines", name)
         said[name]["lines"] = json.loads(text.splitlines()[-1])
-    state.write_text(json.dumps(said, indent=1))
+    state.write_text(json.dumps(said, indent=1), encoding="utf-8")
     found = write(said, chosen.work, chosen.out)
-    print(chosen.out.read_text())
+    print(chosen.out.read_text(encoding="utf-8"))
     raise SystemExit(bool(found))
 
 
@@ -195,11 +195,11 @@ def took_turn(name: str, work: Path, seconds: int, said: dict[str, Any]) -> None
     counts.unlink(missing_ok=True)
     text, cpu_s = child(work, "--one", name, "--slice", str(seconds))
     (work / name).mkdir(exist_ok=True)
-    (work / name / "last.log").write_text(text[-20_000:])
+    (work / name / "last.log").write_text(text[-20_000:], encoding="utf-8")
     if not counts.exists():
         raise SystemExit(f"{name} could not be fuzzed:\n{text[-3000:]}")
     target["cpu_s"], target["turns"] = round(target["cpu_s"] + cpu_s, 1), target["turns"] + 1
-    for key, value in json.loads(counts.read_text()).items():
+    for key, value in json.loads(counts.read_text(encoding="utf-8")).items():
         target[key] += value
     if seen := _SEEN.findall(text):
         for key, value in zip(("edges", "features", "corpus"), seen[-1], strict=True):
@@ -212,7 +212,7 @@ def write(said: dict[str, Any], work: Path, out: Path) -> list[Any]:
     for name in said:
         for path in sorted((work / name / "findings").iterdir()):
             if path.suffix == ".json":
-                found.append({"target": name} | json.loads(path.read_text()))
+                found.append({"target": name} | json.loads(path.read_text(encoding="utf-8")))
             elif path.name.startswith(
                 ("crash", "timeout", "oom", "leak")
             ):  # libFuzzer's own; not slow-unit-…, which a pause makes
@@ -227,7 +227,7 @@ def write(said: dict[str, Any], work: Path, out: Path) -> list[Any]:
         "findings": [{k: v for k, v in f.items() if k != "traceback"} for f in found],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return found
 
 

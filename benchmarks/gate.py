@@ -63,7 +63,7 @@ def main(record: bool, rounds: int, without_rewrites: bool, only: str | None) ->
                 print(f"{name}: {found[name]:.2f} times torch", flush=True)
     if record:
         baseline = {"built_with": versions, "cpu": measure.machine()["cpu"], "ratio": found, "samples": samples}
-        BASELINE.write_text(json.dumps(baseline, indent=1) + "\n")
+        BASELINE.write_text(json.dumps(baseline, indent=1) + "\n", encoding="utf-8")
         return
     slower = [n for n, ratio in found.items() if n in baseline and ratio < baseline[n] * (1 - NOISE)]
     compared = {name for name in baseline if only in (None, name.partition(" ")[0])}
@@ -77,7 +77,7 @@ def main(record: bool, rounds: int, without_rewrites: bool, only: str | None) ->
 
 def _baseline(versions: dict[str, str]) -> dict[str, float]:
     """The recorded ratios; exits if they were recorded with other versions, before minutes of measuring."""
-    recorded = json.loads(BASELINE.read_text())
+    recorded = json.loads(BASELINE.read_text(encoding="utf-8"))
     if recorded["built_with"] != versions:
         sys.exit(
             f"the baseline was recorded with {recorded['built_with']}, this is {versions}: record one with --record"

@@ -104,7 +104,7 @@ def downloaded(names: tuple[str, ...], python: str, wheels: Path | None, folder:
     words += [w for p in platforms for w in ("--platform", p)]
     words += ["--no-index", "--find-links", str(wheels)] if wheels else []
     before = set(folder.iterdir())
-    done = subprocess.run([*words, "-d", str(folder), *names], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, "-d", str(folder), *names], capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise SystemExit(
             f"pip could not get {', '.join(names)}: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}"
@@ -130,7 +130,7 @@ def python310(prefix: Path | None, folder: Path) -> None:
         )
     program = "import sys; print(sys.version_info[:2], sys.base_prefix)"
     python = str(prefix / "bin" / "python3.10") if prefix else str(found)
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-c", program], capture_output=True, encoding="utf-8", check=False)
     if "(3, 10)" not in done.stdout:
         raise SystemExit(f"{python!r} is no Python 3.10: --python310 PREFIX")
     base = Path(done.stdout.split(") ", 1)[1].strip())
@@ -150,7 +150,7 @@ def wanted_symbols(libraries: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for library in sorted(libraries.glob("*.so*")):
         said = subprocess.run(
-            ["readelf", "-W", "-V", "-d", "--dyn-syms", str(library)], capture_output=True, text=True, check=True
+            ["readelf", "-W", "-V", "-d", "--dyn-syms", str(library)], capture_output=True, encoding="utf-8", check=True
         ).stdout
         needed = {n for n in re.findall(r"\(NEEDED\).*\[(.*?)\]", said) if n.startswith(_STUBBED)}
         for name in needed:
@@ -174,7 +174,7 @@ def stubs(libraries: Path, folder: Path) -> None:
         script = folder / f"{name}.map"
         script.write_text(f"{name} {{ global: {' '.join(f'{s};' for s in sorted(symbols))} }};\n", encoding="utf-8")
         words = [compiler, "-shared", "-fPIC", "-x", "c", "-", f"-Wl,-soname,{name}", f"-Wl,--version-script,{script}"]
-        subprocess.run([*words, "-o", str(folder / name)], input=source, text=True, check=True)
+        subprocess.run([*words, "-o", str(folder / name)], input=source, encoding="utf-8", check=True)
         script.unlink()
 
 

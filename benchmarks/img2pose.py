@@ -127,14 +127,14 @@ def main(
         "pyfeat_over_fexport": float(np.median(wall["py-feat"] / wall["fexport"])),
     }
     target = ROOT / "benchmarks" / "results" / f"img2pose_{name}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     shown = ("faces", "proposals_that_pyfeat_projects", "p50_ms", "rss_mb", "pyfeat_over_fexport")
     print(json.dumps({k: result[k] for k in shown}, indent=1))
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8"
     )
 
 

@@ -39,7 +39,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def main(bundle: Path, roles: tuple[str, ...], threads: int, seconds: float) -> None:
     """Measure, add to the record, print."""
     into = RESULTS / f"ncnn_options_{threads}.json"
-    said: dict[str, Any] = json.loads(into.read_text())["networks"] if into.exists() else {}
+    said: dict[str, Any] = json.loads(into.read_text(encoding="utf-8"))["networks"] if into.exists() else {}
     opened = open_bundle(bundle).networks
     for role in roles:
         network = opened[role]
@@ -47,7 +47,10 @@ def main(bundle: Path, roles: tuple[str, ...], threads: int, seconds: float) -> 
         print(f"{network.row.name}, {threads} threads, {found['rounds']} rounds")
         for name, one in found["choices"].items():
             print(f"  {name:8} {one['wall_ms']:8.2f} ms, {one['ratio']:.3f} of the default's")
-    into.write_text(json.dumps({"machine": measure.machine(), "threads": threads, "networks": said}, indent=1) + "\n")
+    into.write_text(
+        json.dumps({"machine": measure.machine(), "threads": threads, "networks": said}, indent=1) + "\n",
+        encoding="utf-8",
+    )
 
 
 def _in_turns(network: BundleNetwork, threads: int, seconds: float) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def main(bundle: Path, role: str, without: tuple[str, ...], rounds: int) -> None
     medians = dict(sorted(medians.items(), key=lambda item: -item[1]))
     said = {"machine": measure.machine(), "network": network.row.name, "without": without, "cpu_ms": medians}
     name = role + "_without" * bool(without)
-    (RESULTS / f"ncnn_profile_{name}.json").write_text(json.dumps(said, indent=1) + "\n")
+    (RESULTS / f"ncnn_profile_{name}.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     for kind, ms in medians.items():
         print(f"{ms:8.2f} ms  {kind}")
     print(f"{sum(medians.values()):8.2f} ms")

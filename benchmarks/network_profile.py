@@ -50,7 +50,7 @@ def main(bundle: Path, role: str, threads: int, rounds: int) -> None:
     result |= {name: {"wall_ms": wall, "ms_by_operation": _medians(runs)} for name, (wall, runs) in found.items()}
     result["precision"] = precision
     name = network.row.name if precision == "fp32" else f"{network.row.name}_{precision}"
-    (RESULTS / f"profile_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"profile_{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name in found:
         said = result[name]
         total = sum(said["ms_by_operation"].values())
@@ -78,7 +78,7 @@ def _onnxruntime(model: bytes, inputs: dict[str, np.ndarray], threads: int, roun
         profiled = session(f"{folder}/p")
         for _ in range(rounds + 2):
             profiled.run(None, inputs)
-        events = json.loads(Path(profiled.end_profiling()).read_text())
+        events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     runs: list[Run] = [defaultdict(float)]
     for event in sorted(events, key=lambda e: e["ts"]):
         if event["name"] == "model_run":

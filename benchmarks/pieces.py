@@ -93,7 +93,7 @@ BUNDLES = ("detectorv2", "detectorv1", "detectorv1 default", "detectorv2 int8", 
 
 def python(*words: object) -> str:
     """Run a command of this environment's Python; what it printed."""
-    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return done.stdout
 
 
@@ -279,7 +279,7 @@ def gated(work: Work) -> Any:
         [sys.executable, HERE / "gate.py", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode != 1 or "SLOWER" not in done.stdout:

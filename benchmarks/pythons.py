@@ -42,7 +42,7 @@ def tried(python: str, wheel: Path, work: Path) -> dict[str, Any]:
     pip = [here / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q", f"{wheel}[{EXTRAS}]", *TESTING]
     subprocess.run(pip, check=True)
     about = subprocess.run(
-        [here / "python", "-c", ABOUT, *PACKAGES], capture_output=True, text=True, check=True, cwd=work
+        [here / "python", "-c", ABOUT, *PACKAGES], capture_output=True, encoding="utf-8", check=True, cwd=work
     )
     for words in COMMANDS:
         subprocess.run([here / "fexport", *words], check=True, cwd=work, stdout=subprocess.DEVNULL)

@@ -69,7 +69,7 @@ def programs() -> str | None:
         if subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *PROGRAMS], check=False).returncode:
             return None
         words = [*git, "rev-parse", *(f"HEAD:{name}" for name in PROGRAMS)]
-        return " ".join(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+        return " ".join(subprocess.run(words, capture_output=True, encoding="utf-8", check=True).stdout.split())
     except (OSError, subprocess.CalledProcessError):
         return None
 

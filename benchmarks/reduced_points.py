@@ -54,7 +54,7 @@ NETWORKS: dict[str, tuple[str, dict[str, str | None], str, str, tuple[int, int]]
 def main(calibrate: tuple[Path, ...], held_out: tuple[Path, ...], mobilefacenet: Path, only: tuple[str, ...]) -> None:
     """Build, measure, write the record, print it."""
     into = RESULTS / "reduced_points.json"
-    networks: dict[str, Any] = json.loads(into.read_text())["networks"] if into.exists() else {}
+    networks: dict[str, Any] = json.loads(into.read_text(encoding="utf-8"))["networks"] if into.exists() else {}
     for name, (pipeline, choices, role, output, corners) in NETWORKS.items():
         if only and name not in only:
             continue
@@ -103,7 +103,7 @@ def main(calibrate: tuple[Path, ...], held_out: tuple[Path, ...], mobilefacenet:
         for kind, paths in (("calibrated_on", (PHOTOGRAPH, *calibrate)), ("held_out", held_out))
     }
     said = {"machine": measure.machine(), "pictures": pictures, "networks": networks}
-    into.write_text(json.dumps(said, indent=1) + "\n")
+    into.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _points(value: F32, output: str, side: int) -> F32:

@@ -124,7 +124,7 @@ def _precisions() -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, path in speeds.items():
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
         backends = ", ".join(f"{r} {d['backend']}" for r, d in result["describe"].items())
         asked = PRECISION_TARGETS.get(name)
@@ -138,7 +138,7 @@ def _precisions() -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(RESULTS.glob("precision_*_verification.json")):
-        for report_of in json.loads(path.read_text())["networks"].values():
+        for report_of in json.loads(path.read_text(encoding="utf-8"))["networks"].values():
             for d in report_of["differences"]:
                 if report_of["precision"] == "fp32" or d["kind"] != "faces":
                     continue
@@ -216,7 +216,7 @@ def _footprint() -> list[str]:
     path = RESULTS / "footprint.json"
     if not path.exists():
         return []
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     bundle, machine = result["bundle"], result["machine"]
     lines = [
         "## Memory and disk",
@@ -262,7 +262,7 @@ def _in_turns() -> list[str]:
     for path in sorted(RESULTS.glob("before_after_*.json")):
         if path.name not in REMADE:
             continue
-        r = json.loads(path.read_text())
+        r = json.loads(path.read_text(encoding="utf-8"))
         sides = [f"{r['commits'][s]}, {r.get('backends', {}).get(s, 'default')}" for s in ("before", "after")]
         cells = [
             path.stem.removeprefix("before_after_"),

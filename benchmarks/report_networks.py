@@ -12,7 +12,7 @@ def backends() -> list[str]:
     """Each network on each backend, fp32, as `benchmarks/backends.py` measured."""
     lines = []
     for path in sorted(RESULTS.glob("backends_*.json")):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         work = result["workload"]
         in_frame = all("noisy" in m for m in result["measured"])
         lines += [
@@ -42,7 +42,7 @@ def profiles() -> list[str]:
     """Where a network's time goes in each library, as `benchmarks/network_profile.py` measured."""
     lines = []
     for path in sorted(RESULTS.glob("profile_*.json")):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         precision = result.get("precision", "fp32")
         lines += [f"## Profile of {result['network']} in {precision}, {result['threads']} thread", ""]
         for library in ("onnxruntime", "openvino"):
@@ -69,7 +69,7 @@ def pools() -> list[str]:
     path = RESULTS / "thread_pools.json"
     if not path.exists():
         return []
-    samples = json.loads(path.read_text())["p50_ms"]
+    samples = json.loads(path.read_text(encoding="utf-8"))["p50_ms"]
     rows = [f"| {name} | {', '.join(f'{v:.0f}' for v in values)} |" for name, values in samples.items()]
     return [
         "## Thread pools",

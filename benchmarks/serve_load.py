@@ -83,7 +83,7 @@ def main() -> None:
         "exit_status_on_sigterm": ended,
     }
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(json.dumps(said, indent=1) + "\n")
+    chosen.out.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(said, indent=1))
 
 

@@ -120,7 +120,7 @@ def main() -> None:
     chosen = words.parse_args()
     path = chosen.out / f"{Path(chosen.bundle or 'edge').name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pieces = json.loads(path.read_text())["pieces"] if path.exists() else []
+    pieces = json.loads(path.read_text(encoding="utf-8"))["pieces"] if path.exists() else []
     done = sum(p["frames"] for p in pieces)
     count = min(chosen.piece or chosen.frames, chosen.frames - done)
     if count > 0:
@@ -133,7 +133,7 @@ def main() -> None:
         "same_digest_throughout": len({p[k] for p in pieces for k in ("digest_start", "digest_end")}) == 1,
         "pieces": pieces,
     }
-    path.write_text(json.dumps(said, indent=1) + "\n")
+    path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in said.items() if k != "pieces"} | {"last": pieces[-1]}, indent=1))
 
 

@@ -50,12 +50,12 @@ def main() -> None:
     for _ in range(4):
         for mode in MODES:
             done = subprocess.run(
-                [sys.executable, "-c", PROGRAM, mode, sys.argv[1]], capture_output=True, text=True, check=True
+                [sys.executable, "-c", PROGRAM, mode, sys.argv[1]], capture_output=True, encoding="utf-8", check=True
             )
             found[mode].append(float(done.stdout))
             print(f"{mode}: {found[mode][-1]:.0f} ms", flush=True)
     path = Path(__file__).parent / "results" / "thread_pools.json"
-    path.write_text(json.dumps({"machine": measure.machine(), "p50_ms": found}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": measure.machine(), "p50_ms": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

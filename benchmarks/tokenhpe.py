@@ -65,7 +65,7 @@ def main() -> None:
     medians = {name: float(np.median(values)) for name, values in samples.items()}
     found = {
         "what": "TokenHPE, one face: crop and network, ms of wall time, in turns",
-        "cpu": next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine()),
+        "cpu": next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line), platform.machine()),
         "threads": given.threads,
         "versions": installed(["torch", "onnxruntime", "numpy", "opencv-python-headless"]),
         "largest_difference_of_R": apart,
@@ -73,7 +73,7 @@ def main() -> None:
         "times_faster": medians["torch"] / medians["fexport"],
         "samples_ms": {name: [round(v, 2) for v in values] for name, values in samples.items()},
     }  # fmt: skip
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(
         f"torch {medians['torch']:.1f} ms, fexport {medians['fexport']:.1f} ms: {found['times_faster']:.2f} times; R {apart:.1e} apart"
     )

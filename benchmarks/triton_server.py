@@ -67,7 +67,9 @@ def serving(repository: Path, work: Path, seconds: float = 60, exit_s: int = 30)
             end = time.monotonic() + seconds
             while not _ready(ports[0]):
                 if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"tritonserver did not come up:\n{log.read_text(errors='replace')[-4000:]}")
+                    raise RuntimeError(
+                        f"tritonserver did not come up:\n{log.read_text(errors='replace', encoding='utf-8')[-4000:]}"
+                    )
                 time.sleep(0.1)
             yield Server(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", process, log)
         finally:

@@ -69,7 +69,7 @@ def main(bundle: Path, rounds: int) -> None:
         "threads": 1,
         "cpu_ms": taken,
     }
-    (RESULTS / "unread_heads.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "unread_heads.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     middle = float(np.median(taken["every output"]))
     for way, ms in taken.items():
         print(f"{way}: {np.median(ms):.1f} ms, {100 * (1 - np.median(ms) / middle):.1f} % less")

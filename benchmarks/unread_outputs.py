@@ -41,7 +41,7 @@ def main(bundle: Path, rounds: int) -> None:
             if k >= 2:
                 taken[f"{name}, {what}"].append((time.process_time() - start) * 1e3)
     record = {"machine": measure.machine(), "network": network.row.name, "threads": 1, "cpu_ms": taken}
-    (RESULTS / "unread_outputs.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "unread_outputs.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for way, ms in taken.items():
         print(f"{way}: {np.median(ms):.1f} ms")
 

@@ -134,7 +134,9 @@ def _killed(bundle: str, clip: Path, trials: int, skip_frames: int) -> dict[str,
                     run.send_signal(signal.SIGKILL)
                     run.wait()
                 journal = Path(f"{out}.journal")
-                last = journal.read_text().splitlines()[-1].partition(" ")[2] if journal.exists() else "{}"
+                last = (
+                    journal.read_text(encoding="utf-8").splitlines()[-1].partition(" ")[2] if journal.exists() else "{}"
+                )
                 kept = json.loads(last).get("rows", 0)
                 if not out.exists():
                     subprocess.run([*command, "resume", options], check=True)
@@ -379,7 +381,7 @@ def save(name: str, bundle: str, clip: Path, found: dict[str, Any]) -> None:
         "versions": installed(("fexport", "onnxruntime", "numpy", "av", "pyarrow", "opencv-python-headless")),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"video_{name}.json").write_text(json.dumps(said | found, indent=1) + "\n")
+    (RESULTS / f"video_{name}.json").write_text(json.dumps(said | found, indent=1) + "\n", encoding="utf-8")
     print(
         json.dumps(
             {

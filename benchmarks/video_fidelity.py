@@ -103,7 +103,7 @@ def main(
         "bounds": {"coordinates_px": PX, "others_share": SHARE},
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "video_fidelity.json").write_text(json.dumps(said | {"files": found}, indent=1) + "\n")
+    (RESULTS / "video_fidelity.json").write_text(json.dumps(said | {"files": found}, indent=1) + "\n", encoding="utf-8")
 
 
 def levels(path: Path, python: Path, skip_frames: int, folder: Path) -> dict[str, float]:

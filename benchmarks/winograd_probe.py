@@ -124,7 +124,9 @@ def main() -> None:
             entry["ms"][name] = samples
         print(entry["map"], {k: round(float(np.median(v)), 2) for k, v in entry["ms"].items()}, flush=True)
         found.append(entry)
-    (Path(__file__).parent / "results" / "winograd.json").write_text(json.dumps(found, indent=1) + "\n")
+    (Path(__file__).parent / "results" / "winograd.json").write_text(
+        json.dumps(found, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def built(folder: Path) -> Path:
     flags = header[0].split() if header else []
     subprocess.run(["g++", *options, *flags, str(SOURCE), "-o", str(made), "-ldl"], check=True)
     command = ["g++", *device._HOST_OPTIONS, "-", "-o", str(kernels)]
-    subprocess.run(command, input=device.host_source(), text=True, check=True)
+    subprocess.run(command, input=device.host_source(), encoding="utf-8", check=True)
     library = ctypes.CDLL(str(made))
     library.standin_kernels(str(kernels).encode())
     library.standin_count.restype = library.standin_open.restype = ctypes.c_longlong

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-TABLES = json.loads((Path(__file__).parent / "goldens" / "tensorrt_api.json").read_text())
+TABLES = json.loads((Path(__file__).parent / "goldens" / "tensorrt_api.json").read_text(encoding="utf-8"))
 VERSIONS = tuple(TABLES)
 MAGIC = b"stand-in plan "
 

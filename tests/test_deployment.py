@@ -20,15 +20,15 @@ yaml = pytest.importorskip("yaml")
 
 
 def lines(path):
-    return [line.strip() for line in path.read_text().replace("\\\n", " ").splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines() if line.strip()]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of 3.11")
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
 def test_what_a_dockerfile_copies_and_installs_is_there(path):
-    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project, wheel = whole["project"], whole["tool"]["hatch"]["build"]["targets"]["wheel"]
-    ignored = (ROOT / ".dockerignore").read_text().split()
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     copied, extras = set(), []
     for line in lines(path):
         words = line.split()
@@ -55,7 +55,10 @@ def test_hadolint_finds_nothing(path):
         pytest.skip("needs hadolint")
     # versions of the system's packages are the image's (DL3008); what pip installs is the folder, whose metadata bounds the rest (DL3013)
     done = subprocess.run(
-        [linter, "--ignore", "DL3008", "--ignore", "DL3013", str(path)], capture_output=True, text=True, check=False
+        [linter, "--ignore", "DL3008", "--ignore", "DL3013", str(path)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -63,7 +66,7 @@ def test_hadolint_finds_nothing(path):
 def test_the_compose_file_serves_with_options_that_there_are():
     from fexport.cli.serve import command
 
-    (service,) = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"].values()
+    (service,) = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
     assert (ROOT / service["build"]["dockerfile"]).is_file()
     first, _, *options = service["command"]
     assert first == "serve"
@@ -71,9 +74,9 @@ def test_the_compose_file_serves_with_options_that_there_are():
 
 
 def test_the_release_workflow_tests_every_python_that_is_declared():
-    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
     tested = yaml.safe_load(text)["jobs"]["test"]["strategy"]["matrix"]["python"]
-    declared = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    declared = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert tested == declared
     paths = re.findall(r"tests/\S+", text)
     assert paths
@@ -81,8 +84,8 @@ def test_the_release_workflow_tests_every_python_that_is_declared():
 
 
 def test_the_citation_is_of_this_version():
-    said = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert f'version = "{said["version"]}"' in (ROOT / "pyproject.toml").read_text()
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert f'version = "{said["version"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert {"cff-version", "message", "title", "authors"} <= set(said)
 
 
@@ -93,9 +96,9 @@ def test_the_sdist_has_what_builds_and_tests_it(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split("\n")
     rooms = ("runtime/", "export/", "calibration/", "tests/", "benchmarks/", "docs/", "examples/")
     assert {n for n in tracked if n.startswith(rooms)} <= names
     assert {"pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "Makefile"} <= names

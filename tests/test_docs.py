@@ -104,7 +104,7 @@ def test_documentation_that_an_installer_left_out_is_one_sentence(monkeypatch, t
 def test_the_table_of_columns_is_the_contracts():
     from fexruntime.contracts import pipeline_row
 
-    rows = [r for r in (ROOT / "docs" / "tutorial.md").read_text().splitlines() if r.startswith("| ")]
+    rows = [r for r in (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8").splitlines() if r.startswith("| ")]
     table = {
         cells[0].strip(): cells[1] for cells in (r.strip("| ").split("|") for r in rows) if cells[0].strip() != "group"
     }

@@ -136,7 +136,7 @@ def test_the_packaged_bundle_is_what_a_build_makes(tmp_path):
     for name in ("faces.onnx", "mesh.onnx", "refine.onnx", "NOTICES.md"):
         assert (packaged / name).read_bytes() == (tmp_path / "bundle" / name).read_bytes(), name
     assert sum(p.stat().st_size for p in packaged.iterdir()) < 4_000_000
-    assert "Apache-2.0" in (packaged / "NOTICES.md").read_text()
+    assert "Apache-2.0" in (packaged / "NOTICES.md").read_text(encoding="utf-8")
     assert not Detector("facemesh").bundle.stand_ins
 
 
@@ -231,11 +231,11 @@ def test_it_runs_from_the_command_line(tmp_path, photo):
         [sys.executable, "-m", "fexport", "run", "--bundle", "facemesh", photo, "--out", "m.csv", "--overlay", "out"],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    head = (tmp_path / "m.csv").read_text().splitlines()[0].split(",")
+    head = (tmp_path / "m.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert {"FaceScore", "x_0", "mesh_z_477", "Yaw", "FrameWidth", "input", "frame"} <= set(head)
     assert (tmp_path / "out" / "astronaut.png").is_file()
     shutil.rmtree(tmp_path / "out")

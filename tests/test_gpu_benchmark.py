@@ -208,17 +208,20 @@ def test_stubs_have_the_names_and_versions_that_are_asked_for(tmp_path, staging)
     for folder in (real, wants):
         folder.mkdir()
     gcc = ["gcc", "-shared", "-fPIC", "-x", "c", "-"]
-    (real / "map").write_text("libcudnn.so.8 { global: cudnnCreate; };\n")
+    (real / "map").write_text("libcudnn.so.8 { global: cudnnCreate; };\n", encoding="utf-8")
     soname = ["-Wl,-soname,libcudnn.so.8", f"-Wl,--version-script,{real / 'map'}"]
     subprocess.run(
         [*gcc, *soname, "-o", str(real / "libcudnn.so.8")],
         input="int cudnnCreate(void) { return 7; }",
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     link = ["-x", "none", str(real / "libcudnn.so.8"), "-o", str(wants / "libwants.so"), f"-Wl,-rpath,{stubs}"]
     subprocess.run(
-        [*gcc, *link], input="int cudnnCreate(void); int ask(void) { return cudnnCreate(); }", text=True, check=True
+        [*gcc, *link],
+        input="int cudnnCreate(void); int ask(void) { return cudnnCreate(); }",
+        encoding="utf-8",
+        check=True,
     )
     assert staging.wanted_symbols(wants) == {"libcudnn.so.8": {"cudnnCreate"}}
     staging.stubs(wants, stubs)

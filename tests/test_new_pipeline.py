@@ -108,7 +108,7 @@ def moods(tmp_path_factory):
     def run(*arguments):
         command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
         wide = os.environ | {"COLUMNS": "200"}
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=wide)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, cwd=folder, env=wide)
 
     done = run("build", "bundle", "--pipeline", "moods", "--stand-in")
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def moods(tmp_path_factory):
 
 def test_it_is_built_verified_and_inspected(moods):
     run, folder = moods
-    report = json.loads((folder / "bundle" / "verification.json").read_text())["networks"]
+    report = json.loads((folder / "bundle" / "verification.json").read_text(encoding="utf-8"))["networks"]
     assert report["mood"]["passed"]
     assert set(report) == {"faces", "mood"}
     assert run("verify", "bundle").returncode == 0
@@ -167,7 +167,7 @@ def test_what_nobody_asks_for_and_what_is_left_out(moods, photo):
     run, folder = moods
     done = run("run", "bundle", photo, "--columns", "light,Turn", "--out", "some.csv")
     assert done.returncode == 0, done.stderr
-    assert (folder / "some.csv").read_text().splitlines()[0] == "R,G,B,Turn,input,frame"
+    assert (folder / "some.csv").read_text(encoding="utf-8").splitlines()[0] == "R,G,B,Turn,input,frame"
     done = run("build", "less", "--pipeline", "moods", "--light", "none", "--stand-in")
     assert done.returncode == 1
     assert "mood reads brightness, which light would give" in done.stderr

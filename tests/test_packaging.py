@@ -32,7 +32,7 @@ def test_content(wheel):
     """What git tracks, and nothing that happens to lie in a folder."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     rooms = ("runtime/fexruntime/", "export/fexport/", "calibration/fexcalibration/")
     sources = {line.split("/", 1)[1] for line in listed.splitlines() if line.startswith(rooms)}
     shared = {n.partition(SHARED)[2] for n in names if SHARED in n}
@@ -114,22 +114,22 @@ def test_an_empty_environment_with_the_cpu_extra_runs_the_packaged_bundle(wheel,
         ("docs", "api"),
     ):
         done = subprocess.run(
-            [fexport, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+            [fexport, *arguments], capture_output=True, encoding="utf-8", cwd=tmp_path, env=environment, check=False
         )
         assert done.returncode == 0, done.stderr
-    assert done.stdout == (ROOT / "docs" / "api.md").read_text()
-    where = subprocess.run([fexport, "docs", "--path"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    where = subprocess.run([fexport, "docs", "--path"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=True)
     assert Path(where.stdout.strip()) == (tmp_path / "venv" / "share" / "doc" / "fexport").resolve()
-    assert (tmp_path / "faces.csv").read_text().count("\n") == 2
+    assert (tmp_path / "faces.csv").read_text(encoding="utf-8").count("\n") == 2
     assert (tmp_path / "pictures" / "astronaut.png").is_file()
     for module in ("torch", "pandas", "onnx"):
         assert subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode != 0
-    done = subprocess.run([fexport, "build", "b"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run([fexport, "build", "b"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert "pip install '" in done.stderr
     assert "'torch>=" in done.stderr
     done = subprocess.run(
-        [fexport, "run", photo, "--out", "x.parquet"], capture_output=True, text=True, cwd=tmp_path, check=False
+        [fexport, "run", photo, "--out", "x.parquet"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False
     )
     assert done.returncode == 1
     assert "'pyarrow>=" in done.stderr

@@ -99,7 +99,7 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
         "pyfeat_installed_mb": {"rest": 2660.0, "cuda": 3990.0},
         "pyfeat": "2.1.5",
     }
-    (tmp_path / "footprint.json").write_text(json.dumps(record))
+    (tmp_path / "footprint.json").write_text(json.dumps(record), encoding="utf-8")
     text = "\n".join(made._footprint())
     assert "| ncnn | faces | 200 | 200 | 900 | 1.00 |" in text
     assert "| fexport[cpu,ncnn] | 400 | 1/16.6 | 1/6.7 |" in text

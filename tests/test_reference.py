@@ -68,7 +68,9 @@ def test_equals_pyfeat(golden, bundle_for, reference, tmp_path):
     assert_same_fex(fex, path, px=0.05 if resized else 0.01, relative=1e-3 if resized else 1e-4)
     fex.to_csv(tmp_path / "candidate.csv")
     judge = reference.parent / "scripts" / "compare_fex.py"
-    done = subprocess.run([sys.executable, judge, path, tmp_path / "candidate.csv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, judge, path, tmp_path / "candidate.csv"], capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -89,7 +91,9 @@ def test_videos_equal_pyfeats(golden, bundle_for, reference, tmp_path):
     assert_same_fex(made.detect(reference / "images" / "single_face.mp4", skip_frames=skip), path)
     record(made, reference / "images" / "single_face.mp4", tmp_path / "candidate.csv", skip_frames=skip)
     judge = reference.parent / "scripts" / "compare_fex.py"
-    done = subprocess.run([sys.executable, judge, path, tmp_path / "candidate.csv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, judge, path, tmp_path / "candidate.csv"], capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout
 
 

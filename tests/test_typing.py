@@ -40,7 +40,7 @@ Detector("bundle", treads=3)
 
 def checked(tmp_path, text):
     program = tmp_path / "program.py"
-    program.write_text(text)
+    program.write_text(text, encoding="utf-8")
     out, err, _ = api.run(["--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"), str(program)])
     assert not err, err
     return [int(line.split(":")[1]) for line in out.splitlines() if "program.py" in line and ": error:" in line]

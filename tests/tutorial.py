@@ -23,7 +23,7 @@ def follow(page: Path, python: Path, folder: Path) -> None:
             subprocess.run(["bash", "-ec", text], cwd=folder, env=environment, check=True, capture_output=True)
     program = "\n".join(text for language, text in blocks(page) if language == "python")
     done = subprocess.run(
-        [python, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [python, "-c", program], cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     assert "200 (400," in done.stdout

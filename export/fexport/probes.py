@@ -200,7 +200,7 @@ def importable_elsewhere(module: str) -> str | None:
         done = subprocess.run(
             [sys.executable, "-c", f"import {module}"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=IMPORT_S,
             check=False,

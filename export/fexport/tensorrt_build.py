@@ -172,7 +172,7 @@ class _Timings:
     def __enter__(self) -> None:
         if self._path is None:
             return
-        self._lock = self._path.with_suffix(".lock").open("w")
+        self._lock = self._path.with_suffix(".lock").open("w", encoding="utf-8")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         known = self._path.read_bytes() if self._path.is_file() else b""
         cache = self._config.create_timing_cache(known)

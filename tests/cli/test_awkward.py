@@ -93,7 +93,7 @@ def test_a_folder_is_read_whole_and_the_rest_is_counted(tmp_path, photo):
     (tmp_path / "._a.jpg").write_bytes(b"Mac OS X")
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "thumbs.png").mkdir()
-    (tmp_path / "notes").write_text("x")
+    (tmp_path / "notes").write_text("x", encoding="utf-8")
     for name in ("p.heic", "q.HEIC", "r.svg"):
         (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
     done = fexport("run", tmp_path, "--json")

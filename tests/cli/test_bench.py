@@ -25,7 +25,7 @@ def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "samples.json", "report.md", "report.html", "latency.png", "stages.png",
     }  # fmt: skip
-    result = json.loads((tmp_path / "out" / "samples.json").read_text())
+    result = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
     assert len(result["fexport"]["samples"]) == 4
     assert result["workload"]["frame"] == "320 x 240"
     assert result["networks"]["faces"]["network"] == "retinaface-mobilenet025"
@@ -85,7 +85,8 @@ def _worker(path, monkeypatch, faces=1):
         "say(ready=True, load_s=1.0, versions={'py-feat': 'stand-in'}, installed_mb={'rest': 1000.0, 'cuda': 5000.0})\n"
         "cpu = 900.0 if config['threads'] > 1 else 400.0\n"
         f"said = dict(foreign_share=0.5, faces={faces}, rss_mb=100.0, peak_mb=200.0)\n"
-        "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=cpu, **said)\n"
+        "for line in sys.stdin: say(wall_ms=500.0, cpu_ms=cpu, **said)\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(pyfeat, "WORKER", path)
     monkeypatch.setattr(pyfeat, "_version", lambda python: "2.0.3")
@@ -164,7 +165,7 @@ def test_the_python_of_pyfeat_is_found_as_it_was_given(tmp_path, monkeypatch, gi
 
     python = tmp_path / "env" / "bin" / Path(given).name
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\ntouch "{tmp_path}/called"\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\ntouch "{tmp_path}/called"\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(python.parent), prepend=":")
@@ -216,7 +217,7 @@ def test_two_bundles_in_turns(tmp_path):
     for _ in range(2):
         done = fexport("bench", "edge", "--against", low, "--rounds", "3", "--warmup", "1", "--out", tmp_path / "out")
         assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "out" / "bundles.json").read_text())
+    result = json.loads((tmp_path / "out" / "bundles.json").read_text(encoding="utf-8"))
     assert [len(side["samples"]) for side in result["sides"]] == [3, 3]
     assert [side["describe"]["faces"]["precision"] for side in result["sides"]] == ["fp32", "fp16"]
     assert result["differences"]["faces"] == 1

@@ -18,7 +18,7 @@ from fexruntime.bundle import edge_bundle_path
 
 def test_bad_targets_are_found_before_the_work(photo, tmp_path):
     refused(fexport("run", photo, "--out", tmp_path / "faces.xlsx"), ".csv, .parquet, .jsonl")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     refused(fexport("run", photo, "--out", tmp_path / "file" / "faces.csv"), "is not a folder")
     refused(fexport("run", photo, "--overlay", tmp_path / "file" / "o"), "is not a folder")
     refused(fexport("build", tmp_path / "file", "--pipeline", "faces"), "it is a file")
@@ -101,9 +101,9 @@ def test_verify_finds_answers_that_are_not_reproduced(tmp_path):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **recorded)
     path.write_bytes(buffer.getvalue())
-    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
     manifest["networks"]["faces"]["variants"][0]["canonical"]["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     done = fexport("verify", tmp_path / "b")
     assert done.returncode == 1
     assert "not reproduced" in done.stderr
@@ -140,11 +140,11 @@ def test_help_and_version():
 
 def test_the_readmes_commands_are_in_the_makefile():
     root = Path(__file__).parents[2]
-    readme, makefile = ((root / name).read_text() for name in ("README.md", "Makefile"))
+    readme, makefile = ((root / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
     for target in ("demo", "test"):
         assert f"make {target}" in readme
         assert f"\n{target}:" in makefile
-    assert "make test" in (root / ".ci" / "run").read_text()
+    assert "make test" in (root / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_verify_without_the_export_extra_says_what_it_left_out(tmp_path):
@@ -152,7 +152,7 @@ def test_verify_without_the_export_extra_says_what_it_left_out(tmp_path):
     program = (
         "import sys; sys.modules['onnx'] = None\nfrom fexport.cli import main\nsys.argv = ['fexport', 'verify']\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert "not compared with torch: comparing with torch needs onnx" in done.stdout
     refused(fexport("verify", "--weights", tmp_path / "none"), "is not a folder")
@@ -163,7 +163,7 @@ def test_doctors_fixes_name_the_extras():
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"COLUMNS": "200"},
         check=False,
     )
@@ -214,11 +214,13 @@ def test_a_bundle_of_format_1_names_the_command_and_the_command_works(tmp_path, 
 
     bundle = tmp_path / "bundle"
     shutil.copytree(edge_bundle_path(), bundle)
-    manifest = j.loads((bundle / "manifest.json").read_text())
+    manifest = j.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     entry = manifest["networks"]["faces"]
     old = {k: entry[k] for k in ("network", "title", "inputs", "outputs", "weights")}
     old |= {"model": {"file": "faces.onnx"}, "canonical": {"file": "faces.canonical.npz"}}
-    (bundle / "manifest.json").write_text(j.dumps(manifest | {"format": 1, "networks": {"faces": old}}))
+    (bundle / "manifest.json").write_text(
+        j.dumps(manifest | {"format": 1, "networks": {"faces": old}}), encoding="utf-8"
+    )
     done = fexport("run", bundle, photo)
     refused(done, "has format 1; this version reads 2", "make it again with `fexport build")
     (command,) = re.findall("`fexport (build[^`]*)`", done.stderr)
@@ -237,7 +239,7 @@ def test_doctor_tries_what_run_does():
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"COLUMNS": "200"},
         check=False,
     )
@@ -246,7 +248,7 @@ def test_doctor_tries_what_run_does():
     program = (
         "import sys; sys.modules['cv2'] = None\nfrom fexport.cli import main\nsys.argv = ['fexport', 'doctor']\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1, done.stdout
     assert "cannot be imported" in done.stdout
 

@@ -119,7 +119,7 @@ def test_a_bundle_against_its_own_rows_and_against_rows_that_were_changed(tmp_pa
     Detector("facemesh").detect(photo).to_csv(table)
     done = fexport("compare", "facemesh", table, "--json", tmp_path / "same.json", "--report", tmp_path / "same")
     assert done.returncode == 0, done.stderr
-    said = json.loads((tmp_path / "same.json").read_text())
+    said = json.loads((tmp_path / "same.json").read_text(encoding="utf-8"))
     assert said["passed"]
     assert said["faces"] == 1
     assert {g["group"] for g in said["groups"]} == {"facebox", "landmarks", "mesh", "pose"}
@@ -128,7 +128,7 @@ def test_a_bundle_against_its_own_rows_and_against_rows_that_were_changed(tmp_pa
     with table.open(newline="") as file:
         cells = list(csv.DictReader(file))
     cells[0]["Yaw"] = str(float(cells[0]["Yaw"]) + math.radians(2))
-    with changed.open("w", newline="") as file:
+    with changed.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(cells[0]))
         writer.writeheader()
         writer.writerows(cells)
@@ -189,5 +189,5 @@ def test_what_cannot_be_compared(tmp_path, photo, arguments, says):
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, photo, text, says):
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     refused(fexport("compare", "edge", tmp_path / "t.csv", photo), says)

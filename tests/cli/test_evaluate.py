@@ -15,7 +15,7 @@ from scipy.io import savemat
 from fexport.evaluation import datasets, metrics
 from fexruntime.rotations import euler, from_euler
 
-EXPECTED = json.loads((GOLDENS / "head_pose_expected.json").read_text())
+EXPECTED = json.loads((GOLDENS / "head_pose_expected.json").read_text(encoding="utf-8"))
 LABELS = np.array(EXPECTED["labels_deg_yaw_pitch_roll"])
 PREDICTED = np.array(EXPECTED["pred_R"])
 LIMIT = 1e-3
@@ -60,7 +60,7 @@ def same(found, expected):
 def evaluated(tmp_path, *arguments):
     done = fexport("evaluate", *arguments, "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
-    return json.loads((tmp_path / "out.json").read_text()), done.stdout
+    return json.loads((tmp_path / "out.json").read_text(encoding="utf-8")), done.stdout
 
 
 def test_aflw2000_is_what_the_published_scripts_print(tmp_path, aflw, matrices):
@@ -108,7 +108,7 @@ def test_a_list_decides_what_is_scored(tmp_path, aflw, matrices):
     import shutil
 
     folder = shutil.copytree(aflw, tmp_path / "listed")
-    (folder / "files.txt").write_text("\n".join(f"image{i:05d}" for i in range(14)))
+    (folder / "files.txt").write_text("\n".join(f"image{i:05d}" for i in range(14)), encoding="utf-8")
     np.save(tmp_path / "some.npy", PREDICTED[:14])
     value, _ = evaluated(tmp_path, "--dataset", "aflw2000", folder, "--predictions", tmp_path / "some.npy")
     assert value["scores"]["n"] == 14
@@ -140,7 +140,7 @@ def test_rows_by_name_in_fex_signs(tmp_path, biwi, aflw):
     """A table as `fexport run` writes it: names decide, in whatever order; a picture without a row is missed."""
     angles = euler(PREDICTED)
     order = np.random.RandomState(4).permutation(len(LABELS))[:-1]
-    with (tmp_path / "fex.csv").open("w", newline="") as file:
+    with (tmp_path / "fex.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["Pitch", "Roll", "Yaw", "input"])
         for i in order:
@@ -182,11 +182,13 @@ def test_signs_are_established_from_images_of_known_pose(tmp_path, v1_edge_bundl
     known = {"pitch": np.copysign(20, read["Pitch"]), "yaw": -np.copysign(30, read["Yaw"]), "roll": 1.0}
     (tmp_path / "astronaut.jpg").write_bytes(photo.read_bytes())
     table = tmp_path / "known.csv"
-    table.write_text(f"image,pitch,yaw,roll\nastronaut.jpg,{known['pitch']},{known['yaw']},{known['roll']}\n")
+    table.write_text(
+        f"image,pitch,yaw,roll\nastronaut.jpg,{known['pitch']},{known['yaw']},{known['roll']}\n", encoding="utf-8"
+    )
     value, shown = evaluated(tmp_path, v1_edge_bundle, "--signs", table)
     assert {k: v["sign"] for k, v in value["signs"].items()} == {"Pitch": 1, "Roll": None, "Yaw": -1}
     assert "Yaw: the declared sign is wrong for these weights" in shown
-    table.write_text("image,yaw\nastronaut.jpg,2\n")
+    table.write_text("image,yaw\nastronaut.jpg,2\n", encoding="utf-8")
     done = fexport("evaluate", v1_edge_bundle, "--signs", table)
     assert done.returncode == 1
     assert "no image with an angle of 5 degrees or more" in done.stderr
@@ -213,7 +215,7 @@ def test_what_cannot_be_is_said_in_a_sentence(tmp_path, arguments, said):
 def test_predictions_that_do_not_fit(tmp_path, aflw, biwi, matrices):
     np.save(tmp_path / "few.npy", PREDICTED[:3])
     np.savez(tmp_path / "other.npz", something=PREDICTED)
-    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     for name, said in (
         ("few.npy", "has 3 rotations without names"),
         ("other.npz", "it has no pred_R"),

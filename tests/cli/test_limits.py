@@ -73,7 +73,7 @@ def test_too_little_memory_is_an_error_of_its_own_in_a_program(folder):
     done = subprocess.run(
         [FEXPORT[0], "-c", program],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=folder,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (BYTES, resource.RLIM_INFINITY)),
         check=False,
@@ -116,7 +116,7 @@ def test_the_packaged_detector_looks_at_large_files_where_it_is_good_and_says_so
     assert said not in whole.stderr
     assert len(whole.stdout.splitlines()) > 2
     assert fexport("run", large, "--out", tmp_path / "x.csv").returncode == 0
-    assert json.loads((tmp_path / "x.csv.meta.json").read_text())["options"]["detector_size"] == 1000
+    assert json.loads((tmp_path / "x.csv.meta.json").read_text(encoding="utf-8"))["options"]["detector_size"] == 1000
     refused(fexport("run", photo, "--detector-size", "3"), "64 or more")
     refused(fexport("run", photo, "--detector-size", "half"), "neither a number of pixels nor 'whole'")
 
@@ -125,5 +125,5 @@ def test_a_bundle_that_was_built_and_a_program_see_frames_whole(v1_edge_bundle, 
     from fexruntime import Options
 
     assert fexport("run", v1_edge_bundle, photo, "--out", tmp_path / "x.csv").returncode == 0
-    assert json.loads((tmp_path / "x.csv.meta.json").read_text())["options"]["detector_size"] is None
+    assert json.loads((tmp_path / "x.csv.meta.json").read_text(encoding="utf-8"))["options"]["detector_size"] is None
     assert Options().detector_size is None

@@ -70,7 +70,7 @@ def test_a_provider_that_lacks_a_library_names_it():
     [("sse4_2", "no AVX2"), ("avx2", "no VNNI"), ("avx2 avx512_vnni", "AVX2 and VNNI"), ("avx2 avx_vnni", "AVX2 and")],
 )
 def test_vector_units(tmp_path, flags, says):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n", encoding="utf-8")
     assert says in probes.vector_units(probes.cpu_flags(tmp_path / "cpuinfo"), "x86_64").found
     assert probes.vector_units([], "aarch64") is None
     assert probes.cpu_flags(tmp_path / "missing") == []
@@ -99,7 +99,9 @@ def test_caches_that_do_not_serve(tmp_path, monkeypatch):
 
 
 def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
-    (tmp_path / "broken_for_doctor.py").write_text("raise OSError('libGL.so.1: cannot open shared object file')")
+    (tmp_path / "broken_for_doctor.py").write_text(
+        "raise OSError('libGL.so.1: cannot open shared object file')", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert "libGL.so.1" in probes.importable("broken_for_doctor")
     assert probes.importable("json") is None
@@ -111,7 +113,9 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
 def test_the_command_shows_them(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
-    (tmp_path / "ncnn.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    (tmp_path / "ncnn.py").write_text(
+        "raise ImportError('libgomp.so.1: cannot open shared object file')", encoding="utf-8"
+    )
     done = fexport(
         "doctor", FEXPORT_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="4096", PYTHONPATH=str(tmp_path), COLUMNS="400"
     )

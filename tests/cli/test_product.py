@@ -46,7 +46,7 @@ def test_stand_in_all_excludes_what_asks_for_weights(tmp_path):
 def test_a_table_has_its_origin_beside_it_and_in_the_last_line(photo, tmp_path):
     done = fexport("run", photo, "--out", tmp_path / "x.csv", "--max-faces", "3")
     assert done.stdout.splitlines()[-1] == "contract pyfeat-2.1 (py-feat 2.1.5 face detection)"
-    said = json.loads((tmp_path / "x.csv.meta.json").read_text())
+    said = json.loads((tmp_path / "x.csv.meta.json").read_text(encoding="utf-8"))
     assert said["contract"] == CONTRACTS[0] == "pyfeat-2.1"
     assert said["stand_ins"] == []
     assert said["options"]["max_faces"] == 3
@@ -69,9 +69,9 @@ def test_rows_on_stdout_are_those_of_a_file(v1_bundle, pictures, tmp_path, metho
     assert fexport("run", *options, "--out", tmp_path / "x.csv").returncode == 0
     done = fexport("run", *options, "--out", "-")
     assert done.returncode == 0
-    assert done.stdout == (tmp_path / "x.csv").read_text()
+    assert done.stdout == (tmp_path / "x.csv").read_text(encoding="utf-8")
     assert fexport("run", *options, "--out", tmp_path / "x.jsonl").returncode == 0
-    assert fexport("run", *options, "--json").stdout == (tmp_path / "x.jsonl").read_text()
+    assert fexport("run", *options, "--json").stdout == (tmp_path / "x.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_verdict_is_read_in_a_narrow_terminal():

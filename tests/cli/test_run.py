@@ -37,7 +37,7 @@ def test_run_shows_a_table(photo):
 def test_run_with_a_bundle_shows_pose_aus_emotion_and_labels_stand_ins(v28_bundle, photo):
     done = fexport("run", v28_bundle, photo)
     assert done.returncode == 0, done.stderr
-    assert "pitch, roll, yaw" in done.stdout
+    assert "pitch roll yaw" in done.stdout
     assert re.search(r"AU\d\d 0\.\d\d, AU\d\d 0\.\d\d", done.stdout), done.stdout
     assert "Person_0" in done.stdout
     assert "STAND-IN WEIGHTS in retinaface-r34, multitask-v28, arcface" in done.stderr
@@ -51,7 +51,7 @@ def test_other_formats(photo, tmp_path, suffix):
 
 def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path):
     out = tmp_path / "faces.csv"
-    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "text.jpg").write_text("hello", encoding="utf-8")
     (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:20000])
     (tmp_path / "empty").mkdir()
     for name, says in (
@@ -88,7 +88,7 @@ def test_overlays_never_replace_a_picture_and_never_each_other(photo, tmp_path):
 
 
 def test_bad_images_are_skipped_where_asked_for(photo, tmp_path):
-    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "text.jpg").write_text("hello", encoding="utf-8")
     done = fexport("run", tmp_path / "text.jpg", photo, "--skip-bad", "--out", tmp_path / "x.csv")
     assert done.returncode == 3
     assert "Skipped:" in done.stderr
@@ -104,11 +104,11 @@ def test_swapped_and_mistyped_bundles_are_told(photo, tmp_path):
 def test_columns_are_chosen_by_name_and_by_group(v1_edge_bundle, photo, tmp_path):
     done = fexport("run", v1_edge_bundle, photo, "--columns", "pose, FaceRectX", "--out", tmp_path / "x.csv")
     assert done.returncode == 0, done.stderr
-    head = (tmp_path / "x.csv").read_text().splitlines()[0]
+    head = (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()[0]
     assert head == "FaceRectX,Pitch,Roll,Yaw,X,Y,Z,input,frame"
     refused(fexport("run", v1_edge_bundle, photo, "--columns", "AU99"), "no column or group 'AU99'")
     refused(fexport("run", v1_edge_bundle, photo, "--columns", "au"), "built without what gives au")
-    assert "pitch, roll, yaw" in fexport("run", v1_edge_bundle, photo, "--columns", "pose").stdout
+    assert "pitch roll yaw" in fexport("run", v1_edge_bundle, photo, "--columns", "pose").stdout
 
 
 def test_a_picture_that_cannot_be_written_does_not_cost_the_rows(photo, tmp_path):
@@ -116,7 +116,7 @@ def test_a_picture_that_cannot_be_written_does_not_cost_the_rows(photo, tmp_path
     done = fexport("run", photo, "--out", tmp_path / "x.csv", "--overlay", tmp_path / "drawn")
     refused(done, "cannot write", "astronaut.png")
     assert done.returncode == 1
-    assert (tmp_path / "x.csv").read_text().count("\n") == 2
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8").count("\n") == 2
 
 
 def test_names_in_brackets_are_shown_as_they_are(photo, tmp_path):
@@ -132,7 +132,7 @@ def test_names_that_are_not_utf8_are_shown_and_written(photo, tmp_path):
     shutil.copy(photo, os.fsencode(tmp_path) + b"/caf\xe9.jpg")
     done = fexport("run", tmp_path, "--out", tmp_path / "x.jsonl")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "x.jsonl").read_text())["input"].endswith("caf\\xe9.jpg")
+    assert json.loads((tmp_path / "x.jsonl").read_text(encoding="utf-8"))["input"].endswith("caf\\xe9.jpg")
     assert "caf\\xe9.jpg" in fexport("run", tmp_path).stdout
 
 

@@ -161,7 +161,7 @@ def served(*arguments):
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [*FEXPORT, "serve", "edge", "--port", str(port), "--threads", "1", *arguments],
-        stderr=subprocess.PIPE, text=True, env=os.environ,
+        stderr=subprocess.PIPE, encoding="utf-8", env=os.environ,
     )  # fmt: skip
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
     try:

@@ -158,6 +158,15 @@ def test_a_terminals_tables_fit_it():
     assert max(map(len, boxed)) <= 80
 
 
+def test_where_faces_are_stays_longest_on_a_terminal(v28_bundle, photo):
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", _on_a_terminal("run", v28_bundle, photo))
+    head = next(line for line in shown.splitlines() if "image" in line)
+    assert [cell.strip() for cell in head.strip("┃\r").split("┃")] == [
+        "image", "face", "crop x y w h", "score", "pitch roll yaw °", "emotion",
+    ]  # fmt: skip
+    assert "no room here for: strongest AUs, gaze pitch yaw °, identity" in shown
+
+
 def test_the_least_needed_column_goes_first_and_is_named(monkeypatch, capsys):
     def shown(width):
         monkeypatch.setenv("COLUMNS", str(width))
@@ -202,7 +211,7 @@ def _completed(*words):
 def test_shells_complete_files_bundles_and_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "edges").mkdir()
-    (tmp_path / "echo.txt").write_text("")
+    (tmp_path / "echo.txt").write_text("", encoding="utf-8")
     assert _completed("inspect", "ed") == [("plain", "edge"), ("plain", "edges/")]
     assert _completed("run", "e") == [("plain", "edge"), ("plain", "echo.txt"), ("plain", "edges/")]
     assert _completed("run", "pho") == [("file", "pho")]
@@ -217,8 +226,8 @@ def test_a_path_is_what_a_person_means(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert user_path("~/x.csv") == str(tmp_path / "home" / "x.csv")
-    (tmp_path / "~odd").write_text("")
-    (tmp_path / "a$HOME.jpg").write_text("")
+    (tmp_path / "~odd").write_text("", encoding="utf-8")
+    (tmp_path / "a$HOME.jpg").write_text("", encoding="utf-8")
     assert user_path("~odd") == "~odd"
     assert user_path("a$HOME.jpg") == "a$HOME.jpg"
     assert user_path("costs$.csv") == "costs$.csv"
@@ -267,7 +276,7 @@ def test_a_run_that_memory_was_short_for_says_so(tmp_path, photo, monkeypatch):
 
 def test_all_inputs_bad_is_an_error_of_one_sentence(tmp_path):
     for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no picture", encoding="utf-8")
     for more in ((), ("--out", tmp_path / "x.csv")):
         done = fexport("run", tmp_path, "--skip-bad", *more)
         refused(done, "no input could be read, of 2")
@@ -325,17 +334,17 @@ def test_a_parquet_file_that_only_mentions_fexport_is_somebodys(photo, tmp_path)
 def test_somebodys_files_stay(photo, tmp_path):
     film = tmp_path / "film.mp4"
     film.write_bytes(b"somebody's")
-    (tmp_path / "x.csv").write_text("mine")
-    (tmp_path / "y.csv.meta.json").write_text("{}")
+    (tmp_path / "x.csv").write_text("mine", encoding="utf-8")
+    (tmp_path / "y.csv.meta.json").write_text("{}", encoding="utf-8")
     for out in ("x.csv", "y.csv"):
         refused(fexport("run", photo, "--out", tmp_path / out), "is there already, and fexport did not write it")
-    assert (tmp_path / "x.csv").read_text() == "mine"
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "y.csv").exists()
     with pytest.raises(OutputError, match="did not write it"):
         check_ours(film, b"fexport overlay")
     for _ in range(2):  # its own it may write again
         assert fexport("run", photo, "--out", tmp_path / "z.csv").returncode == 0
-    said = json.loads((tmp_path / "z.csv.meta.json").read_text())
+    said = json.loads((tmp_path / "z.csv.meta.json").read_text(encoding="utf-8"))
     assert (said["frames"], said["rows"], said["stopped"]) == (1, 1, False)
 
 

@@ -68,9 +68,12 @@ def server(triton, tmp_path_factory):
     steps = repository.steps_of(bundle, "onnxruntime", repository.Serving())
     for path in repository.write(bundle, models, repository.Serving("parted", columns="pose,facebox"), steps)[1:]:
         config = path / "config.pbtxt"
-        text = config.read_text()
-        config.write_text(text.replace('backend: "onnxruntime"', 'backend: "python"').replace("model.onnx", "model.py"))
-        (path / "1" / "model.py").write_text(STEP)
+        text = config.read_text(encoding="utf-8")
+        config.write_text(
+            text.replace('backend: "onnxruntime"', 'backend: "python"').replace("model.onnx", "model.py"),
+            encoding="utf-8",
+        )
+        (path / "1" / "model.py").write_text(STEP, encoding="utf-8")
     queue = repository.Serving("short", threads=1, queue=2, delay_us=2_000_000)
     repository.write(open_bundle("edge"), models, queue, {})
     with triton.serving(models, folder) as running:
@@ -226,7 +229,7 @@ def test_the_repository_holds_the_runtime_and_the_bundle_whole(tmp_path):
     assert open_bundle(version / "bundle").verify_files() > 0
     assert (version / "fexruntime" / "ops" / "kernels.cu").is_file()
     assert not list(version.rglob("__pycache__"))
-    config = (tmp_path / "models" / "faces" / "config.pbtxt").read_text()
+    config = (tmp_path / "models" / "faces" / "config.pbtxt").read_text(encoding="utf-8")
     assert "max_queue_size: 3" in config
     assert os.listdir(tmp_path) == ["models"]  # nothing is left beside it
     refused(fexport("triton", "edge", tmp_path / "models", "--name", "faces"), "is there already", "--force")
@@ -321,12 +324,12 @@ def test_engines_of_the_store_become_steps(tmp_path, monkeypatch):
     for role in steps:
         folder = tmp_path / "models" / f"fexport_{role}"
         assert (folder / "1" / "model.plan").read_bytes() == f"plan of {role}".encode()
-        config = (folder / "config.pbtxt").read_text()
+        config = (folder / "config.pbtxt").read_text(encoding="utf-8")
         assert 'backend: "tensorrt"' in config
         assert 'profile: ["0", "1", "2", "3"]' in config
         assert "max_batch_size: 64" in config
         assert '"10.3.0"' in config
-    host = (tmp_path / "models" / "fexport" / "config.pbtxt").read_text()
+    host = (tmp_path / "models" / "fexport" / "config.pbtxt").read_text(encoding="utf-8")
     assert "fexport_mesh" in host
 
 

@@ -51,7 +51,7 @@ def test_a_click_on_a_series_moves_the_video_and_faces_are_drawn(watched, browse
     page = tmp_path / "page.html"
     done = view(rows, "--out", page)
     assert done.exit_code == 0, done.output
-    assert not {"http://", "https://"} & set(page.read_text().split('"'))
+    assert not {"http://", "https://"} & set(page.read_text(encoding="utf-8").split('"'))
     browser.get(page.as_uri())
     assert browser.title == "rows.parquet - fexport"
     waited(browser, "shown.readyState >= 2 && frames.length == 20", "the video was not read")
@@ -119,14 +119,14 @@ def test_what_lies_beside_a_csv_says_whose_conventions_it_follows(v1_edge_bundle
     assert read.axes is not None
     assert read.stand_ins
     assert not read.notes
-    rows.write_text(rows.read_text() + "\n")  # no longer what that was said of
+    rows.write_text(rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # no longer what that was said of
     assert not read_rows(rows).stand_ins
 
 
 def test_what_cannot_be_shown_is_said_and_nothing_written(watched, tmp_path):
     rows, film, _ = watched
     page = tmp_path / "page.html"
-    (tmp_path / "text.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "text.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     for arguments, says in (
         ((rows, "--out", tmp_path / "page.txt"), "must be a page"),
         ((tmp_path / "none.csv", "--out", page), "cannot read"),
@@ -152,5 +152,5 @@ def test_a_page_may_link_its_video(watched, tmp_path):
     rows, _film, folder = watched
     page = folder / "linked.html"
     assert view(rows, "--out", page, "--link").exit_code == 0
-    data = json.loads(page.read_text().split("const DATA = ")[1].split(";\nconst $")[0])
+    data = json.loads(page.read_text(encoding="utf-8").split("const DATA = ")[1].split(";\nconst $")[0])
     assert data["items"][0]["media"][0]["address"] == "film.mp4"

@@ -82,15 +82,15 @@ def test_graphs_are_plain_opset_17_with_fixed_names_and_dynamic_axes(fixture, re
 
 
 def test_the_manifest_says_where_everything_comes_from(v28_bundle):
-    manifest = json.loads((v28_bundle / "manifest.json").read_text())
+    manifest = json.loads((v28_bundle / "manifest.json").read_text(encoding="utf-8"))
     multitask = manifest["networks"]["multitask"]
     assert multitask["licence"] == "non-commercial research"
     assert multitask["config"]["gaze_bins"] == 180
     assert multitask["passes"]["grn-as-matmul"] == 18
     assert multitask["weights"][0]["source"] == "stand-in"
     assert open_bundle(v28_bundle).stand_ins == ["retinaface-r34", "multitask-v28", "arcface"]
-    assert "arcface" in (v28_bundle / "NOTICES.md").read_text()
-    report = json.loads((v28_bundle / "verification.json").read_text())
+    assert "arcface" in (v28_bundle / "NOTICES.md").read_text(encoding="utf-8")
+    report = json.loads((v28_bundle / "verification.json").read_text(encoding="utf-8"))
     assert report["sense"]["checked"] is False  # stand-ins see nothing
     report = report["networks"]
     assert all(r["passed"] for r in report.values())
@@ -110,7 +110,7 @@ def test_a_network_beyond_its_tolerance_leaves_its_report_and_no_bundle(tmp_path
     with pytest.raises(VerificationError, match=r"beyond its tolerance.*bundle\.verification\.json"):
         build.build(edge_plan(), tmp_path / "bundle")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle.verification.json"]
-    report = json.loads((tmp_path / "bundle.verification.json").read_text())
+    report = json.loads((tmp_path / "bundle.verification.json").read_text(encoding="utf-8"))
     assert not report["networks"]["faces"]["passed"]
 
 
@@ -147,10 +147,10 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(tmp_path):
     assert open_bundle(target).verify_files() == 4
     other = tmp_path / "photos"
     other.mkdir()
-    (other / "keep.txt").write_text("mine")
+    (other / "keep.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="other things"):
         build.build(edge_plan(), other)
-    assert (other / "keep.txt").read_text() == "mine"
+    assert (other / "keep.txt").read_text(encoding="utf-8") == "mine"
     with pytest.raises(OutputError, match="it is a file"):
         build.build(edge_plan(), other / "keep.txt")
 
@@ -241,7 +241,10 @@ def test_verification_is_repeated_from_a_bundle(v1_edge_bundle, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(v1_edge_bundle, copy)
     path = copy / "manifest.json"
-    path.write_text(path.read_text().replace(bundle.networks["faces"].record.weights[0].sha256, "0" * 64))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(bundle.networks["faces"].record.weights[0].sha256, "0" * 64),
+        encoding="utf-8",
+    )
     changed = open_bundle(copy)
     with pytest.raises(VerificationError, match="not those that the bundle was built from"):
         repeat_verification(changed.networks["faces"])
@@ -251,14 +254,14 @@ def test_a_folder_that_only_looks_like_a_bundle_is_left_alone(tmp_path):
     """Web applications have a manifest.json too; and a bundle in which somebody kept results is not ours to drop."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "manifest.json").write_text('{"name": "my site"}')
-    (site / "index.html").write_text("mine")
+    (site / "manifest.json").write_text('{"name": "my site"}', encoding="utf-8")
+    (site / "index.html").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="other things"):
         build.build(edge_plan(), site)
-    assert (site / "index.html").read_text() == "mine"
+    assert (site / "index.html").read_text(encoding="utf-8") == "mine"
     target = tmp_path / "bundle"
     build.build(edge_plan(), target)
-    (target / "faces.csv").write_text("results")
+    (target / "faces.csv").write_text("results", encoding="utf-8")
     with pytest.raises(OutputError, match=r"faces\.csv"):
         build.build(edge_plan(), target)
 

@@ -269,7 +269,9 @@ def test_pose_mlp_needs_its_statistics(tmp_path):
     write(tmp_path, "pose_mlp_v2.safetensors", tensors, None)
     with pytest.raises(CheckpointError, match=r"pose_mlp_v2\.json"):
         load(tmp_path, "pose-mlp")
-    (tmp_path / "pose_mlp_v2.json").write_text(json.dumps({"architecture": {"hidden": [512, 256, 128]}}))
+    (tmp_path / "pose_mlp_v2.json").write_text(
+        json.dumps({"architecture": {"hidden": [512, 256, 128]}}), encoding="utf-8"
+    )
     with pytest.raises(CheckpointError, match="output_normalization"):
         load(tmp_path, "pose-mlp")
 
@@ -285,7 +287,7 @@ def test_pose_mlp_of_version_1_is_recognised(tmp_path):
     module = PoseMLP([256, 128, 64], False, norm["mean"], norm["std"]).eval()
     write(tmp_path, "pose_mlp_v2.safetensors", dict(module.state_dict()), None)
     config = {"architecture": {"hidden": [256, 128, 64], "dropout": 0.1, "output_normalization": norm}}
-    (tmp_path / "pose_mlp_v2.json").write_text(json.dumps(config))
+    (tmp_path / "pose_mlp_v2.json").write_text(json.dumps(config), encoding="utf-8")
     folder = tmp_path / "bundle"
     for file, name in (("mobilefacenet_model_best.pth.tar", "mobilefacenet"),):
         state = stand_in(name).module.state_dict()

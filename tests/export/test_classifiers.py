@@ -184,8 +184,8 @@ def test_files_in_folders_of_their_repositories(tmp_path):
 
     (tmp_path / "a" / "resmasknet").mkdir(parents=True)
     (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "config.json").write_text('{"depth": 18}')
-    (tmp_path / "a" / "resmasknet" / "config.json").write_text('{"in_channels": 3, "num_classes": 7}')
+    (tmp_path / "a" / "config.json").write_text('{"depth": 18}', encoding="utf-8")
+    (tmp_path / "a" / "resmasknet" / "config.json").write_text('{"in_channels": 3, "num_classes": 7}', encoding="utf-8")
     (tmp_path / "b" / row.files[0].filename).write_bytes(b"")
     found = checkpoints.locate(row, [tmp_path / "a", tmp_path / "b"])
     assert [f.path.relative_to(tmp_path).as_posix() for f in found] == [

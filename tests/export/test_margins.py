@@ -19,7 +19,7 @@ FLOOR = 1e-7
 def measured(bundle: Path) -> dict[str, float]:
     """Largest difference of every gate on faces, by network, output, task and place among the gates."""
     found = {}
-    for report in json.loads((bundle / "verification.json").read_text())["networks"].values():
+    for report in json.loads((bundle / "verification.json").read_text(encoding="utf-8"))["networks"].values():
         rows = [d for d in report["differences"] if d["kind"] == "faces"]
         found |= {f"{report['network']} {k} {d['output']} {d['task']}": d["max"] for k, d in enumerate(rows)}
     return found
@@ -27,7 +27,7 @@ def measured(bundle: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("fixture", ["v2_bundle", "v28_bundle", "v1_bundle"])
 def test_a_build_is_as_near_to_torch_as_it_was(fixture, request):
-    recorded = json.loads(RECORD.read_text())
+    recorded = json.loads(RECORD.read_text(encoding="utf-8"))
     now = measured(request.getfixturevalue(fixture))
     assert now
     for name, value in now.items():
@@ -38,7 +38,7 @@ def test_it_is_tighter_than_the_gates():
     """The packaged bundle's report has both: what was measured, and the limit."""
     from fexruntime.bundle import edge_bundle_path
 
-    report = json.loads((edge_bundle_path() / "verification.json").read_text())["networks"]["faces"]
+    report = json.loads((edge_bundle_path() / "verification.json").read_text(encoding="utf-8"))["networks"]["faces"]
     assert all(10 * max(d["max"], FLOOR) < d["limit"] for d in report["differences"])
 
 
@@ -46,4 +46,4 @@ if __name__ == "__main__":
     record: dict[str, float] = {}
     for folder in sys.argv[1:]:
         record |= measured(Path(folder))
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

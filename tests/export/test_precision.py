@@ -187,7 +187,7 @@ def test_ranges_are_an_artefact_of_their_own(pictures, tmp_path, int8):
     out = tmp_path / "mine.ranges.json"
     done = fexport("calibrate", out, pictures)
     assert done.returncode == 0, done.stderr
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     assert str(pictures) not in text
     again = tmp_path / "again"
     done = fexport("build", again, "--pipeline", "faces", "--int8", "--ranges", out)
@@ -196,10 +196,10 @@ def test_ranges_are_an_artefact_of_their_own(pictures, tmp_path, int8):
     assert first == second
     value = json.loads(text)
     value["networks"][0]["weights"] = ["0" * 64]
-    out.write_text(json.dumps(value))
+    out.write_text(json.dumps(value), encoding="utf-8")
     said = _refused("build", tmp_path / "other", "--pipeline", "faces", "--int8", "--ranges", out)
     assert "measured on other weights" in said
-    out.write_text("{}")
+    out.write_text("{}", encoding="utf-8")
     assert "holds no ranges" in _refused("build", tmp_path / "other", "--pipeline", "faces", "--int8", "--ranges", out)
     assert not (tmp_path / "other").exists()
 
@@ -220,7 +220,7 @@ def test_what_is_out_of_budget_is_not_published_unless_it_is_allowed(tmp_path, m
     assert all(c.passed for c in check_canonical(bundle))
     with Detector(out, cache=False) as found:
         assert found.describe()["faces"]["loss"] == variant.loss
-    report = json.loads((out / "verification.json").read_text())["networks"]["faces"]
+    report = json.loads((out / "verification.json").read_text(encoding="utf-8"))["networks"]["faces"]
     assert not report["passed"]  # what was allowed is no pass
     assert {d["limit"] for d in report["differences"]} == {0.0}
     done = fexport("inspect", out)

@@ -31,27 +31,27 @@ def test_a_file_put_into_the_old_bundle_meanwhile_is_in_the_new_one(bundle, monk
         monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
 
     def meanwhile(role, step):
-        (bundle / "my_results.csv").write_text("mine")
+        (bundle / "my_results.csv").write_text("mine", encoding="utf-8")
 
     before = bundle.stat().st_ino
     build.build(edge(), bundle, meanwhile)
     assert bundle.stat().st_ino != before
-    assert (bundle / "my_results.csv").read_text() == "mine"
+    assert (bundle / "my_results.csv").read_text(encoding="utf-8") == "mine"
     assert open_bundle(bundle).verify_files() == 4
     assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
 
 
 def test_a_file_whose_name_the_new_bundle_uses_stays_with_the_old_one(bundle, monkeypatch):
     (bundle / "verification.json").unlink()
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     manifest["verification"]["file"] = "report.json"
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
     def meanwhile(role, step):
-        (bundle / "verification.json").write_text("mine")
+        (bundle / "verification.json").write_text("mine", encoding="utf-8")
 
     build.build(edge(), bundle, meanwhile)
-    assert (bundle.parent / ".bundle.old" / "verification.json").read_text() == "mine"
+    assert (bundle.parent / ".bundle.old" / "verification.json").read_text(encoding="utf-8") == "mine"
     assert open_bundle(bundle).verify_files() == 4
 
 
@@ -84,7 +84,7 @@ def test_two_builds_of_one_target_the_second_says_who_is_building(tmp_path):
         "with staging_for(Path(sys.argv[1])) as staging:\n    print(staging, flush=True); time.sleep(120)\n"
     )
     start = [sys.executable, "-c", program, tmp_path / "bundle"]
-    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(start, stdout=subprocess.PIPE, encoding="utf-8") as first:
         staging = first.stdout.readline().strip()
         with pytest.raises(OutputError, match=rf"process {first.pid} on .* is building .*just now"):
             build.build(edge(), tmp_path / "bundle")
@@ -99,9 +99,9 @@ def test_two_builds_of_one_target_the_second_says_who_is_building(tmp_path):
 def test_two_builds_started_together_leave_one_whole_bundle(tmp_path):
     start = [sys.executable, "-m", "fexport", "build", tmp_path / "bundle", "--pipeline", "faces", "--force"]
     for offset in (0.0, 0.7):
-        first = subprocess.Popen(start, stderr=subprocess.PIPE, text=True)
+        first = subprocess.Popen(start, stderr=subprocess.PIPE, encoding="utf-8")
         time.sleep(offset)
-        second = subprocess.run(start, stderr=subprocess.PIPE, text=True, check=False)
+        second = subprocess.run(start, stderr=subprocess.PIPE, encoding="utf-8", check=False)
         _, said = first.communicate()
         codes = {first.returncode, second.returncode}
         assert 0 in codes, said + second.stderr
@@ -115,7 +115,7 @@ def test_two_builds_started_together_leave_one_whole_bundle(tmp_path):
 @pytest.mark.parametrize("manifest", [{"format": 1}, {"format": 99}, {"format": 2, "networks": 3}])
 def test_a_bundle_of_another_format_or_damaged_is_made_again_in_its_place(bundle, manifest):
     """The advice "make it again with fexport build" has to work on that folder."""
-    whole = json.loads((bundle / "manifest.json").read_text())
+    whole = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     if manifest["format"] == 1:  # as fexport 0.1 wrote it
         record = whole["networks"]["faces"]
         files = {"model": {"file": "faces.onnx"}, "canonical": {"file": "faces.canonical.npz"}}
@@ -125,7 +125,7 @@ def test_a_bundle_of_another_format_or_damaged_is_made_again_in_its_place(bundle
     if manifest["networks"] == 3:
         (bundle / "faces.onnx").unlink()
         (bundle / "faces.canonical.npz").unlink()
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     build.build(edge(), bundle)
     assert open_bundle(bundle).verify_files() == 4
 
@@ -159,7 +159,7 @@ def test_onto_a_mount_point_files_are_moved_and_nothing_else_is_lost(tmp_path, m
     build.build(edge(), volume)
     assert open_bundle(volume).verify_files() == 4
     assert len(list(volume.iterdir())) == 5
-    (volume / "mine.txt").write_text("mine")
+    (volume / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"other things in it \(mine\.txt\)"):
         build.build(edge(), volume)
 
@@ -201,28 +201,30 @@ def test_somebodys_file_survives_a_build_that_was_killed_after_the_exchange(bund
     with monkeypatch.context() as patch:
         patch.setattr(publish, "_drop_old", killed)
         with pytest.raises(KeyboardInterrupt):
-            build.build(edge(), bundle, lambda role, step: (bundle / "my_results.csv").write_text("mine"))
+            build.build(
+                edge(), bundle, lambda role, step: (bundle / "my_results.csv").write_text("mine", encoding="utf-8")
+            )
     assert (bundle.parent / ".bundle.partial" / "my_results.csv").is_file()
     assert not (bundle / "my_results.csv").exists()
     with publish.staging_for(bundle):
         pass
-    assert (bundle / "my_results.csv").read_text() == "mine"
+    assert (bundle / "my_results.csv").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_bundle_whose_manifest_is_no_json_is_made_again_and_a_site_is_not(bundle, tmp_path):
-    (bundle / "manifest.json").write_text("{")
+    (bundle / "manifest.json").write_text("{", encoding="utf-8")
     build.build(edge(), bundle)
     assert open_bundle(bundle).verify_files() == 4
-    (bundle / "manifest.json").write_text("{")
-    (bundle / "index.html").write_text("mine")
+    (bundle / "manifest.json").write_text("{", encoding="utf-8")
+    (bundle / "index.html").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"index\.html"):
         build.build(edge(), bundle)
 
 
 def test_names_in_a_manifest_that_leave_the_folder_are_nobodys(bundle):
     precious = bundle.parent / "precious"
-    precious.write_text("mine")
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    precious.write_text("mine", encoding="utf-8")
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     manifest["networks"]["faces"]["variants"][0]["model"]["file"] = "../precious"
     assert "../precious" not in publish._names_of(manifest)
 
@@ -254,10 +256,10 @@ def test_a_mount_point_in_which_a_build_was_killed_can_be_built_into(tmp_path, m
 def test_a_file_called_like_our_report_is_not_deleted(tmp_path):
     mine = tmp_path / "bundle.verification.json"
     for content in ('{"mine": 1}', '{"networks": {"a": {}}}', "[]", "text"):
-        mine.write_text(content)
+        mine.write_text(content, encoding="utf-8")
         build.build(edge(), tmp_path / "bundle")
-        assert mine.read_text() == content
-    mine.write_text('{"networks": {"faces": {"differences": []}}}')
+        assert mine.read_text(encoding="utf-8") == content
+    mine.write_text('{"networks": {"faces": {"differences": []}}}', encoding="utf-8")
     build.build(edge(), tmp_path / "bundle")
     assert not mine.exists()
 
@@ -273,7 +275,7 @@ def test_a_build_that_fails_removes_what_it_wrote_and_nothing_else(bundle, monke
     staging = bundle.parent / ".bundle.partial"
     staging.mkdir()
     for folder in (staging, bundle):
-        (folder / "my_results.csv").write_text(folder.name)
+        (folder / "my_results.csv").write_text(folder.name, encoding="utf-8")
     monkeypatch.setattr(sense, "check", fails)
     monkeypatch.setattr(build, "check_target", lambda out: None)
     with pytest.raises(VerificationError, match="nonsense"):

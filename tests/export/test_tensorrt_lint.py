@@ -130,7 +130,7 @@ def test_the_command_says_what_it_found(tmp_path):
     assert "reduce over every axis" in done.stdout
     assert "2 findings" in done.stdout
     assert fexport("lint", bad, "--tensorrt", "10.16").returncode == 0
-    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.onnx").write_text("no model", encoding="utf-8")
     refused(fexport("lint", tmp_path / "text.onnx"), "is not an ONNX model")
     refused(fexport("lint", tmp_path / "none.onnx"), "cannot read")
     refused(fexport("lint", good, "--tensorrt", "7"), "no rules for TensorRT '7'")

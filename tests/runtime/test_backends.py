@@ -135,7 +135,9 @@ def test_a_backend_that_is_not_installed_names_its_package(targets_bundle, modul
         f"import sys; sys.modules[{module!r}] = None\nfrom fexruntime import Detector, FexportError\n"
         f"try: Detector(sys.argv[1], backend={backend!r})\nexcept FexportError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, targets_bundle], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, targets_bundle], capture_output=True, encoding="utf-8", check=False
+    )
     assert f"pip install '{module}>=" in done.stdout, done.stderr
 
 
@@ -144,7 +146,9 @@ def test_verify_says_which_artefacts_it_could_not_check(targets_bundle):
         "import sys; sys.modules['ncnn'] = None; sys.modules['onnx'] = None\n"
         "from fexport.cli import main\nsys.argv = ['fexport', 'verify', sys.argv[1]]\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", program, targets_bundle], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, targets_bundle], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "artefacts not checked here: the backend 'ncnn' needs ncnn" in done.stdout
     assert "the recorded answers are reproduced" in done.stdout
@@ -165,7 +169,7 @@ def test_no_backend_writes_anything_outside_the_cache(targets_bundle, photo, tmp
     done = subprocess.run(
         [sys.executable, "-c", program, targets_bundle, photo],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env=environment,
         check=False,
     )
@@ -282,15 +286,17 @@ def test_the_command_tunes_and_run_follows(targets_bundle, photo, tmp_path):
 
     def fexport(*arguments):
         command = [sys.executable, "-m", "fexport", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
 
     done = fexport("tune", targets_bundle, "--size", "128x96", "--rounds", "5")
     assert done.returncode == 0, done.stderr
     kept = done.stdout.strip().splitlines()[-1]
     assert kept.startswith("kept: faces=")
     choice = dict(pair.split("=") for pair in kept.removeprefix("kept: ").split(", "))
-    (note,) = (n for n in tmp_path.glob("*.json") if json.loads(n.read_text())["key"]["kind"] == "tuning")
-    written = json.loads(note.with_suffix(".bin").read_text())
+    (note,) = (
+        n for n in tmp_path.glob("*.json") if json.loads(n.read_text(encoding="utf-8"))["key"]["kind"] == "tuning"
+    )
+    written = json.loads(note.with_suffix(".bin").read_text(encoding="utf-8"))
     assert {role: said["backend"] for role, said in written.items()} == choice
     done = fexport("-v", "run", targets_bundle, photo)
     for role, backend in choice.items():

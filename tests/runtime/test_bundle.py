@@ -24,9 +24,9 @@ def bundle(tmp_path):
 
 def change_manifest(bundle, change):
     path = bundle / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_the_packaged_bundle_is_small_and_whole():
@@ -119,7 +119,7 @@ def test_no_bundle_there(tmp_path):
         open_bundle(tmp_path / "nothing")
     with pytest.raises(BundleError, match=r"has no manifest\.json"):
         open_bundle(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
     with pytest.raises(BundleError, match="cannot read"):
         open_bundle(tmp_path)
 
@@ -131,10 +131,10 @@ def test_a_contract_that_is_not_the_networks_is_refused(v2_bundle, tmp_path, rol
     copy.mkdir()
     for file in v2_bundle.iterdir():
         (copy / file.name).symlink_to(file)
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
     manifest["contract"] = contract
     (copy / "manifest.json").unlink()
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(BundleError, match=r"multitask-v2 cannot be the multitask of detectorv2 under pyfeat-2\.1"):
         open_bundle(copy)
 
@@ -190,7 +190,7 @@ def test_a_bundle_of_an_older_format_says_which_command_makes_it_again(tmp_path,
     folder = tmp_path / "old"
     folder.mkdir()
     manifest = {"format": 1, "fexport": "0.1.0", "pipeline": "faces", "contract": "pyfeat-2.0", "networks": networks}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(BundleError, match="has format 1") as error:
         open_bundle(folder)
     assert says in str(error.value)

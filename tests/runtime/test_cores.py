@@ -28,8 +28,8 @@ def test_quotas_of_both_versions_and_all_levels(tmp_path, files, own, quota):
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    (tmp_path / "own").write_text(own + "\n")
+        path.write_text(text + "\n", encoding="utf-8")
+    (tmp_path / "own").write_text(own + "\n", encoding="utf-8")
     assert cores.cpu_quota(root, tmp_path / "own") == quota
 
 
@@ -57,6 +57,9 @@ for task in os.listdir("/proc/self/task"):
     assert os.sched_getaffinity(int(task)) == {core}, task
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(targets_bundle), backend], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(targets_bundle), backend],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stderr

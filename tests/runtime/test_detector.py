@@ -197,7 +197,7 @@ def test_the_optimised_graph_is_kept_checked_and_made_again(tmp_path, photo):
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, photo):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert len(Detector(cache=tmp_path / "file" / "cache").detect(photo)) == 1
 
 
@@ -223,7 +223,9 @@ def test_a_graph_in_the_cache_that_does_not_load_is_passed_over(tmp_path, photo)
     (graph,) = tmp_path.glob("*.bin")
     graph.write_bytes(b"not a graph")
     note = graph.with_suffix(".json")
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": file_sha256(graph)}))
+    note.write_text(
+        json.dumps(json.loads(note.read_text(encoding="utf-8")) | {"sha256": file_sha256(graph)}), encoding="utf-8"
+    )
     assert np.allclose(Detector(cache=tmp_path).detect(photo).values, expected, atol=1e-3)
 
 

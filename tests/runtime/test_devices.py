@@ -90,7 +90,11 @@ def test_without_a_driver_the_error_says_what_is_missing(targets_bundle, photo, 
         "Detector(sys.argv[1], backend={'faces': 'ncnn'}, device={'faces': 'vulkan'})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(targets_bundle)], env=nowhere, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(targets_bundle)],
+        env=nowhere,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 1
     assert "EnvironmentMissingError: no device 'vulkan' for retinaface-mobilenet025" in done.stderr

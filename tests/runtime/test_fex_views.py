@@ -100,11 +100,12 @@ def test_a_type_checker_finds_what_is_not_there(tmp_path):
     import sys
 
     (tmp_path / "user.py").write_text(
-        "from fexruntime import Detecter, Detector, InputError\nDetector().detect('a.jpg', batch_size='two')\n"
+        "from fexruntime import Detecter, Detector, InputError\nDetector().detect('a.jpg', batch_size='two')\n",
+        encoding="utf-8",
     )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "user.py"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert '"fexruntime" has no attribute "Detecter"' in done.stdout
     assert "batch_size" in done.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
-FINDINGS = json.loads((Path(__file__).parent.parent / "goldens" / "fuzz_findings.json").read_text())
+FINDINGS = json.loads((Path(__file__).parent.parent / "goldens" / "fuzz_findings.json").read_text(encoding="utf-8"))
 NAMES = ("manifest", "journal", "image", "video", "archive")
 
 

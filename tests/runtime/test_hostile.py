@@ -160,7 +160,7 @@ def test_one_bad_input_among_good_ones_costs_nothing_else(detector, photo, tmp_p
 def test_a_full_disk_is_one_sentence(photo, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "from fexport.cli import main; main()", "run", str(photo), "--out", "/dev/full/x.csv"],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

@@ -24,7 +24,7 @@ FEXPORT = [sys.executable, "-c", "from fexport.cli import main; main()"]
 
 
 def fexport(*words):
-    return subprocess.run([*FEXPORT, *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run([*FEXPORT, *map(str, words)], capture_output=True, encoding="utf-8", check=False)
 
 
 @contextlib.contextmanager
@@ -32,7 +32,10 @@ def mounted(folder, options):
     """A small file system of its own; the test is skipped where that is not allowed."""
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         pytest.skip(
@@ -103,7 +106,9 @@ def test_two_processes_share_a_bundle_on_a_read_only_file_system(photo, tmp_path
         program = "import sys\nfrom fexruntime import Detector\nprint(Detector(sys.argv[1], threads=1).detect(sys.argv[2]).values.tobytes().hex())"
         runs = [
             subprocess.Popen(
-                [sys.executable, "-c", program, str(folder / "bundle"), str(photo)], stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", program, str(folder / "bundle"), str(photo)],
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
             )
             for _ in range(2)
         ]
@@ -135,7 +140,7 @@ def test_a_forged_choice_of_backends_is_not_believed(tmp_path, forged, monkeypat
     with pytest.raises(EnvironmentMissingError, match="not what `fexport tune` writes"):
         Detector(backend="auto")
     with place.store().writing(_key(bundle, place)) as path:
-        path.write_text(json.dumps({"faces": {"backend": "onnxruntime", "threads": 1}}))
+        path.write_text(json.dumps({"faces": {"backend": "onnxruntime", "threads": 1}}), encoding="utf-8")
     assert Detector(backend="auto").describe()["faces"]["backend"] == "onnxruntime"
 
 

@@ -31,7 +31,7 @@ print(len(names))
 
 
 def test_every_module_imports_with_the_heavy_packages_forbidden():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
 
@@ -45,5 +45,5 @@ def test_commands_for_bundles_never_import_torch(command):
         "except SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'onnx' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, *command.split()], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, *command.split()], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr

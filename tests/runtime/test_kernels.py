@@ -256,7 +256,7 @@ def test_without_nvrtc_the_message_names_the_package(monkeypatch):
 
 
 def test_every_kernel_of_the_source_is_known():
-    names = set(re.findall(r"KERNEL\((\w+)\)", devices.SOURCE.read_text()))
+    names = set(re.findall(r"KERNEL\((\w+)\)", devices.SOURCE.read_text(encoding="utf-8")))
     assert set(devices.signatures()) == names
     assert len(names) >= 10
     assert ctypes.sizeof(ctypes.c_longlong) == 8

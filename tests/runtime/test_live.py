@@ -142,7 +142,7 @@ def test_a_stream_that_ends_is_opened_again_and_given_up_after_so_many_tries(ser
 
 def test_what_cannot_be_watched_is_said(served):
     address, folder = served
-    (folder / "text.mp4").write_text("hello")
+    (folder / "text.mp4").write_text("hello", encoding="utf-8")
     clips.sound_only(folder / "sound.mp4")
     detector = Detector()
     for source, says in (
@@ -221,14 +221,14 @@ def test_the_command_watches_until_it_is_stopped(served, photo, tmp_path):
     clips.write(folder / "stream.ts", clips.pictures(photo, 200))
     out = tmp_path / "out.jsonl"
     said = watched_until_rows(f"{address}/stream.ts", out)
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert f"{len(rows)} rows in" in said
     assert "frames dropped, latency" in said
 
 
 @pytest.mark.skipif(bool(os.environ.get("DISPLAY")), reason="there is a display")
 def test_without_a_display_show_is_refused_in_one_line(photo):
-    done = subprocess.run([*FEXPORT, "run", str(photo), "--show"], capture_output=True, text=True)
+    done = subprocess.run([*FEXPORT, "run", str(photo), "--show"], capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

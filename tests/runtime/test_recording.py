@@ -124,14 +124,14 @@ def test_a_run_that_was_stopped_has_its_rows_and_can_be_gone_on_with(film, tmp_p
 def test_a_run_whose_place_beside_the_table_was_taken_can_be_gone_on_with(film, tmp_path):
     detector, out, beside = Detector(), tmp_path / "out.csv", tmp_path / "out.csv.meta.json"
     with pytest.raises(OutputError, match="fexport did not write it") as raised:
-        record(detector, film, out, on_batch=lambda batch: beside.write_text("somebody's"), end=0.5)
-    assert beside.read_text() == "somebody's"
+        record(detector, film, out, on_batch=lambda batch: beside.write_text("somebody's", encoding="utf-8"), end=0.5)
+    assert beside.read_text(encoding="utf-8") == "somebody's"
     assert not out.exists()
     beside.unlink()
     # the error, which is held here, holds the run: its lock must be gone all the same
     assert record(detector, film, out, resume=True, end=0.5).rows > 0
     assert raised
-    assert json.loads(beside.read_text())["stopped"] is False
+    assert json.loads(beside.read_text(encoding="utf-8"))["stopped"] is False
 
 
 def test_another_run_is_refused_and_the_difference_named(film, photo, tmp_path, v1_edge_bundle):
@@ -177,7 +177,7 @@ def test_a_part_that_lost_rows_is_told(film, tmp_path):
 def test_a_bad_input_ends_the_run_and_the_rows_before_it_are_kept(film, tmp_path):
     bad = tmp_path / "in" / "text.mp4"
     bad.parent.mkdir()
-    bad.write_text("hello")
+    bad.write_text("hello", encoding="utf-8")
     for inputs in ([bad], [bad, film]):  # nothing was read before it
         with pytest.raises(InputError, match="is not a video"):
             record(Detector(), inputs, tmp_path / "out.csv")
@@ -351,7 +351,7 @@ def test_stopped_by_a_signal_the_command_says_how_many(film, tmp_path):
         [*FEXPORT, "run", *[str(film)] * 40, "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     deadline = time.monotonic() + 60
     while not Path(f"{out}.part").exists() or Path(f"{out}.part").stat().st_size < 3000:

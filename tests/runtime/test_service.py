@@ -194,7 +194,7 @@ def test_worker_processes_make_their_own(photo):
         "        print([len(f) for f in pool.map(d.detect, sys.argv[1:])])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, photo, photo], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program, photo, photo], capture_output=True, encoding="utf-8", timeout=120, check=False
     )
     assert done.stdout.strip() == "[1, 1]", done.stderr
 
@@ -221,7 +221,7 @@ def test_a_fork_of_a_process_with_a_detector_can_close_and_end(photo, end, share
         "print('child ended', status, len(detector.detect(sys.argv[1])))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, photo], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program, photo], capture_output=True, encoding="utf-8", timeout=60, check=False
     )
     assert done.stdout.strip() == "child ended 0 1", done.stderr
 
@@ -262,7 +262,7 @@ def test_memory_that_is_not_there_is_one_frames_error(tmp_path, photo):
         "print([type(e).__name__ for e in bad], 'big.png' in str(bad[0]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, photo, tmp_path / "big.png"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, photo, tmp_path / "big.png"], capture_output=True, encoding="utf-8", check=False
     )
     assert done.stdout.splitlines() == ["[0, 2]", "['OutOfMemoryError'] True"], done.stderr
 
@@ -275,7 +275,7 @@ def test_a_shared_pool_is_for_good_and_is_said_so():
         "    try: Detector(**options)\n"
         "    except FexportError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     first, second = done.stdout.splitlines()
     assert "give shared_pool=True here too" in first
     assert "a pool of 1 threads, made once" in second

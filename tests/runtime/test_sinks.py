@@ -44,7 +44,7 @@ def test_parquet_and_jsonl_read_back(fex, tmp_path):
         sinks.write_table(fex, tmp_path / f"fex{suffix}")
     table = pd.read_parquet(tmp_path / "fex.parquet")
     assert np.array_equal(table["Pitch"].to_numpy(), fex["Pitch"], equal_nan=True)
-    lines = [json.loads(line) for line in (tmp_path / "fex.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "fex.jsonl").read_text(encoding="utf-8").splitlines()]
     assert list(lines[0]) == list(fex.columns)
     assert np.float32(lines[0]["Pitch"]) == fex["Pitch"][0]
     assert lines[1]["Pitch"] is None
@@ -63,9 +63,9 @@ def test_json_lines_have_no_infinity_and_csv_keeps_it(fex, tmp_path):
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
 
-    (line, *_) = (tmp_path / "fex.jsonl").read_text().splitlines()
+    (line, *_) = (tmp_path / "fex.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line, parse_constant=refuse)[fex.numeric_columns[5]] is None
-    assert ",inf," in (tmp_path / "fex.csv").read_text().splitlines()[1]
+    assert ",inf," in (tmp_path / "fex.csv").read_text(encoding="utf-8").splitlines()[1]
 
 
 def test_parquet_files_with_and_without_a_name_can_be_joined(v1_edge_bundle, frame, tmp_path):
@@ -103,9 +103,9 @@ def test_a_suffix_that_is_not_known(fex, tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monkeypatch):
     target = tmp_path / "fex.csv"
-    target.write_text("old")
+    target.write_text("old", encoding="utf-8")
     said = {"bundle_sha256": "x", "table_sha256": hashlib.sha256(b"old").hexdigest()}
-    sidecar_of(target).write_text(json.dumps(said))
+    sidecar_of(target).write_text(json.dumps(said), encoding="utf-8")
 
     class Full(type(sinks.FORMATS[".csv"])):
         def block(self, table, schema):
@@ -114,12 +114,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(fex, tmp_path, monk
     monkeypatch.setitem(sinks.FORMATS, ".csv", Full())
     with pytest.raises(OutputError, match="disk full"):
         sinks.write_table(fex, target)
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fex.csv", "fex.csv.meta.json"]
 
 
 def test_a_target_that_cannot_be_is_found_before_the_work(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="is not a folder"):
         sinks.check_target(tmp_path / "file" / "fex.csv")
     (tmp_path / "fex.csv").mkdir()

@@ -18,7 +18,7 @@ def frames(inputs, **options):
 def test_paths_folders_arrays_and_iterables(tmp_path, photo, frame):
     for name in ("b.png", "a.jpg"):
         cv2.imwrite(str(tmp_path / name), frame[:40, :50, ::-1])
-    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "notes.txt").write_text("not an image", encoding="utf-8")
     assert [f.name for f in frames(tmp_path)] == [str(tmp_path / "a.jpg"), str(tmp_path / "b.png")]
     assert [f.name for f in frames(str(photo))] == [str(photo)]
     assert [f.name for f in frames(frame)] == ["tensor"]
@@ -241,7 +241,7 @@ def test_torch_is_not_imported_for_a_tensor():
         "    def numpy(self): return np.zeros((1, 3, 8, 9), np.uint8)\n"
         "print([f.rgb_u8.shape for f in Frames(Tensor())], 'torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     assert done.stdout.strip() == "[(8, 9, 3)] False", done.stderr
 
 

@@ -41,7 +41,7 @@ def test_a_note_that_says_something_else_is_not_believed(tmp_path, change):
     store = Store(tmp_path)
     keep(store, KEY, b"made")
     (note,) = tmp_path.glob("*.json")
-    note.write_text(json.dumps(json.loads(note.read_text()) | change))
+    note.write_text(json.dumps(json.loads(note.read_text(encoding="utf-8")) | change), encoding="utf-8")
     assert store.find(KEY) is None
 
 
@@ -101,7 +101,9 @@ def test_a_planted_graph_is_found_by_verify(tmp_path):
         bias.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), bias.name))
     graph.write_bytes(model.SerializeToString())
     note = graph.with_suffix(".json")
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": file_sha256(graph)}))
+    note.write_text(
+        json.dumps(json.loads(note.read_text(encoding="utf-8")) | {"sha256": file_sha256(graph)}), encoding="utf-8"
+    )
     assert not all(c.passed for c in check_canonical(open_bundle(), place))
 
 
@@ -118,7 +120,7 @@ def test_it_is_bounded_and_what_was_not_used_for_longest_goes_first(tmp_path):
 def test_clear_leaves_other_files_alone(tmp_path):
     store = Store(tmp_path)
     keep(store, KEY, b"12345")
-    (tmp_path / "mine.json").write_text("{}")
+    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
     (tmp_path / ("f" * 40 + ".bin")).write_bytes(b"half of an item")
     assert store.clear() == 5
     assert [p.name for p in tmp_path.iterdir()] == ["mine.json"]
@@ -133,7 +135,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_left_alone(tmp
     )
     start = [sys.executable, "-c", program, str(tmp_path)]
     subprocess.run([*start, "killed"], check=False, capture_output=True)
-    with subprocess.Popen([*start, "live"], stdout=subprocess.PIPE, text=True) as living:
+    with subprocess.Popen([*start, "live"], stdout=subprocess.PIPE, encoding="utf-8") as living:
         assert living.stdout.readline() == "writing\n"
         remains = list(tmp_path.glob(".writing-*"))
         assert len(remains) == 2

@@ -55,7 +55,7 @@ def test_whoever_imports_onnxruntime_after_this_package_has_it_off_unless_the_us
     for package in ("fexruntime", "fexport.cli"):
         program = f"import {package}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
         done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, encoding="utf-8"
         )
         assert done.stdout.strip() == kept
 

@@ -104,7 +104,7 @@ def test_off_by_default_and_then_the_table_is_pyfeats(v1_edge_bundle, film):
 
 
 def test_boxes_are_smoothed_as_pyfeats():
-    golden = json.loads((GOLDENS / "smooth_bboxes.json").read_text())
+    golden = json.loads((GOLDENS / "smooth_bboxes.json").read_text(encoding="utf-8"))
     before = None
     for boxes, expected in zip(golden["boxes"], golden["smoothed"], strict=True):
         before = smooth_boxes(np.array(boxes, np.float32), before, golden["alpha"])

@@ -111,7 +111,7 @@ def test_odd_sizes_ten_bits_full_range_and_aspect(tmp_path):
 
 def test_bad_files_are_one_clear_line(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "text.mp4").write_text("hello", encoding="utf-8")
     clips.sound_only(tmp_path / "sound.mp4")
     whole = clips.write(tmp_path / "whole.mp4", clips.pictures_of_noise(40), options={"bf": "2"})
     (tmp_path / "unfinished.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])

@@ -62,7 +62,9 @@ def _once(words: list[str], also: Mapping[str, str]) -> dict[str, float]:
     command = [sys.executable, "-c", _PROGRAM, *words]
     environment = os.environ | also
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=_LONGEST_S)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", env=environment, check=False, timeout=_LONGEST_S
+        )
     except subprocess.TimeoutExpired:
         raise FexportError(f"the cold-start process did not end within {_LONGEST_S} s") from None
     if done.returncode:

@@ -121,7 +121,9 @@ def commit(checkout: Path) -> str | None:
         return None
     git = ("git", "-C", str(checkout))
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, encoding="utf-8", check=True
+        )
         programs = (name for name in ("runtime", "export", "calibration") if (checkout / name).is_dir())
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *programs], check=False)
     except (OSError, subprocess.CalledProcessError):

@@ -65,7 +65,11 @@ def _version(python: Path) -> str:
     program = "from importlib.metadata import version; print(version('py-feat'))"
     try:
         done = subprocess.run(
-            [_interpreter(python), "-c", program], capture_output=True, text=True, check=False, timeout=_LONGEST_S
+            [_interpreter(python), "-c", program],
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=_LONGEST_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EnvironmentMissingError(f"cannot start {str(python)!r} for --against pyfeat: {error}") from None
@@ -109,14 +113,14 @@ class PyFeat:
             "picture": str(path.with_suffix(".png")),
             "output_size": output_size,
         }
-        self._log = (Path(self._folder.name) / "log").open("w+")
+        self._log = (Path(self._folder.name) / "log").open("w+", encoding="utf-8")
         try:
             self._process = subprocess.Popen(
                 [_interpreter(python), str(WORKER), json.dumps(config)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                text=True,
+                encoding="utf-8",
                 cwd=self._folder.name,
             )
         except OSError as error:

@@ -27,7 +27,7 @@ def main() -> None:
     start = time.perf_counter()
     config = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what py-feat prints must not mix with the answers
     import numpy
     import torch

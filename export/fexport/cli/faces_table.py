@@ -18,7 +18,7 @@ from fexruntime.sources.video import is_video
 
 
 def _degrees(columns: tuple[str, ...], row: F32) -> str:
-    return ", ".join(f"{v:+.0f}" for v in np.degrees(row[:3]))
+    return " ".join(f"{v:+.0f}" for v in np.degrees(row[:3]))
 
 
 def _strongest(columns: tuple[str, ...], row: F32) -> str:
@@ -31,14 +31,14 @@ def _best(columns: tuple[str, ...], row: F32) -> str:
 
 
 _SHOWN: dict[str, tuple[str, Callable[[tuple[str, ...], F32], str]]] = {
-    "pose": ("pitch, roll, yaw °", _degrees),
-    "gaze": ("gaze pitch, yaw °", lambda columns, row: _degrees(columns, row[:2])),
+    "pose": ("pitch roll yaw °", _degrees),
+    "gaze": ("gaze pitch yaw °", lambda columns, row: _degrees(columns, row[:2])),
     "au": ("strongest AUs", _strongest),
     "emotion": ("emotion", _best),
 }
 """By group of Fex columns: the head of its column here, and how a row of it is shown."""
-_RANKS = {"pose": 0, "emotion": 1, "au": 2, "gaze": 5}
-"""By group: how much it is needed where not all have room."""
+_RANKS = {"pose": 1, "emotion": 3, "au": 4, "gaze": 6}
+"""By group: how much it is needed where not all have room (where the face is, 0, and its score, 2, stand among them)."""
 _MOST = 8
 """Columns without a summary that are shown, of those that were asked for."""
 
@@ -64,14 +64,14 @@ def show(fex: Fex, asked: bool = False) -> None:
     has_box, named = set(box) <= set(fex.columns), L.IDENTITY in fex
     said = {c for *_, columns in groups for c in columns} | (set(box) if has_box else set())
     alone = [c for c in fex.numeric_columns if c not in said] if asked else []
-    whole = "crop x, y, w, h" if fex.pipeline.rect is not None else "box x, y, w, h"
+    whole = "crop x y w h" if fex.pipeline.rect is not None else "box x y w h"
     films = any(map(is_video, set(fex.inputs)))  # a video's rows are told apart by their frame's number
     table = Sheet(
         Column("image"), *([Column("frame", right=True)] if films else []), Column("face", right=True),
-        *((Column(whole, 6), Column("score", 4, right=True)) if has_box else ()),
+        *((Column(whole, whole=True), Column("score", 2, right=True)) if has_box else ()),
         *(Column(head, _RANKS[name], whole=name != "au") for name, head, *_ in groups),
         *(Column(c, 1, right=True) for c in alone[:_MOST]),
-        *([Column("identity", 3, whole=True)] if named else []),
+        *([Column("identity", 5, whole=True)] if named else []),
     )  # fmt: skip
     found = _faces(fex)
     blocks = [fex.block(columns) for *_, columns in groups]
@@ -89,7 +89,7 @@ def show(fex: Fex, asked: bool = False) -> None:
             continue
         cells.append(str(face))
         if has_box:
-            cells += [", ".join(f"{v:.0f}" for v in boxes[i, :4]), f"{boxes[i, 4]:.3f}"]
+            cells += [" ".join(f"{v:.0f}" for v in boxes[i, :4]), f"{boxes[i, 4]:.3f}"]
         for (*_, text, columns), block in zip(groups, blocks, strict=True):
             cells.append("" if np.isnan(block[i]).all() else text(columns, block[i]))
         cells += [_number(fex[c][i]) for c in alone[:_MOST]]

@@ -106,7 +106,7 @@ def _library(store: Store | None) -> ctypes.CDLL:
     if compiler is None:
         raise EnvironmentMissingError("the kernels' CPU build needs g++, which is not there: apt-get install g++")
     source = host_source()
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([compiler, "--version"], capture_output=True, encoding="utf-8", check=False).stdout
     key = {
         "kind": "kernels for the CPU",
         "network": "",
@@ -120,7 +120,7 @@ def _library(store: Store | None) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "kernels.so"
         command = [compiler, *_HOST_OPTIONS, "-", "-o", str(made)]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=source, capture_output=True, encoding="utf-8", check=False)
         if done.returncode or done.stderr:
             said = (done.stderr.strip() or "no reason given").splitlines()[0]
             raise EnvironmentMissingError(f"g++ cannot build the kernels: {said}")
