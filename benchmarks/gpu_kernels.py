@@ -36,6 +36,10 @@ class OnDevice:
         self.cuda.write(at, np.ascontiguousarray(array))
         return np.uint64(at)
 
+    def drop(self, buffer: Any) -> None:
+        """Give such a buffer back."""
+        self.cuda.free(int(buffer))
+
     def launch(self, kernel: str, threads: int, *arguments: Any) -> None:
         """Run a kernel."""
         self.cuda.launch(self._kernel(kernel), threads, arguments)

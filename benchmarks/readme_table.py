@@ -1,15 +1,13 @@
-"""README.md's figures, from the records: what stands between two comments there."""
+"""README.md's figures, from the records."""
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from typing import Any
 
 from pieces import RESULTS
 
-BEGIN, END = "<!-- measured: benchmarks/report.py -->", "<!-- /measured -->"
 _ROWS = {
     "vga_1_face": "Detectorv2, 640 x 480, 1 face",
     "vga_5_faces": "Detectorv2, 640 x 480, 5 faces",
@@ -21,21 +19,13 @@ _ROWS = {
 }
 
 
-def filled(readme: str, found: dict[str, dict[str, Any]]) -> str:
-    """README with the figures of these records."""
-    if BEGIN not in readme:
-        raise SystemExit(f"README.md has no {BEGIN}")
-    return re.sub(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: "\n".join((BEGIN, *_lines(found), END)), readme, flags=re.S
-    )
-
-
-def _lines(found: dict[str, dict[str, Any]]) -> list[str]:
-    lines = ["| a frame | fexport | py-feat | ratio |", "|---|---|---|---|"]
+def lines(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The table of frames, and what holds of all of it."""
+    rows = ["| a frame | fexport | py-feat | ratio |", "|---|---|---|---|"]
     for name, words in _ROWS.items():
         if name in found:
             ours, theirs = (found[name][side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
-            lines.append(f"| {words} | {ours:.0f} ms | {theirs:.0f} ms | {found[name]['ratio']['paired_p50']:.2f} |")
+            rows.append(f"| {words} | {ours:.0f} ms | {theirs:.0f} ms | {found[name]['ratio']['paired_p50']:.2f} |")
     first = found["vga_1_face"]
     machine, theirs = first["machine"], first["pyfeat"]
     cold, *later = first["start_up"]
@@ -47,7 +37,7 @@ def _lines(found: dict[str, dict[str, Any]]) -> list[str]:
         for side in (first["fexport"], theirs)
     ]
     return [
-        *lines,
+        *rows,
         "",
         f"fp32, {first['workload']['threads']} threads, {machine['cpu']}; py-feat {theirs['versions']['py-feat']} with torch "
         f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}"

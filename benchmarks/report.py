@@ -7,7 +7,7 @@ import shutil
 import statistics
 
 import older_records
-import readme_table
+import page_tables
 import report_networks
 from pieces import HERE, PRECISIONS, RECORDS, RESULTS, WORKLOADS
 
@@ -78,7 +78,7 @@ def text(found: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    """Write REPORT.md, its plots, REPORT.html, which holds them, and README.md's figures."""
+    """Write REPORT.md, its plots, REPORT.html, which holds them, and the figures of README.md and docs/."""
     found = workloads()
     pictures = {}
     for name, result in found.items():
@@ -92,8 +92,7 @@ def main() -> None:
         (HERE / name).write_bytes(data)
     (HERE / "REPORT.md").write_text(text(found), encoding="utf-8")
     (HERE / "REPORT.html").write_text(page(text(found), "fexport: what was measured", pictures), encoding="utf-8")
-    readme = HERE.parent / "README.md"
-    readme.write_text(readme_table.filled(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+    page_tables.write(found)
 
 
 def _when(result: dict) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,34 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_the_tutorial_runs_as_it_stands(tmp_path, photo):
     shutil.copy(photo, tmp_path / "photo.jpg")
     follow(ROOT / "docs" / "tutorial.md", Path(sys.executable), tmp_path)
+
+
+def test_the_commands_of_the_readme_run_as_they_stand(tmp_path, v28_bundle):
+    """In a folder that has what a checkout has; a bundle is there as if `fexport build` had just made it."""
+    (tmp_path / "export").symlink_to(ROOT / "export")
+    (tmp_path / "bundle").symlink_to(v28_bundle)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shown = [text for language, text in blocks(ROOT / "README.md") if language == "sh"]
+    lines = [line for text in shown for line in text.splitlines()]
+    lines += [
+        line
+        for _, text in blocks(ROOT / "README.md")
+        for line in text.splitlines()
+        if line.startswith("fexport run bundle")
+    ]
+    assert len(lines) == 5
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-ec", line],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+    for name in ("faces.csv", "drawn/photo.png", "mesh.csv", "mesh/photo.png", "page.html", "fex.csv"):
+        assert (tmp_path / name).stat().st_size > 100
 
 
 @pytest.mark.filterwarnings("ignore:.*stand-in")

@@ -120,13 +120,14 @@ class Run:
         self._bads: list[FexportError] = []
         self._cut: list[CutOffError] = []
         self._after: Position | None = None
-        self._walk = self._walk_on()
         if not resume:  # the first frames are decoded while the file is begun
+            self._walk = self._walk_on()
             self._walk.begin()
         try:
             self._open(target, suffix, resume)
         except BaseException:
-            self._walk.close()
+            if not resume:
+                self._walk.close()
             raise
 
     def _open(self, target: Path, suffix: str, resume: bool) -> None:
@@ -150,6 +151,8 @@ class Run:
             except BaseException:
                 self._sink.close()
                 raise
+        elif resume:  # there is nothing to go on with
+            self._walk = self._walk_on()
 
     def _walk_on(self) -> Walk:
         return self._detector.walk(

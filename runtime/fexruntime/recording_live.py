@@ -59,6 +59,13 @@ def record_live(
         if some:
             behind.do(lambda: sink.write(detector.assemble(some, selection, namer.names)))
 
+    def end(stopped: bool) -> None:
+        write()
+        behind.finish()
+        done.rows, done.stopped = sink.rows, stopped
+        sidecar(sink, about, done.said())
+        sink.finish()
+
     try:
         for seen in live:
             waiting.append(seen.result)
@@ -72,21 +79,13 @@ def record_live(
                 last = time.monotonic()
             if on_seen is not None:
                 on_seen(seen)
-        write()
-        behind.finish()
     except BaseException:
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:
-            write()
-            behind.finish()
-            done.rows, done.stopped = sink.rows, True
-            sidecar(sink, about, done.said())
-            sink.finish()
+            end(stopped=True)
         else:
             behind.finish()
             sink.discard()
         raise
-    done.rows = sink.rows
-    sidecar(sink, about, done.said())
-    sink.finish()
+    end(stopped=False)
     return done

@@ -63,6 +63,34 @@ def test_columns_are_chosen_and_a_picture_without_a_face_has_an_empty_row(client
     assert (row["FaceScore"], row["FaceRectX"]) == (0.0, None)
 
 
+def test_a_turned_picture_is_turned_where_that_is_asked_for_and_said_in_each_answer_where_not(client, photo, tmp_path):
+    from PIL import Image
+
+    turned = tmp_path / "turned.jpg"
+    with Image.open(photo) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif, quality=95)
+    data = turned.read_bytes()
+    for _ in range(2):  # each answer, not one of a process
+        said = client.post("/v1/faces", content=data).json()
+        assert "?exif=true turns it" in said["note"]
+    upright = client.post("/v1/faces?exif=true", content=data).json()
+    assert "note" not in upright
+    plain = client.post("/v1/faces", content=photo.read_bytes()).json()
+    assert "note" not in plain
+    assert upright["rows"][0]["FaceRectX"] == pytest.approx(plain["rows"][0]["FaceRectX"], abs=5)
+    assert abs(upright["rows"][0]["Roll"] - plain["rows"][0]["Roll"]) < 0.1
+    arrow = client.post("/v1/faces", content=data, headers={"Accept": ARROW})
+    drawn = client.post("/v1/overlay", content=data)
+    assert arrow.headers["fexport-note"] == drawn.headers["fexport-note"] == said["note"]
+    drawn = client.post("/v1/overlay?exif=true", content=data)
+    assert "fexport-note" not in drawn.headers
+    refusal = client.post("/v1/faces?exif=perhaps", content=data)
+    assert (refusal.status_code, list(refusal.json())) == (400, ["error"])
+    assert "exif='perhaps'" in refusal.json()["error"]
+
+
 def test_the_overlay_is_a_picture_of_the_same_size(client, photo):
     said = client.post("/v1/overlay", content=photo.read_bytes())
     assert said.headers["content-type"] == "image/png"

@@ -260,3 +260,29 @@ def test_every_kernel_of_the_source_is_known():
     assert set(devices.signatures()) == names
     assert len(names) >= 10
     assert ctypes.sizeof(ctypes.c_longlong) == 8
+
+
+def test_constants_of_many_frame_sizes_make_room_for_each_other():
+    from fexruntime.ops.kernels import MOST_TABLES
+
+    given, dropped = [], []
+
+    class Counting(devices.Host):
+        def put(self, array):
+            given.append(super().put(array))
+            return given[-1]
+
+        def drop(self, buffer):
+            dropped.append(buffer)
+
+    kernels = Kernels(Counting())
+    frame, plain = np.zeros((8, 8, 3), np.uint8), np.empty((3, 8, 8), F)
+    for size in range(9, 9 + 2 * MOST_TABLES):
+        out = np.empty((8, 8, 3), np.uint8)
+        kernels.rescale(view_of(np.zeros((size, size, 3), np.uint8)), (size, size), (8, 8), (8, 8), (0, 0), out)
+        out = np.empty((3, 8, 8), F)
+        kernels.fill(view_of(frame), 1, (8, 8), PRE, out)
+    assert np.array_equal(out, twins.fill(frame, PRE, plain))
+    assert len(given) - len(dropped) == MOST_TABLES
+    # those of every frame were put there once
+    assert sum(1 for table in given if table.size == 3) == 2

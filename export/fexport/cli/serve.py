@@ -67,6 +67,9 @@ def command(
     from fexruntime import Detector
 
     warnings.simplefilter("ignore", StandInWarning)  # said below, in colour, and in every answer
+    logging.getLogger("fexruntime.images").setLevel(
+        logging.ERROR
+    )  # a turned picture is its sender's: the answer says it
     counters, limits = Counters(), Limits(round(max_megabytes * 1e6), queue, workers)
     detector = Detector(
         bundle,

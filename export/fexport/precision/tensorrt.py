@@ -8,7 +8,6 @@ plan's "pins".
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 
@@ -77,4 +76,4 @@ def _fit_scales(model: onnx.ModelProto) -> None:
             numpy_helper.from_array(np.clip(again, -127, 127).astype(np.int8), node.input[0])
         )
     for name, scale in done.items():
-        tensors[name].CopyFrom(numpy_helper.from_array(copy.copy(scale), name))
+        tensors[name].CopyFrom(numpy_helper.from_array(scale, name))

@@ -20,6 +20,7 @@ from typing import Any
 
 import prometheus_client as prometheus
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
@@ -29,6 +30,7 @@ from fexruntime.fex import Fex
 from fexruntime.options import OptionFields
 from fexruntime.overlay import draw
 from fexruntime.sources.images import decode_image
+from fexruntime.sources.tiff import UPRIGHT, orientation
 
 _log = logging.getLogger("fexport.serve")
 ARROW = "application/vnd.apache.arrow.stream"
@@ -109,7 +111,7 @@ class Service:
         """One encoded image with its faces drawn, as PNG."""
         import cv2
 
-        pixels = decode_image(data, "the image", max_pixels=self.detector.max_pixels)
+        pixels = decode_image(data, "the image", options.get("exif", False), self.detector.max_pixels)
         (result,) = self.detector.stream(pixels, **options)
         row = self.detector.pipeline
         picture = draw(pixels, result, self.detector.bundle.stand_ins, row.pitch_up, row.labels)
@@ -120,6 +122,15 @@ class Service:
         self.ready = False
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.detector.close()
+
+
+def noted(data: bytes, exif: bool) -> dict[str, str]:
+    """{"note": what the sender of a picture should hear of it}, if there is anything: who sees the log is somebody else."""
+    if exif or orientation(data) == UPRIGHT:
+        return {}
+    return {
+        "note": "the picture has an orientation tag and was read as it is stored, as py-feat reads it: ?exif=true turns it"
+    }
 
 
 def as_objects(fex: Fex) -> list[dict[str, Any]]:
@@ -193,6 +204,12 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
     async def too_large(request: Request, error: Exception) -> Response:
         return _error(413, f"the body is larger than {limits.body_bytes} bytes: send a smaller image")
 
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = error.errors()[0]
+        return _error(400, f"{found['loc'][-1]}={found['input']!r:.100} cannot be: {found['msg']}")
+
     @app.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -201,20 +218,23 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
         return response
 
     @app.post("/v1/faces")
-    async def faces(request: Request, columns: str | None = None) -> Response:
-        options: OptionFields = {"columns": None if columns is None else [c.strip() for c in columns.split(",")]}
+    async def faces(request: Request, columns: str | None = None, exif: bool = False) -> Response:
+        asked = None if columns is None else [c.strip() for c in columns.split(",")]
+        options: OptionFields = {"columns": asked, "exif": exif}
         data = await _body(request, limits.body_bytes)
         encode = as_arrow if ARROW in request.headers.get("accept", "") else None
         answer = await service.run(lambda: (encode or as_objects)(service.read(data, options)))
+        note = noted(data, exif)
         if encode:
-            return Response(answer, media_type=ARROW)
+            return Response(answer, media_type=ARROW, headers=_as_headers(note))
         made_up = list(detector.bundle.stand_ins)
-        return JSONResponse({"rows": answer} | ({"stand_in_weights": made_up} if made_up else {}))
+        return JSONResponse({"rows": answer} | ({"stand_in_weights": made_up} if made_up else {}) | note)
 
     @app.post("/v1/overlay")
-    async def overlay(request: Request) -> Response:
+    async def overlay(request: Request, exif: bool = False) -> Response:
         data = await _body(request, limits.body_bytes)
-        return Response(await service.run(lambda: service.drawn(data, {})), media_type="image/png")
+        drawn = await service.run(lambda: service.drawn(data, {"exif": exif}))
+        return Response(drawn, media_type="image/png", headers=_as_headers(noted(data, exif)))
 
     @app.get("/v1/bundle")
     async def bundle() -> Response:
@@ -239,6 +259,10 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"))
 
     return app
+
+
+def _as_headers(note: dict[str, str]) -> dict[str, str]:
+    return {f"Fexport-{name.title()}": text for name, text in note.items()}
 
 
 def _error(status: int, said: str) -> JSONResponse:

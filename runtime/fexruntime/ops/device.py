@@ -39,6 +39,10 @@ class Device(Protocol):
         """A buffer with the content of a host array."""
         ...
 
+    def drop(self, buffer: Any) -> None:
+        """Give such a buffer back, once what was asked for is done."""
+        ...
+
     def launch(self, kernel: str, threads: int, *arguments: Argument) -> None:
         """Run a kernel with at least so many threads, after everything that was asked for before."""
         ...
@@ -56,6 +60,9 @@ class Host:
     def put(self, array: NDArray[Any]) -> NDArray[Any]:
         """A copy, since a device's memory is not the caller's."""
         return np.array(array, order="C")
+
+    def drop(self, buffer: NDArray[Any]) -> None:
+        """An array goes by itself."""
 
     def launch(self, kernel: str, threads: int, *arguments: Argument) -> None:
         """Run a kernel, one thread after another."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ MIRRORED = {"square-pad": True, "anisotropic": False}
 """The kinds of crop that there is a kernel for, and whether they are mirrored outside the frame (or black)."""
 FACE = 15
 """Numbers of a face that was found: corners, score, five points."""
+MOST_TABLES = 64
+"""Constants that are kept on a device: anchors are of a frame's size, of which a folder of photographs may have any number."""
 _I, _L, _F = np.int32, np.int64, np.float32
 
 
@@ -54,7 +57,7 @@ class Kernels:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._tables: dict[Any, Any] = {}
+        self._tables: OrderedDict[Any, Any] = OrderedDict()
 
     def fill(self, views: Any, frames: int, size_hw: tuple[int, int], preprocessing: Preprocessing, out: Any) -> None:
         """Frames of one size -> `out` [B,3,H,W] float32: (value - mean) / std."""
@@ -157,8 +160,12 @@ class Kernels:
         return mean, std
 
     def _table(self, name: Any, array: Any) -> Any:
-        """A constant on the device, put there once."""
-        if name not in self._tables:
+        """A constant on the device, put there once; what was not asked for longest makes room."""
+        if name in self._tables:
+            self._tables.move_to_end(name)
+        else:
+            if len(self._tables) >= MOST_TABLES:
+                self.device.drop(self._tables.popitem(last=False)[1])
             self._tables[name] = self.device.put(array)
         return self._tables[name]
 

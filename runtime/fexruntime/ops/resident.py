@@ -68,6 +68,11 @@ class ResidentOps:
         self._cuda.write(at, np.ascontiguousarray(array))
         return np.uint64(at)
 
+    def drop(self, buffer: Any) -> None:
+        """Give a constant back; no graph that was captured with it is run again."""
+        self._cuda.free(int(buffer))
+        self._buffers.moved += 1
+
     def launch(self, kernel: str, threads: int, *arguments: Any) -> None:
         """Run a kernel."""
         self._cuda.launch(self._kernel(kernel), threads, arguments)
