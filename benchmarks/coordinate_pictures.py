@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
@@ -222,4 +223,4 @@ def _save(figure: Any, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    click.command()(main)()

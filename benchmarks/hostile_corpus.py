@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
@@ -130,4 +131,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     np.seterr(all="ignore")
-    main()
+    click.command()(main)()

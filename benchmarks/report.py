@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 
+import click
 import older_records
 import page_tables
 import report_networks
@@ -312,4 +313,4 @@ def _others() -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    click.command()(main)()

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import click
+
 RESULTS = Path(__file__).parent / "results"
 PAGE, DOCS = Path(__file__).parent / "ROBUSTNESS.md", Path(__file__).parent.parent / "docs" / "robustness.md"
 
@@ -223,6 +225,12 @@ def page(whole: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-if __name__ == "__main__":
+@click.command()
+def main() -> None:
+    """Write both pages."""
     PAGE.write_text(page(True), encoding="utf-8")
     DOCS.write_text(page(False), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

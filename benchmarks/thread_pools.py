@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+
 from fexport.bench import measure
 
 MODES = (
@@ -44,13 +46,15 @@ print(float(np.median(taken[3:])) * 1e3)
 """
 
 
-def main() -> None:
+@click.command()
+@click.argument("bundle")
+def main(bundle: str) -> None:
     """Run each mode in several fresh processes, in turns, and keep the medians."""
     found: dict[str, list[float]] = {mode: [] for mode in MODES}
     for _ in range(4):
         for mode in MODES:
             done = subprocess.run(
-                [sys.executable, "-c", PROGRAM, mode, sys.argv[1]], capture_output=True, encoding="utf-8", check=True
+                [sys.executable, "-c", PROGRAM, mode, bundle], capture_output=True, encoding="utf-8", check=True
             )
             found[mode].append(float(done.stdout))
             print(f"{mode}: {found[mode][-1]:.0f} ms", flush=True)

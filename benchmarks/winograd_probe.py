@@ -11,6 +11,7 @@ import json
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    click.command()(main)()

@@ -12,7 +12,7 @@ from fexruntime.contracts import Choice, Network, Pipeline, Stage, is_inner, net
 from fexruntime.contracts.precision import FULL, ISLANDS, PRECISIONS
 from fexruntime.errors import InputError
 from fexruntime.faces import KEEP
-from fexruntime.sources.inputs import listed
+from fexruntime.sources.given import listed
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""

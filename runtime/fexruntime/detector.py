@@ -33,7 +33,8 @@ from fexruntime.options import Boxes, GivenBoxes, OptionFields, Options, checked
 from fexruntime.provenance import provenance
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
-from fexruntime.sources.inputs import Frames, Inputs, Position
+from fexruntime.sources.given import Inputs
+from fexruntime.sources.inputs import Frames, Position
 from fexruntime.sources.limits import bound, check_pixels
 from fexruntime.tuning import resolved
 from fexruntime.walk import Finding, Walk, tracker_of

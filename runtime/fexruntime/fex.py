@@ -76,6 +76,13 @@ class Fex(FexViews):
     def __repr__(self) -> str:
         return f"<Fex {self.pipeline.name} {self.contract}: {len(self)} rows, {len(self.columns)} columns>"
 
+    if not TYPE_CHECKING:  # a type checker knows what there is
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"a Fex has no {name!r}: to_pandas() gives a DataFrame, to_feat() py-feat's own Fex, plot() a picture of a frame"
+            )
+
     def __contains__(self, column: object) -> bool:
         return column in self.dtypes
 

@@ -154,11 +154,22 @@ class Options:
         return _seconds("end", self.end)
 
 
+_PYFEATS = {
+    "data_type": "what an input is is seen from it",
+    "num_workers": "files are read ahead of need by a thread",
+    "progress_bar": "`stream` gives each frame as it is done",
+    "save": "`record` writes rows as they come",
+}
+"""Arguments of py-feat's `detect` that have no counterpart, and what is so instead."""
+
+
 def options_of(given: OptionFields) -> Options:
     """Options from keywords; InputError names one that is not there."""
     known = [f.name for f in fields(Options)]
     for name in given:
         if name not in known:
+            if name in _PYFEATS:
+                raise InputError(f"no option {name!r}, which is py-feat's: {_PYFEATS[name]}; leave it out")
             raise InputError(f"no option {name!r}: there are {', '.join(known)}")
     return Options(**given)
 

@@ -28,7 +28,8 @@ from fexruntime.results import FrameResult
 from fexruntime.sinks import FORMATS, check_target, schema_of, write_table
 from fexruntime.sinks.appending import Appending
 from fexruntime.sources.frame import Frame
-from fexruntime.sources.inputs import Position, listed
+from fexruntime.sources.given import listed
+from fexruntime.sources.inputs import Position
 from fexruntime.sources.video import is_video
 
 if TYPE_CHECKING:

@@ -322,7 +322,7 @@ def test_errors_name_options_and_not_arguments_of_python(photo, options, said):
 
 
 def test_words_paths_and_quotations_are_no_options():
-    from fexport.cli import _as_options
+    from fexport.cli.options import as_options
     from fexport.cli.run import command
 
     for text in (
@@ -331,5 +331,10 @@ def test_words_paths_and_quotations_are_no_options():
         "'max_pixels'",
         "max_pixels()",
     ):
-        assert _as_options(text, command.params) == text
-    assert _as_options("give rotate=False, or track=True", command.params) == "give --no-rotate, or --track"
+        assert as_options(text, command.params) == text
+    assert as_options("give rotate=False, or track=True", command.params) == "give --no-rotate, or --track"
+
+
+def test_an_option_of_another_command_is_named_with_it(photo):
+    refused(fexport("run", photo, "--fp16"), "No such option '--fp16'. It is an option of `fexport build`.")
+    assert "It is" not in fexport("run", photo, "--half").stderr

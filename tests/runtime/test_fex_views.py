@@ -28,6 +28,18 @@ def test_rows_are_dictionaries_that_json_takes(fex):
     assert "AU99" not in fex
 
 
+def test_what_pandas_and_pyfeat_have_is_said_where_it_is(fex, photo):
+    import copy
+    import pickle
+
+    for name in ("head", "plot_detections"):
+        with pytest.raises(AttributeError, match=rf"no '{name}': to_pandas\(\) gives a DataFrame, to_feat\(\)"):
+            getattr(fex, name)
+    assert len(pickle.loads(pickle.dumps(fex))) == len(copy.deepcopy(fex)) == 2
+    with pytest.raises(InputError, match="no option 'num_workers', which is py-feat's: .*leave it out"):
+        Detector().detect(photo, num_workers=2)
+
+
 def test_groups_and_lists_of_columns_are_arrays(fex):
     assert np.array_equal(fex[["Yaw", "Pitch"]][1], [fex["Yaw"][1], fex["Pitch"][1]])
     assert fex.poses.shape == (2, 3)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -73,8 +71,6 @@ EXAMPLES = {
 
 PIPE_CLOSED = 141
 """Exit status where the output's reader went away, as of any program."""
-_NAMED = re.compile(r"(?<![\w./'\"=-])(?P<name>[a-z]+(?:_[a-z]+)*)(?:=(?P<value>'[^']*'|\w+))?(?![\w/'\"=(])")
-"""A name of Python's in a sentence, with or without a value; not a part of a path, a quotation or a call."""
 _VERBOSE = "Say what runs, where and how long; the traceback of an error. Twice: every detail."
 _LOGGERS = ("fexruntime", "fexport", "fexcalibration")
 """The packages, whose names their loggers begin with."""
@@ -94,23 +90,6 @@ def _with_verbose(command: click.Command) -> None:
         command.params.append(option)
     for inner in getattr(command, "commands", {}).values():
         _with_verbose(inner)
-
-
-def _as_options(text: str, params: Sequence[click.Parameter]) -> str:
-    """A sentence of the Python package as its reader here would say it: `device='cuda'` is `--device cuda`, `detector_size` `--detector-size`."""
-    names = {p.name: p for p in params if isinstance(p, click.Option) and p.name}
-
-    def option(found: re.Match[str]) -> str:
-        given = names.get(found["name"])
-        # a word that is no name with an underscore is a word, unless it has a value
-        if given is None or (found["value"] is None and "_" not in found["name"]):
-            return found[0]
-        said = max(given.opts, key=len)
-        if found["value"] is None or given.is_flag:
-            return given.secondary_opts[0] if found["value"] == "False" and given.secondary_opts else said
-        return f"{said} {found['value'].strip(chr(39))}"
-
-    return _NAMED.sub(option, text)
 
 
 def _verbose() -> bool:
@@ -134,8 +113,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FexportError as error:
+            from fexport.cli.options import as_options
+
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            error.args = (_as_options(str(error), command.params if command else ()),)
+            error.args = (as_options(str(error), command.params if command else ()),)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -151,6 +132,12 @@ def group() -> None:
 
     Shell completion: eval "$(_FEXPORT_COMPLETE=bash_source fexport)" in ~/.bashrc (zsh_source, fish_source likewise).
     """
+
+
+def _having(option: str) -> list[str]:
+    """Commands that have an option."""
+    commands = {name: import_module(f"fexport.cli.{name.replace('-', '_')}").command for name in COMMANDS}
+    return [name for name, command in commands.items() if any(option in p.opts for p in command.params)]
 
 
 def _colourless() -> bool:
@@ -195,6 +182,8 @@ def main() -> None:
         click.echo(f"Error: the system refused{where}: {error.strerror or error}", err=True)
         sys.exit(1)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and (having := _having(error.option_name)):
+            error.message += f" It is an option of {' and '.join(f'`fexport {name}`' for name in having)}."
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

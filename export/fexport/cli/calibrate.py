@@ -11,7 +11,7 @@ from fexport.cli.paths import BUNDLE, FILE
 from fexruntime.bundle import EDGE
 from fexruntime.contracts.precision import PRECISIONS
 from fexruntime.errors import InputError
-from fexruntime.sources.inputs import listed
+from fexruntime.sources.given import listed
 from fexruntime.sources.video import is_video
 
 RANGES = ".json"

@@ -169,7 +169,8 @@ def _gpu_backends() -> list[Finding]:
     try:
         found = gpu()
     except EnvironmentMissingError as error:
-        return [Finding(what, str(error), False, "an NVIDIA GPU and its driver") for what in whats]
+        lacks = str(error).partition(": ")[0]  # what mends it is the next column
+        return [Finding(what, lacks, False, "an NVIDIA GPU and its driver") for what in whats]
     here = f"{found.name} ({found.capability}), driver {found.driver}"
     tensorrt = find_spec("tensorrt") is not None
     return [

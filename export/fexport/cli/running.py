@@ -15,6 +15,7 @@ import click
 
 from fexport.cli import faces_table
 from fexport.cli.drawing import Drawings, drawing_of
+from fexport.cli.options import as_options
 from fexport.cli.pipe import Pipe
 from fexport.cli.progress import Bar
 from fexport.cli.tables import console
@@ -24,7 +25,7 @@ from fexruntime.options import OptionFields, options_of
 from fexruntime.provenance import sentence
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
-from fexruntime.sources.inputs import listed
+from fexruntime.sources.given import listed
 from fexruntime.sources.video import is_video
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Job:
                 err=True,
             )
         for error in self._skipped or []:
-            click.echo(f"Skipped: {error}", err=True)
+            click.echo(f"Skipped: {as_options(str(error), click.get_current_context().command.params)}", err=True)
         if undrawn:
             raise OutputError("; ".join(str(error) for error in undrawn[:3]))
         if stop.status:

@@ -40,5 +40,5 @@ def check_pixels(size_wh: Sequence[int] | None, called: str, most: int | None = 
     if width * height > (most := bound(most)):
         raise InputError(
             f"{called} has {width} x {height} pixels, more than the {most / 1e6:g} million that are read: make it smaller, or, where "
-            f"there is the memory for it, set {PIXELS_VARIABLE}={width * height} (or max_pixels, --max-pixels)"
+            f"there is the memory for it, set {PIXELS_VARIABLE}={width * height} (or max_pixels)"
         )
