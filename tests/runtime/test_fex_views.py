@@ -36,7 +36,7 @@ def test_what_pandas_and_pyfeat_have_is_said_where_it_is(fex, photo):
         with pytest.raises(AttributeError, match=rf"no '{name}': to_pandas\(\) gives a DataFrame, to_feat\(\)"):
             getattr(fex, name)
     assert len(pickle.loads(pickle.dumps(fex))) == len(copy.deepcopy(fex)) == 2
-    with pytest.raises(InputError, match="no option 'num_workers', which is py-feat's: .*leave it out"):
+    with pytest.raises(InputError, match=r"no option 'num_workers', which is py-feat's: .*leave it out"):
         Detector().detect(photo, num_workers=2)
 
 
