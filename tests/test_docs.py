@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import re
 import shlex
@@ -11,9 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clips
 import pytest
 from command import fexport, refused
 from tutorial import blocks, follow
+
+from fexruntime.bundle import packaged_path
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,21 +57,30 @@ def test_the_commands_of_the_readme_run_as_they_stand(tmp_path, v28_bundle):
 
 
 @pytest.mark.filterwarnings("ignore:.*stand-in")
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
-def test_programs_of_the_readme_and_of_the_api_run(page, tmp_path, photo, v28_bundle, v1_bundle, monkeypatch):
-    (tmp_path / "bundle").symlink_to(v28_bundle)
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/terminal.md", "docs/video.md"])
+def test_programs_of_these_pages_run(page, tmp_path, photo, v28_bundle, v1_bundle, monkeypatch):
+    """Those of other pages need a GPU or a server, and a stream's an address."""
+    films = page == "docs/video.md"
+    (tmp_path / "bundle").symlink_to(packaged_path("facemesh") if films else v28_bundle)
     (tmp_path / "v1").symlink_to(v1_bundle)
-    (tmp_path / "photos").mkdir()
+    for folder in ("photos", "takes"):
+        (tmp_path / folder).mkdir()
+    for name in ("a.mp4", "takes/b.mov") if films else ():
+        clips.write(tmp_path / name, clips.pictures(photo, 36))
     for name in ("photo.jpg", "a.jpg", "b.jpg", "photos/c.jpg"):
         shutil.copy(photo, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    programs = [text for language, text in blocks(ROOT / page) if language == "python"]
+    monkeypatch.setattr(logging.getLogger("fexruntime"), "level", logging.getLogger("fexruntime").level)
+    programs = [text for language, text in blocks(ROOT / page) if language == "python" and "rtsp://" not in text]
     assert programs
     names = {}
     exec(compile("\n".join(programs), page, "exec"), names)
     if page == "docs/api.md":
         assert names["pose"].shape == (len(names["fex"]), 6) != (0, 6)
         assert (tmp_path / "fex.csv").exists()
+    if films:
+        assert len(names["fex"]) >= 36
+        assert (tmp_path / "rows.parquet").exists()
 
 
 def _headings(page):
