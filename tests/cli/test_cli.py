@@ -34,7 +34,7 @@ def test_a_folder_that_is_not_writable(photo, tmp_path):
 
 
 def test_bad_choices_name_the_good_ones(photo, tmp_path):
-    refused(fexport("run", photo, "--device", "cuda"), "device 'cuda' is not available")
+    refused(fexport("run", photo, "--device", "cuda"), "faces cannot be run on 'cuda'", "--backend onnxruntime-cuda")
     refused(fexport("run", photo, "--backend", "tflite"), "onnxruntime")
     refused(fexport("run", "edge"), "nothing to run on")
     refused(fexport("run", photo, "--output-size", "3"), "32")

@@ -69,7 +69,11 @@ def _once(words: list[str], also: Mapping[str, str]) -> dict[str, float]:
         raise FexportError(f"the cold-start process did not end within {_LONGEST_S} s") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise FexportError(f"the cold-start process failed: {said[-1]}")
+        kind, _, ours = said[-1].partition(": ")
+        # an error of fexport's own is what it would be here: nothing was wrong with the process
+        raise FexportError(
+            ours if kind.startswith("fexruntime.errors.") else f"the cold-start process failed: {said[-1]}"
+        )
     answer: dict[str, float] = json.loads(done.stdout)
     return answer
 

@@ -188,7 +188,12 @@ class PyFeat:
             self._process.wait()
             self._log.seek(0)
             said = [text for text in self._log.read().splitlines() if text.strip()]
-            raise EnvironmentMissingError(f"py-feat stopped: {said[-1] if said else 'it said nothing'}")
+            cure = (
+                "; give its weights with --weights DIR"
+                if any("LocalEntryNotFoundError" in text for text in said)
+                else ""
+            )
+            raise EnvironmentMissingError(f"py-feat stopped: {said[-1] if said else 'it said nothing'}{cure}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

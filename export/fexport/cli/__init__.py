@@ -183,7 +183,7 @@ def main() -> None:
         sys.exit(1)
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption) and (having := _having(error.option_name)):
-            named = " and ".join(f"`fexport {name}`" for name in having)
+            named = ", ".join(f"`fexport {name}`" for name in having)
             error = click.NoSuchOption(error.option_name, f"{error.message} It is an option of {named}.", ctx=error.ctx)
         error.show()
         sys.exit(error.exit_code)

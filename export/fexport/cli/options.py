@@ -44,9 +44,12 @@ def pixels_option(command: _Command) -> _Command:
 def as_options(text: str, params: Sequence[click.Parameter]) -> str:
     """A sentence of the Python package as its reader here would say it: `device='cuda'` is `--device cuda`, `detector_size` `--detector-size`."""
     names = {p.name: p for p in params if isinstance(p, click.Option) and p.name}
+    usual = {
+        name: click.Option([f"--{name}"]) for name in ("backend", "device", "pixels")
+    }  # a command's that has none of its own
 
     def option(found: re.Match[str]) -> str:
-        given = names.get(found["name"])
+        given = names.get(found["name"]) or usual.get(found["name"])
         # a word that is no name with an underscore is a word, unless it has a value
         if given is None or (found["value"] is None and "_" not in found["name"]):
             return found[0]
