@@ -338,3 +338,11 @@ def test_words_paths_and_quotations_are_no_options():
 def test_an_option_of_another_command_is_named_with_it(photo):
     refused(fexport("run", photo, "--fp16"), "No such option '--fp16'. It is an option of `fexport build`.")
     assert "It is" not in fexport("run", photo, "--half").stderr
+
+
+def test_errors_of_other_processes_and_of_commands_without_the_option_name_options_too(tmp_path):
+    done = fexport("engines", "edge", CUDA_VISIBLE_DEVICES="-1")
+    refused(done)
+    assert "device=" not in done.stderr
+    done = fexport("bench", "edge", "--pixels", "cuda", "--out", tmp_path / "out")
+    refused(done, "Error: --pixels cuda needs faces on a GPU: give --device cuda")

@@ -146,7 +146,7 @@ def test_shrinking_for_the_detector_moves_boxes_by_less_than_a_tenth(edge, frame
 def test_what_is_not_there_is_an_error_and_never_something_else():
     with pytest.raises(InputError, match="no backend 'tensorflow'"):
         Detector(backend="tensorflow")
-    with pytest.raises(EnvironmentMissingError, match="device 'cuda' is not available"):
+    with pytest.raises(EnvironmentMissingError, match="faces cannot be run on 'cuda' by the backend 'onnxruntime'"):
         Detector(device="cuda")
     with pytest.raises(InputError, match="threads"):
         Detector(threads=0)
