@@ -11,11 +11,17 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+import older_records
 import readme_table
 from pieces import HERE, RESULTS
 
+from fexport.bench import report
+
 ROOT = HERE.parent
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("performance", "precision", "video")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("detectorv1", "head-pose", "performance", "precision", "video")),
+)
 _SECTION = re.compile(r"<!-- measured: (\S+) -->\n.*?<!-- /measured -->", re.S)
 _SHOWN_LAYERS = 6
 Workloads = dict[str, dict[str, Any]]
@@ -195,7 +201,53 @@ def _reduced_points() -> list[str]:
     return [*table(head, *lines), "", f"{on(found)}; pixels of the network's crop, published weights, held-out faces."]
 
 
+def _detectorv1() -> list[str]:
+    lines = []
+    for name in ("detectorv1_default_vga_1_face", "detectorv1_default_vga_5_faces"):
+        r = older_records.today(record(name))
+        faces = r["workload"]["faces"]
+        ours, theirs = (r[side] for side in ("fexport", "pyfeat"))
+        lines.append(
+            f"{faces} face{'s' * (faces != 1)} | {ours['statistics']['p50_ms']:.0f} ms | {theirs['statistics']['p50_ms']:.0f} ms | "
+            f"{r['ratio']['paired_p50']:.2f} | {report.outside_networks_ms(ours):.0f} ms | {ours['rss_mb']:.0f} MB | {theirs['rss_mb']:.0f} MB"
+        )
+    head = "Detectorv1's default | fexport | py-feat | ratio | of it outside the networks | fexport resident | py-feat resident"
+    return [
+        *table(head, *lines),
+        "",
+        f"{on(r)}; {r['workload']['frame']}, {r['workload']['threads']} threads; stand-in weights.",
+    ]
+
+
+def _img2pose() -> list[str]:
+    r = record("img2pose_vga_many_candidates")
+    lines = []
+    for side in ("fexport", "py-feat"):
+        walls = [wall for wall, _, _ in r["wall_ms_cpu_ms_rss_mb"][side]]
+        lines.append(
+            f"{side} | {r['faces'][side]} | {r['p50_ms'][side]:.0f} ms | {min(walls):.0f} to {max(walls):.0f} ms | {r['rss_mb'][side]:.0f} MB"
+        )
+    said = f"{on(r)}; {r['work']}, {r['threads']} threads; py-feat's loop projects {r['proposals_that_pyfeat_projects']} proposals."
+    return [*table("side | faces | p50 | all samples | resident", *lines), "", said]
+
+
+def _tokenhpe() -> list[str]:
+    runs = [record(name) for name in ("tokenhpe_1_thread", "tokenhpe")]
+    lines = (
+        f"{r['threads']} | {r['median_ms']['fexport']:.0f} ms | {r['median_ms']['torch']:.0f} ms | {r['times_faster']:.2f}"
+        for r in runs
+    )
+    return [
+        *table("threads | fexport | torch, eager | ratio", *lines),
+        "",
+        f"{runs[0]['cpu']}; torch {runs[0]['versions']['torch']}.",
+    ]
+
+
 SECTIONS: dict[str, Callable[[], list[str]]] = {
+    "detectorv1": _detectorv1,
+    "img2pose": _img2pose,
+    "tokenhpe": _tokenhpe,
     "video-fidelity": _video_fidelity,
     "video-overlap": _video_overlap,
     "video-following": _video_following,
