@@ -14,8 +14,10 @@ COPY calibration calibration
 COPY docs docs
 COPY benchmarks benchmarks
 COPY examples examples
+# a volume that is put there first takes the cache folder's owner
 RUN pip install --no-cache-dir ".[gpu,tables,video,serve]" \
- && useradd --create-home --uid 10001 fexport
+ && useradd --create-home --uid 10001 fexport \
+ && install -d -o fexport -g fexport /home/fexport/cache
 USER 10001
 ENV FEXPORT_CACHE=/home/fexport/cache
 ENTRYPOINT ["fexport"]
