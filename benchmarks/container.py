@@ -28,7 +28,7 @@ PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
 LOOKS = """
 id -u
 touch /written 2>/dev/null && echo writes / || echo reads only
-ls $FEXPORT_CACHE | wc -l
+ls $FEXPORT_CACHE 2>/dev/null | wc -l
 """
 
 

@@ -16,7 +16,7 @@ COPY calibration calibration
 COPY docs docs
 COPY benchmarks benchmarks
 COPY examples examples
-# a volume that is put there first takes the cache folder's owner
+# a volume that is put there first takes the folder's owner
 RUN pip install --no-cache-dir ".[tables,video,serve]" \
  && useradd --create-home --uid 10001 --groups video fexport \
  && install -d -o fexport -g fexport /home/fexport/cache
