@@ -3,34 +3,37 @@
     pip install '.[fuzz]'
     python benchmarks/fuzz.py --seconds 3600 --work fuzz-work --out benchmarks/results/fuzz.json
 
-`--seconds` is CPU time over all targets, which take turns in processes of their own, so that one that dies (a decoder's fault, memory, a
-hang) is noted and the rest goes on. Atheris (libFuzzer) counts the branches of fexruntime's code; the decoders of OpenCV and FFmpeg are
-not instrumented: they get what the readers' branches, and mutations that know the formats, lead to. The corpus and the inputs of findings
-stay in `--work`; the same command with the same folder goes on. Exits with 1 if there was a finding.
+`--seconds` is CPU time over all targets, which take turns in processes of their own (`--at-once` of them), so that one that dies (a
+decoder's fault, memory, a hang) is noted and the rest goes on. Atheris (libFuzzer) counts the branches of fexruntime's code; the decoders
+of OpenCV and FFmpeg are not instrumented: they get what the readers' branches, and mutations that know the formats, lead to. The corpus
+and the inputs of findings stay in `--work`; the same command with the same folder goes on. Exits with 1 if there was a finding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 SLICE_S = 120
-HANGS_S = 100
-"""An input that takes longer is a finding; more than a pause of the whole process group is likely to be."""
+SLOW_CPU_S = 5
+"""An input that takes more CPU time is a finding: a pause of the process, or other work on the machine, is none."""
+HANGS_S = 900
+"""An input that takes longer by the clock, as one that waits for ever does, is a finding of libFuzzer's, which ends the turn."""
 MOST_MB = 3000
 _RUNTIME = Path(__file__).parent.parent / "runtime" / "fexruntime"
 _SEEN = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)")
@@ -55,8 +58,11 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
 
     def check(data: bytes) -> None:
         counts["executions"] += 1
+        began = time.process_time()
         try:
             counts[target.check(data)] += 1
+            if time.process_time() - began > SLOW_CPU_S:
+                raise fuzz_targets.Broken(f"{time.process_time() - began:.0f} s of CPU time")
         except Exception as error:  # a finding: noted once a place, and the fuzzer goes on
             place = where(error)
             if place not in known:
@@ -92,13 +98,9 @@ def fuzz_one(name: str, work: Path, seconds: int) -> None:
 
 
 def where(error: BaseException) -> str:
-    """The kind of an error and the last line of fexruntime (or of the check) that it came through: one finding each."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "fexruntime" in f.filename or "fuzz_targets" in f.filename
-    ]
-    last = frames[-1]
+    """The kind of an error and the last line of fexruntime (or of the check, or of this file) that it came through: one finding each."""
+    ours = ("fexruntime", "fuzz_targets", Path(__file__).name)
+    last = [f for f in traceback.extract_tb(error.__traceback__) if any(name in f.filename for name in ours)][-1]
     return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} ({last.name})"
 
 
@@ -142,16 +144,14 @@ def _function_lines(code: CodeType, inside: bool) -> Iterator[int]:
 
 def child(work: Path, *words: str) -> tuple[str, float]:
     """A process of this file: what it said, and its CPU seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, __file__, *words, "--work", str(work)],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout + done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, __file__, *words, "--work", str(work)], stdout=said, stderr=subprocess.STDOUT
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        return said.read().decode(errors="replace"), used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -164,6 +164,7 @@ def main() -> None:
     words.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
     words.add_argument("--lines", choices=NAMES, help=argparse.SUPPRESS)
     words.add_argument("--slice", type=int, default=SLICE_S, help="seconds of a turn")
+    words.add_argument("--at-once", type=int, default=1, help="turns at one time, each of another target")
     chosen = words.parse_args()
     if chosen.one:
         fuzz_one(chosen.one, chosen.work, chosen.slice)
@@ -174,11 +175,22 @@ def main() -> None:
     chosen.work.mkdir(parents=True, exist_ok=True)
     state = chosen.work / "state.json"
     said: dict[str, Any] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
-    while sum(t["cpu_s"] for t in said.values()) < chosen.seconds:
-        name = min(names, key=lambda n: said.get(n, {"cpu_s": 0.0})["cpu_s"])
-        took_turn(name, chosen.work, chosen.slice, said)
-        state.write_text(json.dumps(said, indent=1), encoding="utf-8")
-        write(said, chosen.work, chosen.out)
+    for name in names:
+        said.setdefault(name, {"cpu_s": 0.0, "turns": 0, "executions": 0, "read": 0, "refused": 0})
+        (chosen.work / name / "findings").mkdir(parents=True, exist_ok=True)
+    busy: dict[Future[tuple[str, float]], str] = {}
+    with ThreadPoolExecutor(chosen.at_once) as turns:
+        while True:
+            used = sum(t["cpu_s"] for t in said.values())
+            idle = sorted(set(names) - set(busy.values()), key=lambda n: said[n]["cpu_s"])
+            for name in idle[: chosen.at_once - len(busy)] if used < chosen.seconds else ():
+                busy[turns.submit(turn, name, chosen.work, chosen.slice)] = name
+            if not busy:
+                break
+            for ended in wait(busy, return_when=FIRST_COMPLETED).done:
+                took_turn(busy.pop(ended), chosen.work, *ended.result(), said)
+            state.write_text(json.dumps(said, indent=1), encoding="utf-8")
+            write(said, chosen.work, chosen.out)
     for name in said:
         text, _ = child(chosen.work, "--lines", name)
         said[name]["lines"] = json.loads(text.splitlines()[-1])
@@ -188,13 +200,15 @@ def main() -> None:
     raise SystemExit(bool(found))
 
 
-def took_turn(name: str, work: Path, seconds: int, said: dict[str, Any]) -> None:
-    """One turn of a target, added to what was said of it before."""
-    target = said.setdefault(name, {"cpu_s": 0.0, "turns": 0, "executions": 0, "read": 0, "refused": 0})
-    counts = work / name / "counts.json"
-    counts.unlink(missing_ok=True)
-    text, cpu_s = child(work, "--one", name, "--slice", str(seconds))
-    (work / name).mkdir(exist_ok=True)
+def turn(name: str, work: Path, seconds: int) -> tuple[str, float]:
+    """One turn of a target: what its process said, and its CPU seconds."""
+    (work / name / "counts.json").unlink(missing_ok=True)
+    return child(work, "--one", name, "--slice", str(seconds))
+
+
+def took_turn(name: str, work: Path, text: str, cpu_s: float, said: dict[str, Any]) -> None:
+    """A turn added to what was said of its target before."""
+    target, counts = said[name], work / name / "counts.json"
     (work / name / "last.log").write_text(text[-20_000:], encoding="utf-8")
     if not counts.exists():
         raise SystemExit(f"{name} could not be fuzzed:\n{text[-3000:]}")

@@ -13,7 +13,9 @@ RUN pip install --no-cache-dir --prefix=/installed ".[cpu,tables,video,serve]"
 
 FROM python:3.12-slim
 COPY --from=build /installed /usr/local
-RUN useradd --create-home --uid 10001 fexport
+# a volume that is put there first takes the folder's owner
+RUN useradd --create-home --uid 10001 fexport \
+ && install -d -o fexport -g fexport /home/fexport/cache
 USER 10001
 ENV FEXPORT_CACHE=/home/fexport/cache
 EXPOSE 8000

@@ -1,10 +1,6 @@
 # x86 with an NVIDIA GPU, ONNX Runtime's CUDA provider. docker build -f docker/gpu.Dockerfile -t fexport:gpu . ; docker run --gpus all …
-FROM nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
-RUN apt-get update \
- && apt-get install -y --no-install-recommends python3 python3-venv \
- && rm -rf /var/lib/apt/lists/*
-RUN python3 -m venv /opt/fexport
-ENV PATH=/opt/fexport/bin:$PATH
+# CUDA and cuDNN are those that ONNX Runtime's wheel names, whichever pip chooses: CUDA 13 today, for drivers from 580 on
+FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY runtime runtime
@@ -14,9 +10,14 @@ COPY calibration calibration
 COPY docs docs
 COPY benchmarks benchmarks
 COPY examples examples
-RUN pip install --no-cache-dir ".[gpu,tables,video,serve]" \
- && useradd --create-home --uid 10001 fexport
+RUN pip install --no-cache-dir --prefix=/installed ".[gpu,tables,video,serve]" "onnxruntime-gpu[cuda,cudnn]"
+
+FROM python:3.12-slim
+COPY --from=build /installed /usr/local
+# a volume that is put there first takes the folder's owner
+RUN useradd --create-home --uid 10001 fexport \
+ && install -d -o fexport -g fexport /home/fexport/cache
 USER 10001
-ENV FEXPORT_CACHE=/home/fexport/cache
+ENV FEXPORT_CACHE=/home/fexport/cache NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ENTRYPOINT ["fexport"]
 CMD ["run", "--help"]

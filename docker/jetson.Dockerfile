@@ -16,8 +16,10 @@ COPY calibration calibration
 COPY docs docs
 COPY benchmarks benchmarks
 COPY examples examples
+# a volume that is put there first takes the folder's owner
 RUN pip install --no-cache-dir ".[tables,video,serve]" \
- && useradd --create-home --uid 10001 --groups video fexport
+ && useradd --create-home --uid 10001 --groups video fexport \
+ && install -d -o fexport -g fexport /home/fexport/cache
 USER 10001
 ENV FEXPORT_CACHE=/home/fexport/cache
 ENTRYPOINT ["fexport"]

@@ -1,4 +1,4 @@
-"""Files that nobody can run here: Dockerfiles, the compose file, the release workflow, the citation. What they name exists."""
+"""Files that a test cannot run: Dockerfiles, the compose file, the release workflow, the citation. What they name exists."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def test_what_a_dockerfile_copies_and_installs_is_there(path):
         assert extra in project["optional-dependencies"]
     assert not {"cpu", "gpu"} <= set(extras[0].split(","))
     assert any(line.startswith("USER 10001") for line in lines(path))
+    # a new volume takes the owner of the folder it is mounted on: where there is none it is root's, and nothing could be kept
+    (cache,) = re.findall(r"ENV FEXPORT_CACHE=(\S+)", path.read_text())
+    assert any(f"install -d -o fexport -g fexport {cache}" in line for line in lines(path) if line.startswith("RUN"))
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
@@ -64,13 +67,16 @@ def test_hadolint_finds_nothing(path):
 
 
 def test_the_compose_file_serves_with_options_that_there_are():
-    from fexport.cli.serve import command
+    from fexport.cli.serve import ENDS_S, command
 
     (service,) = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
     assert (ROOT / service["build"]["dockerfile"]).is_file()
     first, _, *options = service["command"]
     assert first == "serve"
     assert {o for o in options if o.startswith("--")} <= {o for p in command.params for o in p.opts}
+    assert int(service["stop_grace_period"].rstrip("s")) > ENDS_S  # or what it still answers is killed
+    (cache,) = re.findall(r"ENV FEXPORT_CACHE=(\S+)", (ROOT / service["build"]["dockerfile"]).read_text())
+    assert [volume.partition(":")[2] for volume in service["volumes"]] == [cache]
 
 
 def test_the_release_workflow_tests_every_python_that_is_declared():

@@ -19,15 +19,6 @@ from pathlib import Path
 Installed = Mapping[str, str]
 IMPORT_S = 120
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-CUDA_LIBRARIES = (
-    "libcuda.so.1",
-    "libcudart.so.12",
-    "libcublas.so.12",
-    "libcublasLt.so.12",
-    "libcufft.so.11",
-    "libcudnn.so.9",
-)
-"""What ONNX Runtime's CUDA provider loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +92,35 @@ def tensorrt_driver(driver: str | None, installed: Installed) -> Finding | None:
     )
 
 
-def cuda_provider(installed: Installed, loads: Callable[[str], bool] | None = None) -> Finding | None:
-    """Where onnxruntime-gpu is installed: the libraries that its CUDA provider would not find, by name."""
-    if "onnxruntime-gpu" not in installed:
+def cuda_provider(installed: Installed, load: Callable[[], str] | None = None) -> Finding | None:
+    """Where onnxruntime-gpu is installed and its CUDA provider does not load: the library that it lacks, of the CUDA that it was built for."""
+    said = (load or _load_cuda_provider)() if "onnxruntime-gpu" in installed else ""
+    if not said:
         return None
-    lacking = [name for name in CUDA_LIBRARIES if not (loads or _loads)(name)]
-    if not lacking:
-        return None
-    driver = "libcuda.so.1" in lacking
-    fix = "install NVIDIA's driver" if driver else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-    return Finding("CUDA provider", f"installed, but cannot be used: {', '.join(lacking)} missing", False, fix)
+    library, _, rest = said.partition(":")
+    named = f"{library} missing" if "cannot open" in rest else said
+    fix = "install NVIDIA's driver" if library == "libcuda.so.1" else "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    return Finding("CUDA provider", f"installed, but cannot be used: {named}", False, fix)
 
 
-def _loads(name: str) -> bool:
+def _load_cuda_provider() -> str:
+    """What the dynamic loader says of it; empty where it loads, or is not there to be loaded (Windows; other probes)."""
+    from fexruntime.backends.onnxruntime import import_onnxruntime
+    from fexruntime.backends.onnxruntime_cuda import preload
+    from fexruntime.errors import EnvironmentMissingError
+
     try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+        runtime = import_onnxruntime()
+        preload(runtime)
+        folder = Path(runtime.__file__).parent / "capi"
+        if (folder / "libonnxruntime_providers_cuda.so").exists():
+            ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return str(error)
+    except EnvironmentMissingError:
+        return ""
+    return ""
 
 
 def vector_units(flags: Iterable[str], machine: str) -> Finding | None:

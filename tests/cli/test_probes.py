@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from command import fexport
@@ -57,12 +62,41 @@ def test_a_driver_that_is_too_old_for_tensorrt(driver, cuda, good):
 
 
 def test_a_provider_that_lacks_a_library_names_it():
-    assert probes.cuda_provider({"onnxruntime": "1"}, lambda name: False) is None
-    assert probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda name: True) is None
-    found = probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda name: "cudnn" not in name)
-    assert "libcudnn.so.9 missing" in found.found
+    lacks = "libcudnn.so.9: cannot open shared object file: No such file or directory"
+    assert probes.cuda_provider({"onnxruntime": "1"}, lambda: lacks) is None
+    assert probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda: "") is None
+    found = probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda: lacks)
+    assert found.found == "installed, but cannot be used: libcudnn.so.9 missing"
     assert "cudnn" in found.fix
-    assert "driver" in probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda name: False).fix
+    assert (
+        "driver" in probes.cuda_provider({"onnxruntime-gpu": "1"}, lambda: lacks.replace("cudnn.so.9", "cuda.so.1")).fix
+    )
+
+
+def test_a_provider_is_asked_for_what_it_lacks_itself(tmp_path, monkeypatch, capsys):
+    """A stand-in for the wheel: its provider's library needs one that is not there, whatever CUDA's version is."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, on Linux")
+    capi = tmp_path / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    (tmp_path / "empty.c").write_text("int nothing;")
+
+    def make(name, *more):
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", name, tmp_path / "empty.c", *more], check=True)
+
+    make(capi / "libonnxruntime_providers_shared.so")
+    make(tmp_path / "libcudart.so.99", "-Wl,-soname,libcudart.so.99")
+    make(capi / "libonnxruntime_providers_cuda.so", "-Wl,--no-as-needed", tmp_path / "libcudart.so.99")
+    wheel = SimpleNamespace(
+        __file__=str(tmp_path / "onnxruntime" / "__init__.py"), preload_dlls=lambda: sys.stdout.write("Failed to load")
+    )
+    monkeypatch.setattr("fexruntime.backends.onnxruntime.import_onnxruntime", lambda: wheel)
+    found = probes.cuda_provider({"onnxruntime-gpu": "1"})
+    assert found.found == "installed, but cannot be used: libcudart.so.99 missing"
+    assert capsys.readouterr().out == ""
+    wheel.preload_dlls = lambda: ctypes.CDLL(str(tmp_path / "libcudart.so.99"))
+    assert probes.cuda_provider({"onnxruntime-gpu": "1"}) is None
 
 
 @pytest.mark.parametrize(

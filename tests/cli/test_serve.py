@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import uvicorn
 from command import FEXPORT, fexport, refused
 from fastapi.testclient import TestClient
 
@@ -176,6 +177,24 @@ def test_a_full_queue_answers_at_once_and_empties(photo):
         assert client.post("/v1/faces", content=data).status_code == 200
 
 
+def test_an_error_of_ours_is_a_sentence_a_count_and_a_line_of_the_log(photo, caplog):
+    detector = Detector()
+
+    def wrong(*arguments, **options):
+        raise ZeroDivisionError("made up")
+
+    detector.detect = wrong
+    caplog.set_level("INFO", "fexport.serve")
+    with TestClient(make_app(detector, Limits(), Counters())) as client:
+        said = client.post("/v1/faces", content=photo.read_bytes())
+        assert said.status_code == 500
+        assert "an error of fexport's own, ZeroDivisionError" in said.json()["error"]
+        assert 'route="/v1/faces",status="500"} 1.0' in client.get("/metrics").text
+        assert "fexport_queue 0.0" in client.get("/metrics").text
+    (line,) = [x for x in map(json.loads, caplog.messages) if x["status"] == 500]
+    assert "ZeroDivisionError: made up" in line["error"]
+
+
 def test_readiness_is_refused_before_the_start():
     app = make_app(Detector(), Limits(), Counters())
     assert TestClient(app).get("/readyz").status_code == 503
@@ -219,9 +238,67 @@ def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
         assert client.post("/v1/faces", content=data).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
-    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    first, *lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert first["addresses"] == [str(client.base_url)]
     assert {"route": "/v1/faces", "status": 400} in [{k: x[k] for k in ("route", "status")} for x in lines]
     assert "Traceback" not in said, said
+
+
+def half(port, of_bytes):
+    """A client that says it sends so many bytes, and sends half of them."""
+    client = socket.create_connection(("127.0.0.1", port), 60)
+    client.sendall(f"POST /v1/faces HTTP/1.1\r\nHost: x\r\nContent-Length: {of_bytes}\r\n\r\n".encode())
+    client.sendall(b"x" * (of_bytes // 2))
+    return client
+
+
+def app_of(detector, **limits):
+    """The service on a socket, in a thread: its port, and what ends it."""
+    counters = Counters()
+    app = make_app(detector, Limits(**limits), counters)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return app, server, thread, server.servers[0].sockets[0].getsockname()[1]
+
+
+def test_bodies_that_do_not_come_hold_nothing(photo):
+    """They are given up; together they never hold more than a full queue of the largest; one that has no room is refused, and read to its end."""
+    app, server, thread, port = app_of(Detector(), body_bytes=200_000, queue=2, body_s=5)
+    try:
+        slow = [half(port, 180_000) for _ in range(4)]
+        while app.state.service._held_bytes < 4 * 90_000:
+            time.sleep(0.01)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert client.post("/v1/faces", content=photo.read_bytes()).status_code == 429
+            assert client.get("/healthz").status_code == 200
+            slow.pop().close()  # who goes away is forgotten at once
+            for late in slow:
+                assert b"408" in late.recv(1000).partition(b"\r\n")[0]
+            assert app.state.service._held_bytes == 0
+            assert client.post("/v1/faces", content=photo.read_bytes()).status_code == 200
+            said = client.get("/metrics").text
+        for status in ("408", "429", "499"):
+            assert f'route="/v1/faces",status="{status}"' in said
+    finally:
+        server.should_exit = True
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.slow  # 20 s, those that a body is waited for
+def test_the_command_ends_on_sigterm_while_a_body_is_coming():
+    with served() as (client, process):
+        slow = half(client.base_url.port, 1_000_000)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        slow.close()
+    assert "Traceback" not in said, said
+    assert process.returncode == -signal.SIGTERM
 
 
 DROP = """
@@ -262,6 +339,10 @@ def test_a_picture_that_is_given_to_the_page_is_drawn_in_a_real_browser(browser,
 
 def test_what_cannot_be_served():
     refused(fexport("serve", "missing-bundle"), "no bundle at")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        refused(fexport("serve", "edge", "--port", port), f"--port {port} cannot be had (Address already in use)")
+    refused(fexport("serve", "edge", "--host", "192.0.2.1"), "--host 192.0.2.1 --port 8000 cannot be had")
 
 
 def test_a_process_that_has_opencv_already_does_not_serve():

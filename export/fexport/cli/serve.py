@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 import sys
 import warnings
 
@@ -12,8 +14,11 @@ from fexport.cli.extras import need
 from fexport.cli.options import device_option, megapixels_option, pixels_option, threads_option
 from fexport.cli.paths import BACKEND, BUNDLE, RUNS_ON, by_role
 from fexruntime.backends.base import AUTO
-from fexruntime.errors import EnvironmentMissingError, StandInWarning
+from fexruntime.errors import EnvironmentMissingError, InputError, StandInWarning
 from fexruntime.sources.limits import bound_decoders
+
+ENDS_S = 25
+"""Seconds on SIGTERM for the requests under way; who has not read its answer by then is cut off (containers are killed after 30)."""
 
 
 @click.command("serve")
@@ -57,6 +62,7 @@ def command(
         raise EnvironmentMissingError(
             "OpenCV was imported before its limit on pixels could be set: run `fexport serve` by itself"
         )
+    bound = sockets(host, port)
     most = round(max_megapixels * 1e6)
     bound_decoders(most)
 
@@ -89,4 +95,30 @@ def command(
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    uvicorn.run(make_app(detector, limits, counters), host=host, port=port, log_level="warning", access_log=False)
+    addresses = [f"http://{f'[{ip}]' if ':' in ip else ip}:{port}" for ip, port in (a.getsockname()[:2] for a in bound)]
+    log.info(json.dumps({"addresses": addresses, "bundle": str(detector.bundle.path)}))
+    app = make_app(detector, limits, counters)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ENDS_S)
+    uvicorn.Server(config).run(bound)
+
+
+def sockets(host: str, port: int) -> list[socket.socket]:
+    """One bound to each address of the host; who connects is refused until the service listens. InputError where they cannot be had."""
+    made: list[socket.socket] = []
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            made.append(socket.socket(family, kind))
+            if sys.platform != "win32":  # there it would let two processes have one port
+                made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made[-1].bind(address)
+    except OSError as error:
+        for each in made:
+            each.close()
+        raise InputError(
+            f"--host {host} --port {port} cannot be had ({error.strerror}): give an address of this machine and a free port"
+        ) from None
+    return made

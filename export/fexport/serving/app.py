@@ -1,6 +1,7 @@
 """The service: one process, one detector, a bounded queue; FastAPI routes and Prometheus counters.
 
-Nothing of a request is kept. What does not fit is refused at once: a body over the limit with 413, a full queue with 429.
+Nothing of a request is kept. What does not fit is refused at once: a body over the limit with 413, a full queue with 429. A body that does
+not come is given up (408), so that nobody holds the service by sending slowly.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import math
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fexruntime import Detector
 from fexruntime.errors import FexportError, InputError
@@ -35,6 +38,8 @@ from fexruntime.sources.tiff import UPRIGHT, orientation
 _log = logging.getLogger("fexport.serve")
 ARROW = "application/vnd.apache.arrow.stream"
 PAGE = Path(__file__).with_name("page.html")
+GONE = 499
+"""The status in the log of a request whose client went away: there is nobody to answer."""
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -48,6 +53,8 @@ class Limits:
     """Requests that wait or run; the next one is answered 429."""
     workers: int = 1
     """Requests that run at a time (the detector's workspaces)."""
+    body_s: float = 20.0
+    """Seconds in which a body must have come; later: 408."""
 
 
 class Full(Exception):
@@ -56,6 +63,10 @@ class Full(Exception):
 
 class TooLarge(Exception):
     """A body is over the limit."""
+
+
+class TooSlow(Exception):
+    """A body did not come in time."""
 
 
 class Counters:
@@ -84,9 +95,43 @@ class Service:
         self.detector, self.limits, self.counters = detector, limits, counters
         self.ready = False
         self._waiting = 0
+        self._held_bytes = 0
         self._pool = ThreadPoolExecutor(limits.workers, "fexport-serve")
 
-    async def run(self, work: Callable[[], Any]) -> Any:
+    async def answer(self, request: Request, work: Callable[[bytes], Any]) -> Any:
+        """What the work makes of the request's body, in one of the threads. Raises Full, TooLarge, TooSlow, InputError if there is no body.
+
+        The bodies of all requests, those that are still coming too, are never more than a full queue of the largest.
+        """
+        said = request.headers.get("content-length", "")
+        if said.isdigit() and int(said) > self.limits.body_bytes:
+            raise TooLarge
+        data = bytearray()
+        try:
+            try:
+                await asyncio.wait_for(self._receive(request, data), self.limits.body_s)
+            except asyncio.TimeoutError:
+                raise TooSlow from None
+            if not data:
+                raise InputError("the body is empty: send the bytes of an image")
+            return await self._run(lambda: work(bytes(data)))
+        finally:
+            self._held_bytes -= len(data)
+
+    async def _receive(self, request: Request, data: bytearray) -> None:
+        """The body into `data`. One that finds no room is heard to its end and thrown away: who is cut off does not read the answer."""
+        full = False
+        async for block in request.stream():
+            if len(data) + len(block) > self.limits.body_bytes:
+                raise TooLarge
+            full = full or self._held_bytes + len(block) > self.limits.queue * self.limits.body_bytes
+            if not full:
+                data += block
+                self._held_bytes += len(block)
+        if full:
+            raise Full
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
         """The work's answer, from one of the threads. Raises Full at once where the queue is."""
         if self._waiting >= self.limits.queue:
             raise Full
@@ -178,8 +223,14 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
 
     @app.middleware("http")
     async def counted(request: Request, following: Any) -> Response:
-        start = time.perf_counter()
-        response: Response = await following(request)
+        start, said = time.perf_counter(), {}
+        try:
+            response: Response = await following(request)
+        except ClientDisconnect:
+            response = Response(status_code=GONE)
+        except Exception as error:  # an error of ours: a line of the log like any other, and a sentence
+            response = _error(500, f"an error of fexport's own, {type(error).__name__}: the log of the service has it")
+            said = {"error": "".join(traceback.format_exception(error))}
         seconds = time.perf_counter() - start
         found = request.scope.get("route")
         route = getattr(
@@ -187,7 +238,7 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
         )  # not the address that was asked for: anybody may make up a million of them
         counters.requests.labels(route, str(response.status_code)).inc()
         counters.seconds.labels(route).observe(seconds)
-        _log.info(json.dumps({"route": route, "status": response.status_code, "ms": round(1e3 * seconds, 1)}))
+        _log.info(json.dumps({"route": route, "status": response.status_code, "ms": round(1e3 * seconds, 1)} | said))
         return response
 
     @app.exception_handler(FexportError)
@@ -210,6 +261,10 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
         found = error.errors()[0]
         return _error(400, f"{found['loc'][-1]}={found['input']!r:.100} cannot be: {found['msg']}")
 
+    @app.exception_handler(TooSlow)
+    async def too_slow(request: Request, error: Exception) -> Response:
+        return _error(408, f"the body did not come within {limits.body_s:g} s: send it at once")
+
     @app.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -221,10 +276,12 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
     async def faces(request: Request, columns: str | None = None, exif: bool = False) -> Response:
         asked = None if columns is None else [c.strip() for c in columns.split(",")]
         options: OptionFields = {"columns": asked, "exif": exif}
-        data = await _body(request, limits.body_bytes)
         encode = as_arrow if ARROW in request.headers.get("accept", "") else None
-        answer = await service.run(lambda: (encode or as_objects)(service.read(data, options)))
-        note = noted(data, exif)
+
+        def read(data: bytes) -> tuple[Any, dict[str, str]]:
+            return (encode or as_objects)(service.read(data, options)), noted(data, exif)
+
+        answer, note = await service.answer(request, read)
         if encode:
             return Response(answer, media_type=ARROW, headers=_as_headers(note))
         made_up = list(detector.bundle.stand_ins)
@@ -232,9 +289,11 @@ def make_app(detector: Detector, limits: Limits, counters: Counters) -> FastAPI:
 
     @app.post("/v1/overlay")
     async def overlay(request: Request, exif: bool = False) -> Response:
-        data = await _body(request, limits.body_bytes)
-        drawn = await service.run(lambda: service.drawn(data, {"exif": exif}))
-        return Response(drawn, media_type="image/png", headers=_as_headers(noted(data, exif)))
+        def draw(data: bytes) -> tuple[bytes, dict[str, str]]:
+            return service.drawn(data, {"exif": exif}), noted(data, exif)
+
+        picture, note = await service.answer(request, draw)
+        return Response(picture, media_type="image/png", headers=_as_headers(note))
 
     @app.get("/v1/bundle")
     async def bundle() -> Response:
@@ -267,18 +326,3 @@ def _as_headers(note: dict[str, str]) -> dict[str, str]:
 
 def _error(status: int, said: str) -> JSONResponse:
     return JSONResponse({"error": said}, status)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The whole body, refused as soon as it is known to be too long; InputError if there is none."""
-    said = request.headers.get("content-length", "")
-    if said.isdigit() and int(said) > most:
-        raise TooLarge
-    data = bytearray()
-    async for block in request.stream():
-        data += block
-        if len(data) > most:
-            raise TooLarge
-    if not data:
-        raise InputError("the body is empty: send the bytes of an image")
-    return bytes(data)

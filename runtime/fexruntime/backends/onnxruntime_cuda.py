@@ -7,6 +7,8 @@ on without a provider that does not load: here that is an error.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -24,6 +26,15 @@ from fexruntime.manifest import Variant
 
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "pip uninstall -y onnxruntime && pip install 'fexport[gpu]'"
+
+
+def preload(runtime: Any) -> None:
+    """Load CUDA's and cuDNN's wheels, where those are how they were installed. What ONNX Runtime prints of others is kept from stdout, where
+    rows may be written: a session says what is missing.
+    """
+    if hasattr(runtime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            runtime.preload_dlls()
 
 
 class OnnxRuntimeCuda:
@@ -104,8 +115,7 @@ class OnnxRuntimeCuda:
         settings = {"device_id": str(self._index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
         if stream is not None:
             settings["user_compute_stream"] = str(stream)
-        if hasattr(self._ort, "preload_dlls"):  # CUDA's and cuDNN's wheels, where those are how they were installed
-            self._ort.preload_dlls()
+        preload(self._ort)
         try:
             session = self._ort.InferenceSession(model, options, providers=[(PROVIDER, settings)])
         except Exception as error:  # no common base, as above
