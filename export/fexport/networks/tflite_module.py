@@ -201,19 +201,20 @@ def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) 
     height, width = operator.options["output_height"], operator.options["output_width"]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     window = torch.stack([x, y, 0 * x, 0 * x + 1], 2).reshape(1, -1, 4).to(image.dtype)
-    at = window @ matrix[:, :2].transpose(1, 2) - 0.5
-    near = at.minimum(image.new_tensor([columns - 1, rows - 1])).maximum(image.new_zeros(2))
-    inside = (near == at).to(image.dtype).amin(2)
-    corner = near.floor().minimum(image.new_tensor([columns - 2, rows - 2]))
+    at = matrix[:, :2] @ window.transpose(1, 2) - 0.5
+    near = at.minimum(image.new_tensor([[columns - 1], [rows - 1]])).maximum(image.new_zeros(2, 1))
+    inside = (near == at).to(image.dtype).amin(1, keepdim=True)
+    corner = near.floor().minimum(image.new_tensor([[columns - 2], [rows - 2]]))
     share = near - corner
-    of_x = share[:, :, None, :1] * image.new_tensor([[-1.0], [1.0]]) + image.new_tensor([[1.0], [0.0]])
-    of_y = share[:, :, None, 1:] * image.new_tensor([[-1.0, 1.0]]) + image.new_tensor([[1.0, 0.0]])
-    weights = (of_y.transpose(2, 3) @ of_x.transpose(2, 3)).reshape(-1, height * width, 4) * inside[:, :, None]
-    pixel = corner @ image.new_tensor([[1.0], [columns]])
-    number = torch.arange(image.shape[0]).reshape(-1, 1, 1) * (rows * columns)
-    places = pixel.to(torch.int64) + torch.tensor([0, 1, columns, columns + 1]) + number
+    # upper and lower rows, left and right columns, as one axis of four before the samples: a sum along it is a few whole vectors'
+    right, low = share[:, :1], share[:, 1:]
+    upper, lower = inside * (1 - low), inside * low
+    weights = torch.cat([upper - upper * right, upper * right, lower - lower * right, lower * right], 1)
+    pixel = image.new_tensor([[1.0, columns]]) @ corner
+    number = torch.arange(matrix.shape[0]).reshape(-1, 1, 1) * (rows * columns)
+    places = pixel.to(torch.int64) + torch.tensor([[0], [1], [columns], [columns + 1]]) + number
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)[places]
-    read = (pixels * weights[:, :, :, None]).sum(2)
+    read = (pixels * weights[:, :, :, None]).sum(1)
     return read.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from fexport import onnx_graph
+from fexport.onnx_passes.channels_in_blocks import channels_in_blocks
 from fexport.onnx_passes.channels_in_conv import channels_in_conv
 from fexport.onnx_passes.float16_constants import float16_constants
 from fexport.onnx_passes.fold_batch_norm import fold_batch_norm
@@ -29,6 +30,7 @@ PASSES: dict[str, Pass] = {
     "fuse-parallel-convs": fuse_parallel_convs,
     "grn-as-matmul": grn_as_matmul,
     "pad-in-conv": pad_in_conv,
+    "channels-in-blocks": channels_in_blocks,
     "channels-in-conv": channels_in_conv,
     "prelu-as-sum": prelu_as_sum,
     "prelu-as-depthwise": prelu_as_depthwise,

@@ -32,7 +32,7 @@ _BATCH = 8
 _UNSUITABLE = {
     "fp16": ("float16-constants", "prelu-as-sum"),
     "bf16": ("float16-constants", "prelu-as-sum"),
-    "int8": ("float16-constants", "channels-in-conv", "prelu-as-sum", "prelu-as-depthwise"),
+    "int8": ("float16-constants", "channels-in-blocks", "channels-in-conv", "prelu-as-sum", "prelu-as-depthwise"),
 }
 
 
