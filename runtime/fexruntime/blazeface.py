@@ -149,6 +149,8 @@ def region(box: F32, eyes: F32, frame: F32) -> tuple[F32, F32, float]:
 
 def apart(regions: list[tuple[F32, F32]]) -> list[int]:
     """Which regions stay when each takes the place of earlier ones that it overlaps (as if they were not turned)."""
+    if len(regions) < 2:
+        return [*range(len(regions))]
     boxes = np.array([[*(c - s / np.float32(2)), *s] for c, s in regions], np.float32).reshape(-1, 4)
     kept: list[int] = []
     for n, box in enumerate(boxes):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fexruntime.arrays import F32, U8
+from fexruntime.arrays import F32, U8, Indices
 
 _STEPS = 32
 """Positions in a pixel that OpenCV tells apart (INTER_TAB_SIZE)."""
@@ -55,12 +55,12 @@ def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32, a
     Outside the frame lies its border (`replicate`) or black. `again`: the same square is read from frame after frame, so where its
     pixels lie is remembered.
     """
-    if not remap_is_fixed_point():
+    if not opencv_answers_alike():
         return warp_numpy(frame_rgb_u8, corners, side, replicate, out)
     import cv2
 
     corners = np.asarray(corners, np.float32)
-    whole, part = _remembered_maps(corners.tobytes(), side) if again else _maps(corners, side)
+    whole, part = _remembered_maps(corners.tobytes(), side) if again else _quick_maps(corners, side)
     border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
     chip = cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
     for channel, plane in zip(cv2.split(chip), out, strict=True):
@@ -92,7 +92,69 @@ def _gathered(frame_rgb_u8: U8, maps: Maps, replicate: bool) -> U8:
 
 @lru_cache(maxsize=4)
 def _remembered_maps(corners: bytes, side: int) -> Maps:
-    return _maps(np.frombuffer(corners, np.float32).reshape(4, 2), side)
+    return _quick_maps(np.frombuffer(corners, np.float32).reshape(4, 2), side)
+
+
+def _quick_maps(corners: F32, side: int) -> Maps:
+    """`_maps`, to the last bit, in a quarter of the time where the square is seen straight on.
+
+    A face's square is one but for the rounding of its corners. Positions are sums of a column's part and a row's, in integers with
+    as many bits behind the step as there is room for; the few that come out so near to half a step that the rest could turn
+    them (the corners' perspective, the rounding of the two parts) are computed as `_maps` does.
+    """
+    import cv2
+
+    m = cv2.invert(cv2.getPerspectiveTransform(corners, _targets(side)))[1]
+    (a, b, c), (d, e, f), (g, h, i) = m.tolist()
+    scale = _STEPS / i
+    reach = max((abs(a) + abs(b)) * side + abs(c), (abs(d) + abs(e)) * side + abs(f)) * abs(scale)
+    tilt = (abs(g) + abs(h)) * side / abs(i)
+    if not (1.0 <= reach < _NEAR and tilt < 2.0**-8):
+        return _maps(corners, side)
+    bits = 29 - math.ceil(math.log2(reach))
+    one = 1 << bits
+    unsure = math.ceil(1.01 * reach * tilt * one) + 3
+    if unsure * 16 > one:
+        return _maps(corners, side)
+    along = np.arange(side, dtype=np.float64)
+    unit = scale * one
+    parts = np.outer([a * unit, d * unit, b * unit, e * unit], along)
+    half = one // 2 + unsure
+    parts[2] += c * unit + half
+    parts[3] += f * unit + half
+    columns, rows = np.rint(parts, out=parts).astype(np.int32).reshape(2, 2, side)
+    steps = np.empty((2, side, side), np.int32)  # x, y
+    np.add(rows[:, :, None], columns[:, None, :], out=steps)
+    rest = np.bitwise_and(steps, one - 1)
+    at = _where(np.less_equal(rest, 2 * unsure))
+    np.right_shift(steps, bits, out=steps)
+    if len(at):
+        axis, row, column = np.unravel_index(at, steps.shape)
+        within = (column % _BLOCK).astype(np.float64)
+        first, down = column - within, row.astype(np.float64)
+        by, lead = m[axis], m[2]
+        exact = ((by[:, 0] * first + by[:, 1] * down) + by[:, 2]) + by[:, 0] * within
+        exact *= _STEPS / (((lead[0] * first + lead[1] * down) + lead[2]) + lead[0] * within)
+        steps.reshape(-1)[at] = np.rint(exact)
+    fine = np.bitwise_and(steps, _STEPS - 1, out=rest)
+    whole = np.right_shift(steps, 5, out=steps).astype(np.int16)
+    part = np.left_shift(fine[1], 5, out=fine[1])
+    return cv2.merge((whole[0], whole[1])), np.bitwise_or(part, fine[0], out=part).astype(np.uint16)
+
+
+def _where(chosen: NDArray[np.bool_]) -> Indices:
+    """`np.flatnonzero` where little is chosen: eight at a time first."""
+    flat = chosen.reshape(-1)
+    if len(flat) % 8:
+        return np.flatnonzero(flat)
+    near = np.flatnonzero(flat.view(np.uint64))[:, None] * 8 + np.arange(8)
+    return near[flat[near]]
+
+
+@lru_cache(maxsize=8)
+def _targets(side: int) -> F32:
+    """Where `_perspective` puts the corners."""
+    return np.array([[0, side], [0, 0], [side, 0], [side, side]], np.float32)
 
 
 def _maps(corners: F32, side: int) -> Maps:
@@ -145,12 +207,11 @@ def _summed(lead: NDArray[np.float64], within: NDArray[np.float64]) -> NDArray[n
 
 def _perspective(corners: F32, side: int) -> list[float]:
     """`cv2.getPerspectiveTransform` from the corners to (0,S), (0,0), (S,0), (S,S): nine numbers, by rows."""
-    last = np.float32(side)
-    targets = [(0.0, last), (0.0, 0.0), (last, 0.0), (last, last)]
+    targets = _targets(side)
     a: list[list[float]] = []
     for axis in (0, 1):
         for (x, y), target in zip(corners, targets, strict=True):
-            to = np.float32(target[axis])
+            to = target[axis]
             lead = [float(x), float(y), 1.0]
             row = [*lead, 0.0, 0.0, 0.0] if axis == 0 else [0.0, 0.0, 0.0, *lead]
             a.append([*row, float(-x * to), float(-y * to), float(to)])  # the products are float32's
@@ -190,8 +251,9 @@ def _inverted(m: list[float]) -> list[float]:
 
 
 @lru_cache(maxsize=1)
-def remap_is_fixed_point() -> bool:
-    """Whether this OpenCV's remap, given fixed-point maps, answers OpenCV 4's integers byte for byte."""
+def opencv_answers_alike() -> bool:
+    """Whether this OpenCV's remap, given fixed-point maps, answers OpenCV 4's integers byte for byte, and its perspectives of squares
+    OpenCV 4's doubles bit for bit."""
     try:
         import cv2
     except ImportError:
@@ -203,5 +265,12 @@ def remap_is_fixed_point() -> bool:
     for replicate, border in ((True, cv2.BORDER_REPLICATE), (False, cv2.BORDER_CONSTANT)):
         read = cv2.remap(image, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
         if not np.array_equal(read, _gathered(image, (whole, part), replicate)):
+            return False
+    for size in rng.uniform(5, 500, 20):
+        square = corners_of(rng.uniform(-50, 900, 2).astype(np.float32), np.repeat(np.float32(size), 2), size)
+        forth = _perspective(square, 192)
+        if cv2.getPerspectiveTransform(square, _targets(192)).ravel().tolist() != forth:
+            return False
+        if cv2.invert(np.array(forth).reshape(3, 3))[1].ravel().tolist() != _inverted(forth):
             return False
     return True
