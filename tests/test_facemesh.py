@@ -92,6 +92,26 @@ def test_a_remembered_square_is_read_as_a_new_one(frame):
             assert np.array_equal(out, new)
 
 
+def test_positions_in_integers_are_those_in_doubles(monkeypatch):
+    """Every one, of squares near and far, small and large; what is seen aslant is left to the doubles."""
+    rng, plain, aslant, unsure = np.random.RandomState(5), warp._maps, [], []
+    monkeypatch.setattr(warp, "_maps", lambda *given: aslant.append(given) or plain(*given))
+    where = warp._where
+    monkeypatch.setattr(warp, "_where", lambda chosen: unsure.append(np.count_nonzero(chosen)) or where(chosen))
+    for n in range(240):
+        far = (600, 2000, 9000)[n % 3]
+        centre, side = rng.uniform(-100, far, 2).astype(np.float32), np.float32(rng.uniform(3, far * 0.8))
+        corners = warp.corners_of(centre, np.repeat(side, 2), rng.uniform(-4, 4) if n % 5 else 0.0)
+        if n % 7 == 0:
+            corners = (corners + rng.uniform(-3, 3, (4, 2))).astype(np.float32)
+        size = (192, 128, 100, 65)[n % 4]
+        for quick, exact in zip(warp._quick_maps(corners, size), plain(corners, size), strict=True):
+            assert quick.dtype == exact.dtype
+            np.testing.assert_array_equal(quick, exact)
+    assert 240 / 7 < len(aslant) < 80
+    assert np.median(unsure) > 10  # those that the two ways' rounding could tell apart are there
+
+
 @pytest.mark.reference
 def test_the_plain_model_decides_which_faces_stay(facemesh, reference):
     """The attention network's own presence head drops two of these three."""
