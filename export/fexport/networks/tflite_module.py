@@ -137,8 +137,11 @@ def _add(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
 
 
 def _multiply(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """By a constant; of tensors that are no images."""
-    return _activated(values[operator.inputs[0]] * module.weight(operator.inputs[1]), operator)
+    """By a constant; of tensors that are no images. Of a window's matrix, what `_transform_matrix` keeps."""
+    factor = module.weight(operator.inputs[1])
+    if tuple(module.graph.shapes[operator.inputs[0]][1:]) == (4, 4):
+        factor = factor[..., :2, [0, 1, 3]]
+    return _activated(values[operator.inputs[0]] * factor, operator)
 
 
 def _pad(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
@@ -169,9 +172,9 @@ def _slice(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
 
 
 def _transform_matrix(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """Landmarks [N,K,3] in pixels of a feature map -> [N,4,4] from a window's pixels to the map's.
+    """Landmarks [N,K,3] in pixels of a feature map -> [N,2,3] from a window's pixels to the map's.
 
-    The window is the box round a subset of the landmarks, along the line from one landmark to another, enlarged.
+    Of the file's 4 x 4 numbers those that are neither 0 nor 1. The window is the box round a subset of the landmarks, along the line from one landmark to another, enlarged.
     """
     points, given = values[operator.inputs[0]][:, :, :2], operator.options
     if given["target_rotation_radians"]:
@@ -186,9 +189,7 @@ def _transform_matrix(module: TfliteModule, operator: Operator, values: Values) 
     size = points.new_tensor([given["output_width"], given["output_height"]])
     linear = axes * ((high - low) * (points.new_tensor([given["scale_x"], given["scale_y"]]) / size))
     moved = axes @ ((low + high) / 2).reshape(-1, 2, 1) - linear @ (size / 2)[:, None]
-    upper = torch.cat([linear, moved * 0, moved], 2)
-    lower = upper * 0 + points.new_tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    return torch.cat([upper, lower], 1)
+    return torch.cat([linear, moved], 2)
 
 
 def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
@@ -200,8 +201,8 @@ def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) 
     _, rows, columns, channels = module.graph.shapes[operator.inputs[0]]
     height, width = operator.options["output_height"], operator.options["output_width"]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    window = torch.stack([x, y, 0 * x, 0 * x + 1], 2).reshape(1, -1, 4).to(image.dtype)
-    at = matrix[:, :2] @ window.transpose(1, 2) - 0.5
+    window = torch.stack([x, y, 0 * x + 1]).reshape(1, 3, -1).to(image.dtype)
+    at = matrix @ window - 0.5
     near = at.minimum(image.new_tensor([[columns - 1], [rows - 1]])).maximum(image.new_zeros(2, 1))
     inside = (near == at).to(image.dtype).amin(1, keepdim=True)
     corner = near.floor().minimum(image.new_tensor([[columns - 2], [rows - 2]]))
@@ -211,17 +212,19 @@ def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) 
     upper, lower = inside * (1 - low), inside * low
     weights = torch.cat([upper - upper * right, upper * right, lower - lower * right, lower * right], 1)
     pixel = image.new_tensor([[1.0, columns]]) @ corner
-    number = torch.arange(matrix.shape[0]).reshape(-1, 1, 1) * (rows * columns)
+    # counted at the network's input, once for all windows: a map's shape would be asked for in another layout
+    number = torch.arange(values[module.graph.inputs[0]].shape[0]).reshape(-1, 1, 1) * (rows * columns)
     places = pixel.to(torch.int64) + torch.tensor([[0], [1], [columns], [columns + 1]]) + number
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)[places]
-    read = (pixels * weights[:, :, :, None]).sum(1)
+    # as a product with ones: four rows' sum has no fast path
+    read = pixels.new_ones(1, 4) @ (pixels * weights[:, :, :, None]).reshape(-1, 4, height * width * channels)
     return read.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _transform_landmarks(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """Points [N,K,2] by the upper two rows of a matrix [N,4,4]."""
+    """Points [N,K,2] by a matrix [N,2,3]."""
     points, matrix = (values[i] for i in operator.inputs)
-    return points @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 3]
+    return points @ matrix[:, :, :2].transpose(1, 2) + matrix[:, None, :, 2]
 
 
 def _channels_last(value: Tensor) -> Tensor:
