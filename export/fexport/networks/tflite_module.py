@@ -47,7 +47,8 @@ class TfliteModule(nn.Module):
         values: dict[int, Tensor] = {self.graph.inputs[0]: image}
         for operator in self.graph.operators:
             (out,) = operator.outputs
-            values[out] = _OPERATORS[operator.kind](self, operator, values)
+            if out not in values:  # nor made along with another one
+                values[out] = _OPERATORS[operator.kind](self, operator, values)
         found = ((values[self.graph.outputs[name]], shape) for name, shape in self.names.items())
         return tuple(_channels_last(value).reshape(-1, *shape) for value, shape in found)
 
@@ -195,30 +196,40 @@ def _transform_matrix(module: TfliteModule, operator: Operator, values: Values) 
 def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
     """An image [N,C,H,W] sampled bilinearly in a window; 0 where the sample's centre lies outside.
 
-    Four pixels a sample, all channels at once: ONNX Runtime's GridSample goes channel by channel and takes thrice as long.
+    With it those that are cut out of the same image. Four pixels a sample, all channels at once: ONNX Runtime's GridSample goes
+    channel by channel and takes thrice as long.
     """
-    image, matrix = (values[i] for i in operator.inputs)
+    image = values[operator.inputs[0]]
+    alike = [o for o in module.graph.operators if _is_alike(o, operator) and o.inputs[1] in values]
+    matrix = torch.stack([values[o.inputs[1]] for o in alike], 1)
     _, rows, columns, channels = module.graph.shapes[operator.inputs[0]]
     height, width = operator.options["output_height"], operator.options["output_width"]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    window = torch.stack([x, y, 0 * x + 1]).reshape(1, 3, -1).to(image.dtype)
+    window = torch.stack([x, y, 0 * x + 1]).reshape(1, 1, 3, -1).to(image.dtype)
     at = matrix @ window - 0.5
     near = at.minimum(image.new_tensor([[columns - 1], [rows - 1]])).maximum(image.new_zeros(2, 1))
-    inside = (near == at).to(image.dtype).amin(1, keepdim=True)
+    inside = (near == at).to(image.dtype).amin(2, keepdim=True)
     corner = near.floor().minimum(image.new_tensor([[columns - 2], [rows - 2]]))
     share = near - corner
     # upper and lower rows, left and right columns, as one axis of four before the samples: a sum along it is a few whole vectors'
-    right, low = share[:, :1], share[:, 1:]
+    right, low = share[:, :, :1], share[:, :, 1:]
     upper, lower = inside * (1 - low), inside * low
-    weights = torch.cat([upper - upper * right, upper * right, lower - lower * right, lower * right], 1)
+    weights = torch.cat([upper - upper * right, upper * right, lower - lower * right, lower * right], 2)
     pixel = image.new_tensor([[1.0, columns]]) @ corner
     # counted at the network's input, once for all windows: a map's shape would be asked for in another layout
-    number = torch.arange(values[module.graph.inputs[0]].shape[0]).reshape(-1, 1, 1) * (rows * columns)
+    number = torch.arange(values[module.graph.inputs[0]].shape[0]).reshape(-1, 1, 1, 1) * (rows * columns)
     places = pixel.to(torch.int64) + torch.tensor([[0], [1], [columns], [columns + 1]]) + number
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)[places]
     # as a product with ones: four rows' sum has no fast path
-    read = pixels.new_ones(1, 4) @ (pixels * weights[:, :, :, None]).reshape(-1, 4, height * width * channels)
-    return read.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    read = pixels.new_ones(1, 4) @ (pixels * weights[..., None]).reshape(-1, len(alike), 4, height * width * channels)
+    for k, other in enumerate(alike):
+        values[other.outputs[0]] = read[:, k].reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    return values[operator.outputs[0]]
+
+
+def _is_alike(one: Operator, other: Operator) -> bool:
+    """Whether two windows of a size are cut out of the same image: all of a kind are read at once."""
+    return (one.kind, one.inputs[0], one.options) == (other.kind, other.inputs[0], other.options)
 
 
 def _transform_landmarks(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
