@@ -103,9 +103,8 @@ def _in_frame(points: F32, faces: Faces, crop: Crop) -> F32:
     bottom_left, top_left, top_right, bottom_right = (corners[:, None, k] for k in range(4))
     across, down = top_right - top_left, bottom_left - top_left
     share = points.astype(np.float64) / C.MESH_SIDE
-    off = share[:, :, :2] - 0.5
     found = np.empty(points.shape, np.float32)
-    found[:, :, :2] = (top_left + bottom_right) / 2 + off[:, :, :1] * across + off[:, :, 1:] * down
+    found[:, :, :2] = (share[:, :, :2] - 0.5) @ np.concatenate([across, down], 1) + (top_left + bottom_right) / 2
     if points.shape[2] > 2:
         found[:, :, 2:] = share[:, :, 2:] * np.linalg.norm(across, axis=2, keepdims=True)
     return found
