@@ -222,8 +222,11 @@ def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) 
     pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)[places]
     # as a product with ones: four rows' sum has no fast path
     read = pixels.new_ones(1, 4) @ (pixels * weights[..., None]).reshape(-1, len(alike), 4, height * width * channels)
+    # times one, by a convolution: what is added to it later is then added in the layout of convolutions, and not out of it and back
+    ones = image.new_ones(channels, 1, 1, 1)
     for k, other in enumerate(alike):
-        values[other.outputs[0]] = read[:, k].reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        cut = read[:, k].reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        values[other.outputs[0]] = functional.conv2d(cut, ones, groups=channels)
     return values[operator.outputs[0]]
 
 
