@@ -12,6 +12,7 @@ the same bytes, else by NumPy.
 from __future__ import annotations
 
 import math
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +27,10 @@ _BLOCK = 64
 """Columns of a block: the first column's position is computed anew in each."""
 _NEAR = 2.0**19
 """Positions, in steps, that are well within what 16 bits can say of whole pixels."""
+_LINE = 21
+"""Pixels that lie in 64 bytes."""
+_DENSE = 25
+"""Pixels of a frame for one of the crop, up to which most lines are read."""
 _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255.0)).astype(np.float32)
 
 Maps = tuple[NDArray[np.int16], NDArray[np.uint16]]
@@ -61,11 +66,54 @@ def warp(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32, a
 
     corners = np.asarray(corners, np.float32)
     whole, part = _remembered_maps(corners.tobytes(), side) if again else _quick_maps(corners, side)
+    _fetch(frame_rgb_u8, corners, side)
     border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
-    chip = cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, borderMode=border, borderValue=(0.0, 0.0, 0.0, 0.0))
+    chip = _scratch_of(side).chip
+    cv2.remap(frame_rgb_u8, whole, part, cv2.INTER_LINEAR, chip, border, (0.0, 0.0, 0.0, 0.0))
     for channel, plane in zip(cv2.split(chip), out, strict=True):
         cv2.LUT(channel, _UNIT, plane)
     return out
+
+
+class _Scratch:
+    """Arrays of this thread for crops of one side: new ones of a megabyte a frame would be paged in anew, at thrice the time."""
+
+    def __init__(self, side: int) -> None:
+        self.steps, self.rest = np.empty((2, 2, side, side), np.int32)
+        self.unsure = np.empty((2, side, side), np.bool_)
+        self.pixels = np.empty((2, side, side), np.int16)
+        self.whole = np.empty((side, side, 2), np.int16)
+        self.part = np.empty((side, side), np.uint16)
+        self.chip = np.empty((side, side, 3), np.uint8)
+
+
+class _Scratches(threading.local):
+    def __init__(self) -> None:
+        self.of: dict[int, _Scratch] = {}
+
+
+_scratches = _Scratches()
+
+
+def _scratch_of(side: int) -> _Scratch:
+    if side not in _scratches.of:
+        _scratches.of[side] = _Scratch(side)
+    return _scratches.of[side]
+
+
+def _fetch(frame_rgb_u8: U8, corners: F32, side: int) -> None:
+    """Bring what a square covers into the processor's cache, line by line in order, where most of it will be read.
+
+    A new frame lies in memory alone, and `remap`, which walks aslant through it, would wait for one line after another.
+    """
+    height, width = frame_rgb_u8.shape[:2]
+    (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    if not (x2 - x1) * (y2 - y1) <= _DENSE * side * side:
+        return
+    covered = frame_rgb_u8[
+        max(int(y1), 0) : min(int(y2) + 2, height), max(int(x1), 0) : min(int(x2) + 2, width) : _LINE, 0
+    ]
+    np.bitwise_or.reduce(covered, axis=None)
 
 
 def warp_numpy(frame_rgb_u8: U8, corners: F32, side: int, replicate: bool, out: F32, again: bool = False) -> F32:
@@ -92,11 +140,12 @@ def _gathered(frame_rgb_u8: U8, maps: Maps, replicate: bool) -> U8:
 
 @lru_cache(maxsize=4)
 def _remembered_maps(corners: bytes, side: int) -> Maps:
-    return _quick_maps(np.frombuffer(corners, np.float32).reshape(4, 2), side)
+    whole, part = _quick_maps(np.frombuffer(corners, np.float32).reshape(4, 2), side)
+    return whole.copy(), part.copy()
 
 
 def _quick_maps(corners: F32, side: int) -> Maps:
-    """`_maps`, to the last bit, in a quarter of the time where the square is seen straight on.
+    """`_maps`, to the last bit, in a quarter of the time where the square is seen straight on; good until the next call in this thread.
 
     A face's square is one but for the rounding of its corners. Positions are sums of a column's part and a row's, in integers with
     as many bits behind the step as there is room for; the few that come out so near to half a step that the rest could turn
@@ -123,10 +172,10 @@ def _quick_maps(corners: F32, side: int) -> Maps:
     parts[2] += c * unit + half
     parts[3] += f * unit + half
     columns, rows = np.rint(parts, out=parts).astype(np.int32).reshape(2, 2, side)
-    steps = np.empty((2, side, side), np.int32)  # x, y
-    np.add(rows[:, :, None], columns[:, None, :], out=steps)
-    rest = np.bitwise_and(steps, one - 1)
-    at = _where(np.less_equal(rest, 2 * unsure))
+    scratch = _scratch_of(side)
+    steps = np.add(rows[:, :, None], columns[:, None, :], out=scratch.steps)  # x, y
+    rest = np.bitwise_and(steps, one - 1, out=scratch.rest)
+    at = _where(np.less_equal(rest, 2 * unsure, out=scratch.unsure))
     np.right_shift(steps, bits, out=steps)
     if len(at):
         axis, row, column = np.unravel_index(at, steps.shape)
@@ -137,9 +186,11 @@ def _quick_maps(corners: F32, side: int) -> Maps:
         exact *= _STEPS / (((lead[0] * first + lead[1] * down) + lead[2]) + lead[0] * within)
         steps.reshape(-1)[at] = np.rint(exact)
     fine = np.bitwise_and(steps, _STEPS - 1, out=rest)
-    whole = np.right_shift(steps, 5, out=steps).astype(np.int16)
+    np.copyto(scratch.pixels, np.right_shift(steps, 5, out=steps), casting="unsafe")
+    cv2.merge((scratch.pixels[0], scratch.pixels[1]), scratch.whole)
     part = np.left_shift(fine[1], 5, out=fine[1])
-    return cv2.merge((whole[0], whole[1])), np.bitwise_or(part, fine[0], out=part).astype(np.uint16)
+    np.copyto(scratch.part, np.bitwise_or(part, fine[0], out=part), casting="unsafe")
+    return scratch.whole, scratch.part
 
 
 def _where(chosen: NDArray[np.bool_]) -> Indices:
@@ -148,7 +199,8 @@ def _where(chosen: NDArray[np.bool_]) -> Indices:
     if len(flat) % 8:
         return np.flatnonzero(flat)
     near = np.flatnonzero(flat.view(np.uint64))[:, None] * 8 + np.arange(8)
-    return near[flat[near]]
+    found: Indices = near[flat[near]]
+    return found
 
 
 @lru_cache(maxsize=8)

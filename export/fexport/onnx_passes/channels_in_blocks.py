@@ -39,10 +39,10 @@ def channels_in_blocks(model: onnx.ModelProto) -> int:
         if depthwise and out:
             for kept in [a for a in conv.attribute if a.name == "group"]:
                 kept.i += out
-        for place, amounts in ((1, [out, 0 if depthwise else given, 0, 0]), (2, [out])):
-            if len(conv.input) > place and any(amounts):
+        for place, added in ((1, [out, 0 if depthwise else given, 0, 0]), (2, [out])):
+            if len(conv.input) > place and any(added):
                 called = f"{conv.output[0]}.wide{place}"
-                ends = graph.add_initialiser(f"{called}.ends", np.array([0] * len(amounts) + amounts, np.int64))
+                ends = graph.add_initialiser(f"{called}.ends", np.array([0] * len(added) + added, np.int64))
                 new.append(helper.make_node("Pad", [conv.input[place], ends], [called], name=called))
                 conv.input[place] = called
     graph.proto.node.extend(new)
