@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_a_remembered_square_is_read_as_a_new_one(frame):
         for out in remembered:
             warp.warp(frame, corners, side, True, out, again=True)
             assert np.array_equal(out, new)
+
+
+def test_threads_cut_their_own_squares(frame):
+    """Each has arrays of its own for the positions; what lies outside the frame, or covers more than is fetched, is as good."""
+    squares = [((300, 200), 231.7), ((-40, 500), 120.0), ((256, 256), 3000.0), ((2000, -900), 64.0), ((100, 90), 3.0)]
+    corners = [
+        warp.corners_of(np.array(centre, np.float32), np.repeat(np.float32(side), 2), 0.1 * n)
+        for n, (centre, side) in enumerate(squares)
+    ]
+
+    def cut(square, read=warp.warp):
+        return read(frame, square, 192, True, np.empty((3, 192, 192), np.float32))
+
+    expected = [cut(square, warp.warp_numpy) for square in corners]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda n: (n, cut(corners[n % len(corners)])), range(200)):
+            np.testing.assert_array_equal(found[1], expected[found[0] % len(corners)])
 
 
 def test_positions_in_integers_are_those_in_doubles(monkeypatch):
