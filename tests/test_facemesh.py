@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,43 @@ def test_a_remembered_square_is_read_as_a_new_one(frame):
         for out in remembered:
             warp.warp(frame, corners, side, True, out, again=True)
             assert np.array_equal(out, new)
+
+
+def test_threads_cut_their_own_squares(frame):
+    """Each has arrays of its own for the positions; what lies outside the frame, or covers more than is fetched, is as good."""
+    squares = [((300, 200), 231.7), ((-40, 500), 120.0), ((256, 256), 3000.0), ((2000, -900), 64.0), ((100, 90), 3.0)]
+    corners = [
+        warp.corners_of(np.array(centre, np.float32), np.repeat(np.float32(side), 2), 0.1 * n)
+        for n, (centre, side) in enumerate(squares)
+    ]
+
+    def cut(square, read=warp.warp):
+        return read(frame, square, 192, True, np.empty((3, 192, 192), np.float32))
+
+    expected = [cut(square, warp.warp_numpy) for square in corners]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda n: (n, cut(corners[n % len(corners)])), range(200)):
+            np.testing.assert_array_equal(found[1], expected[found[0] % len(corners)])
+
+
+def test_positions_in_integers_are_those_in_doubles(monkeypatch):
+    """Every one, of squares near and far, small and large; what is seen aslant is left to the doubles."""
+    rng, plain, aslant, unsure = np.random.RandomState(5), warp._maps, [], []
+    monkeypatch.setattr(warp, "_maps", lambda *given: aslant.append(given) or plain(*given))
+    where = warp._where
+    monkeypatch.setattr(warp, "_where", lambda chosen: unsure.append(np.count_nonzero(chosen)) or where(chosen))
+    for n in range(240):
+        far = (600, 2000, 9000)[n % 3]
+        centre, side = rng.uniform(-100, far, 2).astype(np.float32), np.float32(rng.uniform(3, far * 0.8))
+        corners = warp.corners_of(centre, np.repeat(side, 2), rng.uniform(-4, 4) if n % 5 else 0.0)
+        if n % 7 == 0:
+            corners = (corners + rng.uniform(-3, 3, (4, 2))).astype(np.float32)
+        size = (192, 128, 100, 65)[n % 4]
+        for quick, exact in zip(warp._quick_maps(corners, size), plain(corners, size), strict=True):
+            assert quick.dtype == exact.dtype
+            np.testing.assert_array_equal(quick, exact)
+    assert 240 / 7 < len(aslant) < 80
+    assert np.median(unsure) > 10  # those that the two ways' rounding could tell apart are there
 
 
 @pytest.mark.reference

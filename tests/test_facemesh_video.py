@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import threading
+import time
 from pathlib import Path
 
 import clips
 import numpy as np
 import pytest
+from command import FEXPORT, fexport
 
 from fexport import build, plan
-from fexruntime import Detector
+from fexruntime import Detector, landmark_track
 from fexruntime.errors import InputError
 from fexruntime.landmark_track import LandmarkTracker
 from fexruntime.options import Options
@@ -96,6 +100,46 @@ def test_a_recording_gone_on_with_is_the_whole_ones_byte_for_byte(facemesh, phot
     single = tmp_path / f"single{suffix}"
     record(facemesh, film, single, **{**given, "use_prev_landmarks": False})
     assert single.read_bytes() != whole.read_bytes()  # the squares that went on are no new detections
+
+
+def test_the_command_stopped_and_gone_on_with_follows_the_same_faces(photo, tmp_path):
+    film = clips.write(tmp_path / "film.mp4", clips.pictures(photo, 300))
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+
+    def arguments(to):
+        return ["run", "--bundle", "facemesh", film, "--out", to, "--use-prev-landmarks", "--max-faces", "1"]
+
+    run = subprocess.Popen([*FEXPORT, *map(str, arguments(out))], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    part, deadline = out.with_name(f"{out.name}.part"), time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < 100_000:  # a row has about 15,000 bytes
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    said, wrong = run.communicate(timeout=60)
+    assert run.returncode == 143, wrong
+    assert b"--resume goes on" in said
+    done = fexport(*arguments(out), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert fexport(*arguments(whole)).returncode == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_is_as_far_from_itself_as_from_mediapipe(facemesh, film, monkeypatch):
+    """A hundred-thousandth of a pixel in a square, once, is a hundred times that in the frames behind: nobody else's run can be nearer."""
+    whole, _ = walked(facemesh, film[:4], max_faces=1)
+    exact, frames = landmark_track._region, []
+
+    def nudged(corners_and_eyes, frame):
+        frames.append(frame)
+        return exact(corners_and_eyes + np.float32(3e-5 if len(frames) == 1 else 0), frame)
+
+    monkeypatch.setattr(landmark_track, "_region", nudged)
+    again, _ = walked(facemesh, film[:4], max_faces=1)
+    apart = [np.nanmax(np.abs(a.mesh_xyz_px - b.mesh_xyz_px)) for a, b in zip(whole, again, strict=True)]
+    assert apart[0] == 0
+    assert 3e-4 < apart[1] < 0.05
+    assert 3e-3 < max(apart[2:]) < 0.5
 
 
 @pytest.mark.parametrize(("refined", "most"), [(False, 3), (True, 5)])

@@ -75,7 +75,8 @@ def _decoded(regressors: F32, logits: F32, threshold: float) -> tuple[F32, F32, 
     """(boxes [N,4] x, y, width, height, keypoints [N,6,2], scores [N]) of the anchors above the threshold, best first."""
     # few are anywhere near it, and only these are worth an exact score; one that is no number is none
     chosen = np.flatnonzero(logits[:, 0] >= _least_logit(threshold))
-    clipped = np.clip(logits[chosen, 0], np.float32(-C.SCORE_CLIP), np.float32(C.SCORE_CLIP))
+    clip = np.float32(C.SCORE_CLIP)
+    clipped = np.minimum(np.maximum(logits[chosen, 0], -clip), clip)
     with np.errstate(over="ignore"):  # e^100 is no float32: the score is 0
         scores = _ONE / (_ONE + np.exp(-clipped))
     enough = scores >= np.float32(threshold)
@@ -149,6 +150,8 @@ def region(box: F32, eyes: F32, frame: F32) -> tuple[F32, F32, float]:
 
 def apart(regions: list[tuple[F32, F32]]) -> list[int]:
     """Which regions stay when each takes the place of earlier ones that it overlaps (as if they were not turned)."""
+    if len(regions) < 2:
+        return [*range(len(regions))]
     boxes = np.array([[*(c - s / np.float32(2)), *s] for c, s in regions], np.float32).reshape(-1, 4)
     kept: list[int] = []
     for n, box in enumerate(boxes):

@@ -18,6 +18,12 @@ from fexruntime.face_geometry import pose_of
 from fexruntime.options import Options
 
 _DLIB68 = np.array(DLIB68_FROM_MESH)
+_LAST = {point: place for place, point in enumerate(p for _, points in C.REFINED for p in points)}
+_FINER, _FINER_FROM = np.array([*_LAST]), np.array([*_LAST.values()])
+"""Points of the mesh that refinement moves, and which of its outputs' points, one behind another, each is: a later one's word counts."""
+_IRISES = np.array([points for name, points in C.REFINED if name in dict(C.IRIS_DEPTHS)])
+_CONTOURS = np.array([contour for _, contour in C.IRIS_DEPTHS])
+"""[2,5] points of each iris, and [2,16] those whose mean depth is its depth."""
 
 
 def _mesh(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict[str, F32]:
@@ -39,14 +45,9 @@ def _refined(raw: Values, faces: Faces, stage: Stage, crop: Crop | None) -> dict
         mesh = np.array(faces.values["mesh_xyz_px"])
         presence = faces.values["presence"]
     finer = _in_frame(np.concatenate([raw[name] for name, _ in C.REFINED], axis=1), faces, crop)
-    at = 0
-    for name, points in C.REFINED:  # a later one's word on a point counts
-        mesh[:, points, :2] = finer[:, at : at + raw[name].shape[1]]
-        at += raw[name].shape[1]
-    depths = {name: mesh[:, contour, 2].mean(axis=1) for name, contour in C.IRIS_DEPTHS}
-    for name, points in C.REFINED:
-        if name in depths:
-            mesh[:, points, 2] = depths[name][:, None]
+    mesh[:, _FINER, :2] = finer[:, _FINER_FROM]
+    depths = mesh[:, :, 2]
+    depths[:, _IRISES] = depths[:, _CONTOURS].mean(axis=2)[:, :, None]
     return _said(mesh, presence)
 
 
@@ -102,9 +103,8 @@ def _in_frame(points: F32, faces: Faces, crop: Crop) -> F32:
     bottom_left, top_left, top_right, bottom_right = (corners[:, None, k] for k in range(4))
     across, down = top_right - top_left, bottom_left - top_left
     share = points.astype(np.float64) / C.MESH_SIDE
-    off = share[:, :, :2] - 0.5
     found = np.empty(points.shape, np.float32)
-    found[:, :, :2] = (top_left + bottom_right) / 2 + off[:, :, :1] * across + off[:, :, 1:] * down
+    found[:, :, :2] = (share[:, :, :2] - 0.5) @ np.concatenate([across, down], 1) + (top_left + bottom_right) / 2
     if points.shape[2] > 2:
         found[:, :, 2:] = share[:, :, 2:] * np.linalg.norm(across, axis=2, keepdims=True)
     return found

@@ -222,7 +222,7 @@ def read_faces(
     tracks; results by frame."""
     counts = [len(values["scores"]) for values in found]
     frame_of = np.repeat(np.arange(len(frames)), counts)
-    whole = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
+    whole = found[0] if len(found) == 1 else {n: np.concatenate([values[n] for values in found]) for n in found[0]}
     size = min([workspace.ops.faces_a_run, *(b for b in (_largest(workspace, step) for step in steps) if b)])
     blocks = []
     for start in range(0, max(len(frame_of), 1), size):
@@ -241,7 +241,7 @@ def _results(frames: Sequence[Frame], blocks: Sequence[Block], rect: Crop | None
     boxes = [b.values["boxes_xyxy_px"] if rect is None else b.regions(rect).decode_xyxy_px for b in blocks]
     regions = np.concatenate(boxes)
     for place, frame in enumerate(frames):
-        mine = frame_of == place
+        mine = ... if len(frames) == 1 else frame_of == place
         yield FrameResult(
             index=frame.index,
             name=frame.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from fexruntime import crop as cropping
 from fexruntime import detect
 from fexruntime import img2pose as face_pose
 from fexruntime.arrays import F32, U8
-from fexruntime.contracts import VALUES
+from fexruntime.contracts import VALUES, Crop
 from fexruntime.faces import Step
 from fexruntime.heads import mapped
 from fexruntime.options import Options
@@ -96,9 +97,7 @@ def blazeface(step: Step, frames: Sequence[Frame], options: Options, workspace: 
     with workspace.timed("finding", len(frames)):
         tensor = workspace.empty("frames", len(frames), 3, crop.size, crop.size)
         for slot, frame in enumerate(frames):
-            height, width = frame.rgb_u8.shape[:2]
-            whole = cropping.locate(np.array([0, 0, width, height], np.float32), crop)
-            cropping.cut(frame.rgb_u8, whole.sample_xyxy_px, crop, tensor[slot : slot + 1])
+            cropping.cut(frame.rgb_u8, _of_whole(frame.rgb_u8.shape[:2], crop), crop, tensor[slot : slot + 1])
     with workspace.timed(f"{step.role} network", len(frames)):
         raw = workspace.runners[step.role].infer({step.inputs[0]: tensor})
     regressors, logits = (raw[t.name] for t in workspace.runners[step.role].spec.outputs)
@@ -116,6 +115,14 @@ def blazeface(step: Step, frames: Sequence[Frame], options: Options, workspace: 
         }
         for f in found
     ]
+
+
+@lru_cache(maxsize=8)
+def _of_whole(size_hw: tuple[int, int], crop: Crop) -> F32:
+    """Where the crop of a whole frame is read: the same in frame after frame."""
+    sample = cropping.locate(np.array([0, 0, *size_hw[::-1]], np.float32), crop).sample_xyxy_px
+    sample.flags.writeable = False
+    return sample
 
 
 def img2pose(step: Step, frames: Sequence[Frame], options: Options, workspace: Workspace) -> list[dict[str, F32]]:

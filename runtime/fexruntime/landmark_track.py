@@ -23,6 +23,8 @@ from fexruntime.sources.frame import Frame
 from fexruntime.track import Find, packed, unpacked
 from fexruntime.warp import corners_of
 
+_EYES = list(C.EYE_LINE)
+
 
 @dataclass(slots=True, eq=False)
 class _Face:
@@ -84,18 +86,19 @@ class LandmarkTracker:
         """What was found, less what is followed already, then what is followed: in this order, as MediaPipe has them."""
         new = len(values["scores"])
         regions = np.concatenate([values["region_xy_px"], *(f.region[None] for f in self._faces)])
-        kept = np.array(blazeface.apart([_upright(region) for region in regions]), np.int64)
+        upright = [_upright(region) for region in regions]
+        kept = np.array(blazeface.apart(upright), np.int64)
         known = {
-            "boxes_xyxy_px": np.array([_around(f.region) for f in self._faces], np.float32).reshape(-1, 4),
+            "boxes_xyxy_px": np.array([_around(*square) for square in upright[new:]], np.float32).reshape(-1, 4),
             "scores": np.ones(len(self._faces), np.float32),
             "region_xy_px": regions[new:],
         }  # box and score until the mesh says them
-        whole = {
-            name: np.concatenate(
-                [value, known.get(name, np.full((len(self._faces), *value.shape[1:]), np.nan, np.float32))]
-            )[kept]
-            for name, value in values.items()
-        }
+        whole = {}
+        for name, value in values.items():
+            following = known.get(name)
+            if following is None:
+                following = np.full((len(self._faces), *value.shape[1:]), np.nan, np.float32)
+            whole[name] = np.concatenate([value, following])[kept] if new else following[kept]
         fresh = int((kept < new).sum())  # a number is given to who is new alone: float32 counts to 16 million
         numbers = [*range(self._next, self._next + fresh), *(self._faces[k - new].number for k in kept if k >= new)]
         self._next += fresh
@@ -113,14 +116,14 @@ class LandmarkTracker:
         boxes, scores, rects = (np.array(v) for v in (result.boxes_xyxy_px, result.scores, result.facerects_xywh_px))
         faces = []
         for row, number in enumerate(numbers):
-            xy = mesh[row][np.isfinite(mesh[row]).all(axis=1)]
-            if not len(xy):
+            xy = np.ascontiguousarray(mesh[row].T)
+            low, high = np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)  # of the points that are known
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
                 continue
-            low, high = xy.min(axis=0), xy.max(axis=0)
             if number in before:
                 boxes[row], scores[row] = [*low, *high], result.values[self._presence][row]
                 rects[row] = [*low, *(high - low)]
-            faces.append(_Face(number, _region(mesh[row], frame)))
+            faces.append(_Face(number, _region(np.stack([low, high, *mesh[row, _EYES]]), frame)))
         self._lost = not before <= {f.number for f in faces}
         self._faces = faces
         values = {k: v for k, v in result.values.items() if self._numbered or k != "track"}
@@ -150,24 +153,25 @@ class LandmarkTracker:
             raise ValueError("a tracker's source is none")
 
 
-def _region(mesh_xy: F32, frame: Frame) -> F32:
-    """Corners [4,2] of the square round a mesh [K,2] (pixels of the original; NaN where a point is not known), in the frame seen."""
+def _region(corners_and_eyes: F32, frame: Frame) -> F32:
+    """Corners [4,2], in the frame seen, of the square round a mesh: of its lowest and highest x and y and its eyes [4,2], in pixels of
+    the original. (Scaled, the lowest is the lowest of what is scaled: rounding keeps the order.)"""
     height, width = frame.rgb_u8.shape[:2]
     size = np.array([width, height], np.float32)
-    share = (mesh_xy * np.float32(frame.scale) + np.array(frame.pad_xy, np.float32)) / size
-    low, high = np.nanmin(share, axis=0), np.nanmax(share, axis=0)
-    centre, extent, angle = blazeface.region(np.concatenate([low, high - low]), share[list(C.EYE_LINE)], size)
+    share = (corners_and_eyes * np.float32(frame.scale) + np.array(frame.pad_xy, np.float32)) / size
+    low, high = share[:2]
+    centre, extent, angle = blazeface.region(np.concatenate([low, high - low]), share[2:], size)
     return corners_of(centre * size, extent * size, angle)
 
 
 def _upright(region: F32) -> tuple[F32, F32]:
     """(centre, size) of a square's corners [4,2], as if it were not turned."""
-    side = np.linalg.norm(region[0] - region[1])
+    x, y = region[0] - region[1]
+    side = np.sqrt(x * x + y * y)
     return (region[0] + region[2]) / np.float32(2), np.array([side, side], np.float32)
 
 
-def _around(region: F32) -> F32:
-    """The box [4] that a region of it was made of."""
-    centre, size = _upright(region)
+def _around(centre: F32, size: F32) -> F32:
+    """The box [4] that a region was made of, of its centre and size."""
     half = size / np.float32(2 * C.REGION_SCALE)
     return np.concatenate([centre - half, centre + half])

@@ -47,7 +47,8 @@ class TfliteModule(nn.Module):
         values: dict[int, Tensor] = {self.graph.inputs[0]: image}
         for operator in self.graph.operators:
             (out,) = operator.outputs
-            values[out] = _OPERATORS[operator.kind](self, operator, values)
+            if out not in values:  # nor made along with another one
+                values[out] = _OPERATORS[operator.kind](self, operator, values)
         found = ((values[self.graph.outputs[name]], shape) for name, shape in self.names.items())
         return tuple(_channels_last(value).reshape(-1, *shape) for value, shape in found)
 
@@ -137,8 +138,11 @@ def _add(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
 
 
 def _multiply(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """By a constant; of tensors that are no images."""
-    return _activated(values[operator.inputs[0]] * module.weight(operator.inputs[1]), operator)
+    """By a constant; of tensors that are no images. Of a window's matrix, what `_transform_matrix` keeps."""
+    factor = module.weight(operator.inputs[1])
+    if tuple(module.graph.shapes[operator.inputs[0]][1:]) == (4, 4):
+        factor = factor[..., :2, [0, 1, 3]]
+    return _activated(values[operator.inputs[0]] * factor, operator)
 
 
 def _pad(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
@@ -169,52 +173,72 @@ def _slice(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
 
 
 def _transform_matrix(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """Landmarks [N,K,3] in pixels of a feature map -> [N,4,4] from a window's pixels to the map's.
+    """Landmarks [N,K,3] in pixels of a feature map -> [N,2,3] from a window's pixels to the map's.
 
-    The window is the box round a subset of the landmarks, along the line from one landmark to another, enlarged.
+    Of the file's 4 x 4 numbers those that are neither 0 nor 1. The window is the box round a subset of the landmarks, along the line from one landmark to another, enlarged.
     """
     points, given = values[operator.inputs[0]][:, :, :2], operator.options
     if given["target_rotation_radians"]:
         raise CheckpointError("Landmarks2TransformMatrix with a target rotation cannot be built here")
     first, last = (points[:, given[k]] for k in ("left_rotation_idx", "right_rotation_idx"))
     along = last - first
-    along = along / (along * along).sum(1, keepdim=True).sqrt()
-    across = torch.stack([-along[:, 1], along[:, 0]], 1)
-    axes = torch.stack([along, across], 2)  # columns
+    along = along / torch.linalg.vector_norm(along, dim=1, keepdim=True)
+    # columns: along, and across it
+    axes = (along @ points.new_tensor([[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 1.0, 0.0]])).reshape(-1, 2, 2)
     seen = points[:, given["subset_idxs"]] @ axes
-    low, high = seen.amin(1), seen.amax(1)
+    low, high = seen.amin(1, keepdim=True), seen.amax(1, keepdim=True)
     size = points.new_tensor([given["output_width"], given["output_height"]])
-    scale = (high - low) * points.new_tensor([given["scale_x"], given["scale_y"]]) / size
-    linear = axes * scale[:, None, :]
-    moved = (axes @ ((low + high) / 2)[:, :, None] - linear @ (size / 2)[:, None])[:, :, 0]
-    zero, one = torch.zeros_like(moved[:, 0]), torch.ones_like(moved[:, 0])
-    rows = [
-        *(torch.stack([linear[:, r, 0], linear[:, r, 1], zero, moved[:, r]], 1) for r in (0, 1)),
-        torch.stack([zero, zero, one, zero], 1),
-        torch.stack([zero, zero, zero, one], 1),
-    ]
-    return torch.stack(rows, 1)
+    linear = axes * ((high - low) * (points.new_tensor([given["scale_x"], given["scale_y"]]) / size))
+    moved = axes @ ((low + high) / 2).reshape(-1, 2, 1) - linear @ (size / 2)[:, None]
+    return torch.cat([linear, moved], 2)
 
 
 def _transform_tensor(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """An image [N,C,H,W] sampled bilinearly in a window; 0 where the sample's centre lies outside."""
-    image, matrix = (values[i] for i in operator.inputs)
-    _, rows, columns, _ = module.graph.shapes[operator.inputs[0]]
+    """An image [N,C,H,W] sampled bilinearly in a window; 0 where the sample's centre lies outside.
+
+    With it those that are cut out of the same image. Four pixels a sample, all channels at once: ONNX Runtime's GridSample goes
+    channel by channel and takes thrice as long.
+    """
+    image = values[operator.inputs[0]]
+    alike = [o for o in module.graph.operators if _is_alike(o, operator) and o.inputs[1] in values]
+    matrix = torch.stack([values[o.inputs[1]] for o in alike], 1)
+    _, rows, columns, channels = module.graph.shapes[operator.inputs[0]]
     height, width = operator.options["output_height"], operator.options["output_width"]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    window = torch.stack([x, y], 2).reshape(1, -1, 2).to(image.dtype)
-    at = window @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 3] - 0.5
-    last = image.new_tensor([columns - 1, rows - 1])
-    inside = ((at >= 0) & (at <= last)).to(image.dtype).prod(2)
-    grid = (at * (2 / last) - 1).reshape(-1, height, width, 2)
-    read = functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return read * inside.reshape(-1, 1, height, width)
+    window = torch.stack([x, y, 0 * x + 1]).reshape(1, 1, 3, -1).to(image.dtype)
+    at = matrix @ window - 0.5
+    near = at.minimum(image.new_tensor([[columns - 1], [rows - 1]])).maximum(image.new_zeros(2, 1))
+    inside = (near == at).to(image.dtype).amin(2, keepdim=True)
+    corner = near.floor().minimum(image.new_tensor([[columns - 2], [rows - 2]]))
+    share = near - corner
+    # upper and lower rows, left and right columns, as one axis of four before the samples: a sum along it is a few whole vectors'
+    right, low = share[:, :, :1], share[:, :, 1:]
+    upper, lower = inside * (1 - low), inside * low
+    weights = torch.cat([upper - upper * right, upper * right, lower - lower * right, lower * right], 2)
+    pixel = image.new_tensor([[1.0, columns]]) @ corner
+    # counted at the network's input, once for all windows: a map's shape would be asked for in another layout
+    number = torch.arange(values[module.graph.inputs[0]].shape[0]).reshape(-1, 1, 1, 1) * (rows * columns)
+    places = pixel.to(torch.int64) + torch.tensor([[0], [1], [columns], [columns + 1]]) + number
+    pixels = image.permute(0, 2, 3, 1).reshape(-1, channels)[places]
+    # as a product with ones: four rows' sum has no fast path
+    read = pixels.new_ones(1, 4) @ (pixels * weights[..., None]).reshape(-1, len(alike), 4, height * width * channels)
+    # times one, by a convolution: what is added to it later is then added in the layout of convolutions, and not out of it and back
+    ones = image.new_ones(channels, 1, 1, 1)
+    for k, other in enumerate(alike):
+        cut = read[:, k].reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        values[other.outputs[0]] = functional.conv2d(cut, ones, groups=channels)
+    return values[operator.outputs[0]]
+
+
+def _is_alike(one: Operator, other: Operator) -> bool:
+    """Whether two windows of a size are cut out of the same image: all of a kind are read at once."""
+    return (one.kind, one.inputs[0], one.options) == (other.kind, other.inputs[0], other.options)
 
 
 def _transform_landmarks(module: TfliteModule, operator: Operator, values: Values) -> Tensor:
-    """Points [N,K,2] by the upper two rows of a matrix [N,4,4]."""
+    """Points [N,K,2] by a matrix [N,2,3]."""
     points, matrix = (values[i] for i in operator.inputs)
-    return points @ matrix[:, :2, :2].transpose(1, 2) + matrix[:, None, :2, 3]
+    return points @ matrix[:, :, :2].transpose(1, 2) + matrix[:, None, :, 2]
 
 
 def _channels_last(value: Tensor) -> Tensor:

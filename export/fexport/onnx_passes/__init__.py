@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from fexport import onnx_graph
+from fexport.onnx_passes.channels_in_blocks import channels_in_blocks
+from fexport.onnx_passes.channels_in_conv import channels_in_conv
 from fexport.onnx_passes.float16_constants import float16_constants
 from fexport.onnx_passes.fold_batch_norm import fold_batch_norm
 from fexport.onnx_passes.fold_shift import fold_shift
@@ -18,6 +20,7 @@ from fexport.onnx_passes.fuse_parallel_convs import fuse_parallel_convs
 from fexport.onnx_passes.grn_as_matmul import grn_as_matmul
 from fexport.onnx_passes.pad_in_conv import pad_in_conv
 from fexport.onnx_passes.prelu_as_depthwise import prelu_as_depthwise
+from fexport.onnx_passes.prelu_as_sum import prelu_as_sum
 
 Pass = Callable[[onnx.ModelProto], int]
 
@@ -27,6 +30,9 @@ PASSES: dict[str, Pass] = {
     "fuse-parallel-convs": fuse_parallel_convs,
     "grn-as-matmul": grn_as_matmul,
     "pad-in-conv": pad_in_conv,
+    "channels-in-blocks": channels_in_blocks,
+    "channels-in-conv": channels_in_conv,
+    "prelu-as-sum": prelu_as_sum,
     "prelu-as-depthwise": prelu_as_depthwise,
     "float16-constants": float16_constants,
 }

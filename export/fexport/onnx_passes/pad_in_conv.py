@@ -15,9 +15,9 @@ from fexport.onnx_graph import Graph, attribute
 
 def pad_in_conv(model: onnx.ModelProto) -> int:
     """Rewrite every Pad that only a Conv reads and that pads height and width with zeros; answers how many."""
-    count = 0
+    # all of them first: after a replacement, a node that was listed before is no longer the graph's
+    count = sum(_amounts(model, n) for n in model.graph.node if n.op_type == "Pad")
     for pad in [n for n in model.graph.node if n.op_type == "Pad"]:
-        count += _amounts(model, pad)
         graph = Graph(model)
         conv = graph.only_consumer(pad.output[0], "Conv")
         pads = graph.value(pad.input[1])

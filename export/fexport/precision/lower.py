@@ -30,9 +30,9 @@ HELD_OUT = "held-out"
 """Kind of the inputs that came from the caller's own pictures, and that nothing was measured on."""
 _BATCH = 8
 _UNSUITABLE = {
-    "fp16": ("float16-constants",),
-    "bf16": ("float16-constants",),
-    "int8": ("float16-constants", "prelu-as-depthwise"),
+    "fp16": ("float16-constants", "channels-in-blocks", "prelu-as-sum"),
+    "bf16": ("float16-constants", "channels-in-blocks", "prelu-as-sum"),
+    "int8": ("float16-constants", "channels-in-blocks", "channels-in-conv", "prelu-as-sum", "prelu-as-depthwise"),
 }
 
 

@@ -89,6 +89,8 @@ def sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield from _of_path(inputs, how)
     elif isinstance(inputs, (bytes, bytearray, memoryview)):
         yield Still(lambda: decode_image(bytes(inputs), "an image given as bytes", how.exif, how.most), "bytes")
+    elif isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU":  # early: one a frame of a stream
+        yield from _of_array(inputs, own)
     elif lies_on_gpu(inputs) and (how.on_gpu or not is_tensor(inputs)):  # of torch's a copy is made, as ever
         yield from _of_gpu(inputs, how)
     elif is_tensor(inputs):
@@ -98,8 +100,6 @@ def sources(inputs: Any, how: Reading, own: bool) -> Iterator[Still | Film]:
         yield Still(lambda: checked(_pil(inputs, how), "a PIL image"), name)
     elif isinstance(inputs, np.ndarray) and inputs.ndim == 0 and inputs.dtype.kind in "OSU":
         yield from sources(inputs.item(), how, own)
-    elif isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU":
-        yield from _of_array(inputs, own)
     elif hasattr(inputs, "read"):
         yield from _of_file(inputs, how)
     elif hasattr(inputs, "__array__") and not isinstance(inputs, np.ndarray) and not hasattr(inputs, "iloc"):
