@@ -30,6 +30,7 @@ from fexruntime.manifest import MANIFEST, Variant
 from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
+_BACKENDS = (*_ENGINES, "ncnn-f2x2", "arrays")
 LEAST_GAIN = 0.03
 """A candidate has to take this share less time than the default to be chosen in its place."""
 NOISY = 1.3
@@ -131,7 +132,7 @@ def _choice(data: bytes) -> dict[str, tuple[str, int]]:
         choice = {str(role): (said["backend"], said["threads"]) for role, said in json.loads(data).items()}
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
         choice = {"": ("", 0)}
-    if not all(name in (*_ENGINES, "arrays") and type(n) is int and n >= 1 for name, n in choice.values()):
+    if not all(name in _BACKENDS and type(n) is int and n >= 1 for name, n in choice.values()):
         raise EnvironmentMissingError(
             "the choice of backends that is kept here is not what `fexport tune` writes: `fexport cache --clear`, then tune again"
         )
