@@ -25,8 +25,8 @@ from fexruntime.backends.base import AUTO, DEFAULT_BACKEND, Backend, Place
 from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.errors import EnvironmentMissingError
-from fexruntime.faces import FACE_BATCH
 from fexruntime.manifest import MANIFEST, Variant
+from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
@@ -244,7 +244,7 @@ def _batches(network: BundleNetwork, faces: int) -> list[int]:
     """Items of each run, as the walk makes them."""
     if not network.choice.reads:
         return [1]
-    return [min(FACE_BATCH, faces - start) for start in range(0, max(faces, 1), FACE_BATCH)]
+    return [min(FACES_A_RUN, faces - start) for start in range(0, max(faces, 1), FACES_A_RUN)]
 
 
 def _inputs(network: BundleNetwork, items: int, work: Workload) -> dict[str, F32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -112,6 +113,29 @@ def test_small_tiles_compute_otherwise(targets_bundle):
     ]
     assert not np.array_equal(*answers)
     assert np.allclose(*answers, atol=1e-3)
+
+
+def test_openvino_compiles_once_and_what_it_kept_answers_the_same(targets_bundle, tmp_path, monkeypatch):
+    import openvino
+
+    network = open_bundle(targets_bundle).networks["landmarks"]
+    place = Place(backend="openvino", threads=1, cache=tmp_path)
+    given = {network.record.inputs[0].name: np.random.RandomState(3).rand(2, 3, 112, 112).astype(np.float32)}
+    first = open_backend(network, place)
+    answers = first.infer(given)
+    (kept,) = place.store().items()
+    assert kept.key["kind"] == "compiled OpenVINO model"
+    compiling = openvino.Core.compile_model
+    monkeypatch.setattr(openvino.Core, "compile_model", None)
+    second = open_backend(network, place)  # without compiling
+    assert second.describe() == first.describe()
+    for name, value in second.infer(given).items():
+        assert np.array_equal(value, answers[name])
+    monkeypatch.setattr(openvino.Core, "compile_model", compiling)
+    key, digest = kept.key, hashlib.sha256(b"no model").hexdigest()
+    kept.path.write_bytes(b"no model")  # with a note that says so: of another OpenVINO that called itself the same
+    kept.note.write_text(json.dumps({"key": key, "sha256": digest, "made": 0}), encoding="utf-8")
+    assert np.array_equal(open_backend(network, place).infer(given)["landmarks"], answers["landmarks"])
 
 
 def test_ncnn_reads_arrays_that_are_no_whole_block_of_memory(targets_bundle):
