@@ -14,9 +14,12 @@ demo: $(VENV)/.export
 	$(BIN)/fexport run demo/bundle $(PHOTO) --out demo/faces.csv --overlay demo/stand-ins
 	@echo "Look at demo/overlay/astronaut.png (box, mesh, irises and axes: real weights); demo/stand-ins shows the whole chain"
 
+# a file's tests stay in one process; each process builds the bundles that its files share (about 4 GB of memory each)
+TEST_PROCESSES ?= 2
+
 test: $(VENV)/.dev
 	$(MAKE) lint types docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(MAKE) opencv4 oldest
 
 # the parts that read and cut images, on OpenCV 4, whose remap rounds positions (the suite runs on what pip chose, 5 today)

@@ -82,7 +82,7 @@ WORKLOADS = {
     "detectorv1_default_vga_5_faces": Workload("detectorv1 default", ("--faces", "5"), (6,)),
 }
 PRECISIONS = {
-    "int8_vga_1_face": Workload("detectorv2 int8", ("--faces", "1"), (14,)),
+    "int8_vga_1_face": Workload("detectorv2 int8", ("--faces", "1"), (14,), start_up=True),
     "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10,)),
     "int8_hd_1_face_detector_640": Workload("detectorv2 int8", ("--faces", "1", *HD, "--detector-size", "640"), (7,)),
     "bf16_vga_1_face": Workload("detectorv2 bf16", ("--faces", "1"), (12,)),

@@ -73,6 +73,7 @@ def text(found: dict[str, dict]) -> str:
         *_gate(),
         *report_networks.pools(),
         *_others(),
+        *_elsewhere(),
     ]
     lines += [report.markdown(result, f"plots/{name}_").replace("# ", "## ", 1) for name, result in found.items()]
     return "\n".join(lines).rstrip() + "\n"
@@ -207,6 +208,38 @@ def _limit(found: dict[str, dict]) -> list[str]:
     return [*lines, ""]
 
 
+def _elsewhere() -> list[str]:
+    """Whole frames beside py-feat on machines that were at hand before: CPUs differ in what is fast on them."""
+    lines = []
+    for path in sorted((RESULTS / "other_machines").glob("*/*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "ratio" not in result:
+            continue
+        older_records.today(result)
+        ours, theirs = (result[side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
+        ratio = result["ratio"]["paired_p50"]
+        lines.append(
+            f"| {result['machine']['cpu']} | {path.stem} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} | {_when(result)} |"
+        )
+        lines += [
+            f"| {result['machine']['cpu']} | {path.stem}: {n['network']} alone ({n.get('backend', 'not said')}), one thread, CPU ms | {n['cpu_p50_ms']:.1f} | {statistics.median(n['pyfeat_cpu_ms']):.1f} | {n['ratio']:.2f} | {_when(result)} |"
+            for n in result["pyfeat"].get("networks", {}).values()
+            if "ratio" in n
+        ]
+    if not lines:
+        return []
+    return [
+        "## On other machines",
+        "",
+        "The same workloads where they were recorded before, by the programs of then (`results/other_machines/`).",
+        "",
+        "| machine | workload | fexport p50 ms | py-feat p50 ms | ratio | recorded | commit |",
+        "|---|---|---|---|---|---|---|",
+        *lines,
+        "",
+    ]
+
+
 INSTALLED_TARGET = 1 / 19
 """Asked of the runtime with ncnn: at most this share of py-feat's environment, which has CUDA's libraries by default."""
 
@@ -304,7 +337,7 @@ def _others() -> list[str]:
         "## Other records", "", "Made by scripts of their own (README.md here), not by `record.py`:", "", "| record | recorded | commit |", "|---|---|---|",
     ]  # fmt: skip
     for path in sorted(RESULTS.rglob("*.json")):
-        if path.name in REMADE:
+        if path.name in REMADE or "other_machines" in path.parts:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         said = record if isinstance(record, dict) else {}

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fexruntime.memory import give_back
+
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": os.devnull}
 """Before the hub's client is imported: no test may depend on what a hub, or a developer's cache of it, has."""
 ROOT = Path(__file__).parent.parent
@@ -60,21 +62,14 @@ def _build(folder: Path, pipeline, contract, targets=(), **choices):
     from fexport import build, plan
 
     build.build(plan.plan(pipeline, contract, choices, stand_in_seed=0, targets=targets), folder)
-    _give_memory_back()
+    give_back()  # glibc keeps what a build freed, 1.4 GB each time, and the suite would need a dozen of them
     return folder
-
-
-def _give_memory_back():
-    """What a build freed: glibc keeps it (1.4 GB each time), and the suite would need a dozen of them."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_is_given_back():
     yield
-    _give_memory_back()
+    give_back()
 
 
 @pytest.fixture(scope="session")

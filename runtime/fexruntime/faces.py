@@ -15,15 +15,12 @@ from fexruntime.bundle import Bundle
 from fexruntime.contracts import VALUES, Choice, Crop, Preprocessing, Stage
 from fexruntime.crop import Region
 from fexruntime.errors import BundleError
-from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.options import Options
 from fexruntime.results import FrameResult
 from fexruntime.sources.frame import Frame
 from fexruntime.sources.on_device import is_on_device, on_the_cpu
 from fexruntime.workspace import Workspace
 
-FACE_BATCH = FACES_A_RUN
-"""Faces per run of the face networks on a CPU."""
 KEEP = "keep"
 """The value by which a stage drops faces."""
 

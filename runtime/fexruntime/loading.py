@@ -14,6 +14,8 @@ from fexruntime.backends.base import CPU, Backend, Place, precision_said
 from fexruntime.bundle import Bundle
 from fexruntime.errors import InferenceError, InputError, OutOfMemoryError, is_short_of_memory
 from fexruntime.faces import Step
+from fexruntime.memory import give_back
+from fexruntime.ops.base import FACES_A_RUN, FACES_A_RUN_OF_A_GPU, HostOps
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
 
@@ -63,13 +65,16 @@ def load(bundle: Bundle, place: Place) -> dict[str, Backend]:
             if future.exception() is None:
                 future.result().close()
         raise failed
+    give_back()
     return {role: future.result() for role, future in loading.items()}
 
 
 def workspace_of(networks: Mapping[str, Backend], finder: Step, steps: Sequence[Step], place: Place) -> Workspace:
     """Buffers for one call at a time over networks that are loaded: the CPU's, or a GPU's where pixels stay there."""
     if place.pixels == CPU:
-        return Workspace({role: network.share() for role, network in networks.items()})
+        on_a_gpu = any(place.device_of(role).kind != CPU for role in networks)
+        ops = HostOps(FACES_A_RUN_OF_A_GPU if on_a_gpu else FACES_A_RUN)
+        return Workspace({role: network.share() for role, network in networks.items()}, ops)
     from fexruntime.ops.opened import resident_workspace
 
     return resident_workspace(networks, finder, steps, place)

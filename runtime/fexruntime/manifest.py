@@ -129,8 +129,6 @@ class Variant:
     """Of a lower precision: which node has which type, and why (JSON)."""
     loss: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """What is beyond its gate, and was published all the same: the difference found, by output and task."""
-    off: tuple[str, ...] = ()
-    """Options of its engine that were off when it was verified, and are when it runs (of ncnn: see `contracts.ncnn`)."""
 
     @property
     def files(self) -> tuple[FileRecord, ...]:

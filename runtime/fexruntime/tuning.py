@@ -25,11 +25,12 @@ from fexruntime.backends.base import AUTO, DEFAULT_BACKEND, Backend, Place
 from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.errors import EnvironmentMissingError
-from fexruntime.faces import FACE_BATCH
 from fexruntime.manifest import MANIFEST, Variant
+from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
+_BACKENDS = (*_ENGINES, "ncnn-f2x2", "arrays")
 LEAST_GAIN = 0.03
 """A candidate has to take this share less time than the default to be chosen in its place."""
 NOISY = 1.3
@@ -131,7 +132,7 @@ def _choice(data: bytes) -> dict[str, tuple[str, int]]:
         choice = {str(role): (said["backend"], said["threads"]) for role, said in json.loads(data).items()}
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
         choice = {"": ("", 0)}
-    if not all(name in (*_ENGINES, "arrays") and type(n) is int and n >= 1 for name, n in choice.values()):
+    if not all(name in _BACKENDS and type(n) is int and n >= 1 for name, n in choice.values()):
         raise EnvironmentMissingError(
             "the choice of backends that is kept here is not what `fexport tune` writes: `fexport cache --clear`, then tune again"
         )
@@ -243,7 +244,7 @@ def _batches(network: BundleNetwork, faces: int) -> list[int]:
     """Items of each run, as the walk makes them."""
     if not network.choice.reads:
         return [1]
-    return [min(FACE_BATCH, faces - start) for start in range(0, max(faces, 1), FACE_BATCH)]
+    return [min(FACES_A_RUN, faces - start) for start in range(0, max(faces, 1), FACES_A_RUN)]
 
 
 def _inputs(network: BundleNetwork, items: int, work: Workload) -> dict[str, F32]:

@@ -29,6 +29,7 @@ def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
     assert len(result["fexport"]["samples"]) == 4
     assert result["workload"]["frame"] == "320 x 240"
     assert result["networks"]["faces"]["network"] == "retinaface-mobilenet025"
+    assert result["networks"]["faces"]["backend"] == "onnxruntime"
     assert len(result["start_up"]) == 3
     assert sum(result["fexport"]["stages_ms"].values()) > 0
     assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from fexruntime.backends import chosen, open_backend, open_variant
 from fexruntime.backends.arrays import Arrays
 from fexruntime.backends.onnxruntime import OnnxRuntime
 from fexruntime.canonical import check_canonical
-from fexruntime.contracts.ncnn import OFF
+from fexruntime.contracts.ncnn import SMALL_TILES
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 
 NCNN = {"faces": "ncnn", "landmarks": "ncnn", "identity": "ncnn"}
@@ -86,20 +87,55 @@ def test_a_bundle_without_the_artefact_says_so():
         Detector(backend="ncnn")
 
 
-def test_ncnn_runs_a_network_with_the_options_off_that_it_was_verified_with(targets_bundle):
+def test_ncnns_small_tiles_are_a_backend_of_their_own_that_was_held_to_torch(targets_bundle, photo):
     networks = open_bundle(targets_bundle).networks
+    verified = {n.row.name: n.variant("fp32", ("ncnn",)).verified_on for r, n in networks.items() if r in NCNN}
+    assert {name for name, on in verified.items() if "ncnn-f2x2" in on} == set(SMALL_TILES) & set(verified)
+    report = json.loads((targets_bundle / "verification.json").read_text(encoding="utf-8"))
+    assert {"identity ncnn", "identity ncnn-f2x2"} < set(report["networks"])
+    with Detector(targets_bundle, backend={"identity": "ncnn-f2x2"}) as detector:
+        said = detector.describe()["identity"]
+        assert said["backend"] == "ncnn-f2x2"
+        assert said["off"] == ["use_winograd43_convolution", "use_winograd63_convolution"]
+        assert_same_fex(detector.detect(photo, boxes=BOXES), GOLDENS / "detectorv1_pyfeat215_boxes.csv")
+    with Detector(targets_bundle, backend={"identity": "ncnn"}) as detector:
+        assert "off" not in detector.describe()["identity"]
+    with pytest.raises(EnvironmentMissingError, match="device 'vulkan' is not available with the backend 'ncnn-f2x2'"):
+        Detector(targets_bundle, backend={"identity": "ncnn-f2x2"}, device={"identity": "vulkan"})
 
-    def opened(role, **changes):
-        variant = dataclasses.replace(networks[role].variant("fp32", ("ncnn",)), **changes)
-        return open_variant(networks[role], variant, Place(threads=1))
 
-    identity = opened("identity")
-    assert identity.describe()["off"] == list(OFF["arcface"])
-    assert not any(getattr(identity._net.opt, f"use_{way}") for way in OFF["arcface"])
-    assert "off" not in opened("landmarks").describe()
-    assert opened("landmarks")._net.opt.use_winograd63_convolution
-    with pytest.raises(BundleError, match="has vulkan_compute off for arcface, which is no way of ncnn's to convolve"):
-        opened("identity", off=("vulkan_compute",))
+def test_small_tiles_compute_otherwise(targets_bundle):
+    network = open_bundle(targets_bundle).networks["identity"]
+    chips = np.random.RandomState(3).rand(1, *network.record.inputs[0].shape[1:]).astype(np.float32)
+    answers = [
+        open_backend(network, Place(backend=name, threads=1)).infer({network.record.inputs[0].name: chips})["embedding"]
+        for name in ("ncnn", "ncnn-f2x2")
+    ]
+    assert not np.array_equal(*answers)
+    assert np.allclose(*answers, atol=1e-3)
+
+
+def test_openvino_compiles_once_and_what_it_kept_answers_the_same(targets_bundle, tmp_path, monkeypatch):
+    import openvino
+
+    network = open_bundle(targets_bundle).networks["landmarks"]
+    place = Place(backend="openvino", threads=1, cache=tmp_path)
+    given = {network.record.inputs[0].name: np.random.RandomState(3).rand(2, 3, 112, 112).astype(np.float32)}
+    first = open_backend(network, place)
+    answers = first.infer(given)
+    (kept,) = place.store().items()
+    assert kept.key["kind"] == "compiled OpenVINO model"
+    compiling = openvino.Core.compile_model
+    monkeypatch.setattr(openvino.Core, "compile_model", None)
+    second = open_backend(network, place)  # without compiling
+    assert second.describe() == first.describe()
+    for name, value in second.infer(given).items():
+        assert np.array_equal(value, answers[name])
+    monkeypatch.setattr(openvino.Core, "compile_model", compiling)
+    key, digest = kept.key, hashlib.sha256(b"no model").hexdigest()
+    kept.path.write_bytes(b"no model")  # with a note that says so: of another OpenVINO that called itself the same
+    kept.note.write_text(json.dumps({"key": key, "sha256": digest, "made": 0}), encoding="utf-8")
+    assert np.array_equal(open_backend(network, place).infer(given)["landmarks"], answers["landmarks"])
 
 
 def test_ncnn_reads_arrays_that_are_no_whole_block_of_memory(targets_bundle):
@@ -183,12 +219,13 @@ def test_no_backend_writes_anything_outside_the_cache(targets_bundle, photo, tmp
 def test_tune_keeps_the_fastest_and_auto_uses_it(targets_bundle, tmp_path, monkeypatch):
     bundle, place = open_bundle(targets_bundle), Place(backend="auto", cache=tmp_path, threads=1)
     assert set(tuning.resolved(bundle, place).backend.values()) == {"onnxruntime"}  # nobody tuned yet
-    _fake_speed(monkeypatch, {"ncnn": 1.0, "openvino": 2.0, "onnxruntime": 4.0, "arrays": 1.0})
+    _fake_speed(monkeypatch, {"ncnn": 1.0, "ncnn-f2x2": 3.0, "openvino": 2.0, "onnxruntime": 4.0, "arrays": 1.0})
     found = tuning.tune(bundle, place, tuning.Workload(64, 96, 2), rounds=5)
     chosen = {m.role: m.backend for m in found if m.chosen}
     assert chosen == {"faces": "ncnn", "landmarks": "ncnn", "pose": "openvino", "identity": "ncnn"}
     assert all(len(m.ms) == 5 for m in found)
     assert {m.backend for m in found if m.role == "pose"} == {"onnxruntime", "openvino"}
+    assert {m.backend for m in found if m.role == "identity"} == {"onnxruntime", "openvino", "ncnn", "ncnn-f2x2"}
     assert tuning.resolved(bundle, place).backend == chosen
     detector = Detector(targets_bundle, place)
     assert {r: said["backend"] for r, said in detector.describe().items()} == chosen

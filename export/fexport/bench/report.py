@@ -102,11 +102,15 @@ def markdown(result: dict[str, Any], pictures: str = "") -> str:
     networks = result.get("networks") or (theirs or {}).get("networks")
     if networks:
         counted = result.get("gflop", {})
-        lines += ["| network alone, one thread, CPU ms | fexport | py-feat | ratio | GFLOP |", "|---|---|---|---|---|"]
+        lines += [
+            "| network alone, one thread, CPU ms | backend | fexport | py-feat | ratio | GFLOP |",
+            "|---|---|---|---|---|---|",
+        ]
         for role, entry in networks.items():
             other = f"{np.median(entry['pyfeat_cpu_ms']):.1f} | {entry['ratio']:.2f}" if "ratio" in entry else "– | –"
             work_of = f"{counted[role]:.3g}" if role in counted else "–"
-            lines.append(f"| {entry['network']} | {entry['cpu_p50_ms']:.2f} | {other} | {work_of} |")
+            backend = entry.get("backend", "not said")  # older records
+            lines.append(f"| {entry['network']} | {backend} | {entry['cpu_p50_ms']:.2f} | {other} | {work_of} |")
         lines.append("")
     lines += [part for line in start_up(result) for part in (line, "")]
     return "\n".join(lines)

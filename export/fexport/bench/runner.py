@@ -208,8 +208,13 @@ def _networks_alone(
             mine.append(_cpu_ms(backend, inputs, warmup=2 if k == 0 else 0))
             if comparable and pyfeat is not None:
                 theirs.append(pyfeat.network(role, warmup=2 if k == 0 else 0).cpu_ms)
+        entry: dict[str, Any] = {
+            "network": network.row.name,
+            "backend": backend.describe()["backend"],
+            "cpu_ms": mine,
+            "cpu_p50_ms": float(np.median(mine)),
+        }
         backend.close()
-        entry: dict[str, Any] = {"network": network.row.name, "cpu_ms": mine, "cpu_p50_ms": float(np.median(mine))}
         if theirs:
             entry |= {"pyfeat_cpu_ms": theirs, "ratio": float(np.median(theirs)) / float(np.median(mine))}
         found[role] = entry

@@ -13,6 +13,7 @@ from fexruntime.manifest import ANY, Variant
 BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
     "ncnn": ("fexruntime.backends.ncnn", "Ncnn"),
+    "ncnn-f2x2": ("fexruntime.backends.ncnn", "NcnnSmallTiles"),
     "openvino": ("fexruntime.backends.openvino", "OpenVino"),
     "onnxruntime-cuda": ("fexruntime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
     "tensorrt": ("fexruntime.backends.tensorrt", "TensorRT"),

@@ -2,6 +2,10 @@
 
 Everything that would round (half precision, bfloat16, int8) is off: fp32 is as near to torch as ONNX Runtime's. ncnn has
 no batch axis; items run one after another. Its threads are OpenMP's.
+
+ncnn chooses how to do each 3x3 convolution by rules that do not see the CPU's caches: mostly Winograd's F(4x4). `NcnnSmallTiles` has the
+same network with F(2x2) alone, which pads small maps less and streams half the weights, for a third more multiplications. Which
+is faster is the CPU's to say, so both are there for `fexport tune` to measure.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import numpy as np
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Device, Place, Spec
 from fexruntime.bundle import BundleNetwork
-from fexruntime.contracts.ncnn import WAYS
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
 from fexruntime.manifest import Variant
 
@@ -32,28 +35,25 @@ class Ncnn:
 
     reads: ClassVar[tuple[str, ...]] = ("ncnn",)
     devices: ClassVar[tuple[str, ...]] = ("cpu", "vulkan")
+    name: ClassVar[str] = "ncnn"
+    off: ClassVar[tuple[str, ...]] = ()
+    """Ways to convolve that it does without: ncnn's options."""
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ncnn = _import_ncnn()
-        self._name = network.row.name
+        self._network = network.row.name
         self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
         (weights,) = variant.parts
         self._net: Any = self._ncnn.Net()
-        if unknown := sorted(set(variant.off) - set(WAYS)):
-            raise BundleError(
-                f"the manifest has {', '.join(unknown)} off for {self._name}, which is no way of ncnn's to convolve "
-                f"(those are {', '.join(WAYS)}): build the bundle again"
-            )
         device = place.device_of(network.role)
-        self._off = variant.off if device.kind == "cpu" else ()  # they were measured on CPUs
-        for option in (*ROUNDING, *(f"use_{way}" for way in self._off)):
+        for option in (*ROUNDING, *self.off):
             setattr(self._net.opt, option, False)
         self._net.opt.num_threads = self.threads
         self._device = "cpu" if device.kind == "cpu" else self._on_vulkan(device)
         with variant.model.opened(network.folder) as text, weights.opened(network.folder) as data:
             if self._net.load_param(text) or self._net.load_model(data):
-                raise BundleError(f"ncnn cannot load {self._name}: build the bundle again with this ncnn")
+                raise BundleError(f"ncnn cannot load {self._network}: build the bundle again with this ncnn")
 
     def _on_vulkan(self, device: Device) -> str:
         """Have the network run on a Vulkan device; its number and name."""
@@ -62,7 +62,7 @@ class Ncnn:
         if index >= len(seen):
             there = "; ".join(f"{n}: {name}" for n, name in enumerate(seen)) or "none"
             raise EnvironmentMissingError(
-                f"no device {str(device)!r} for {self._name}: Vulkan devices that ncnn sees here: {there}"
+                f"no device {str(device)!r} for {self._network}: Vulkan devices that ncnn sees here: {there}"
                 + ("" if seen else " (it needs a GPU's Vulkan driver; on Debian, mesa-vulkan-drivers has Mesa's)")
             )
         self._net.opt.use_vulkan_compute = True
@@ -91,7 +91,7 @@ class Ncnn:
             code, found = extractor.extract(name)
             if code:
                 shapes = ", ".join(str(list(value.shape)) for value in item)
-                raise InferenceError(f"ncnn could not run {self._name} on {shapes} (code {code})")
+                raise InferenceError(f"ncnn could not run {self._network} on {shapes} (code {code})")
             answers[name] = np.array(found)
         return answers
 
@@ -108,17 +108,25 @@ class Ncnn:
         opt = self._net.opt
         precision = "fp32" if not any(getattr(opt, option) for option in ROUNDING) else "reduced"
         said: dict[str, Any] = {
-            "backend": "ncnn",
+            "backend": self.name,
             "version": self._ncnn.__version__,
             "device": self._device,
             "precision": precision,
             "threads": opt.num_threads,
         }
-        if self._off:
-            said["off"] = list(self._off)
+        if self.off:
+            said["off"] = list(self.off)
         if opt.use_vulkan_compute:  # kinds of layers that ncnn has no shader for: it computes those on the CPU
             said["layers_on_cpu"] = sorted({layer.type for layer in self._net.layers() if not layer.support_vulkan})
         return said
+
+
+class NcnnSmallTiles(Ncnn):
+    """The same, with the smallest of Winograd's tiles alone. On a CPU: ncnn's rules for GPUs are others."""
+
+    devices = ("cpu",)
+    name = "ncnn-f2x2"
+    off = ("use_winograd43_convolution", "use_winograd63_convolution")
 
 
 def vulkan_devices(ncnn: Any) -> list[str]:

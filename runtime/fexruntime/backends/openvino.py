@@ -9,6 +9,8 @@ the arithmetic fp32's, as in ONNX Runtime (`describe` says which). float16 graph
 from __future__ import annotations
 
 import json
+import logging
+import mmap
 import os
 import sys
 import tempfile
@@ -22,11 +24,13 @@ import numpy as np
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import CPU, Device, Place, Spec
 from fexruntime.backends.onnx_bytes import FULL, Types, types_of
+from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
 
 BF16, INT8 = "bf16", "int8"
+_log = logging.getLogger("fexruntime.openvino")
 
 
 class OpenVino:
@@ -43,8 +47,6 @@ class OpenVino:
         self._name = network.row.name
         self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
-        model = network.read(variant.model)
-        self._types = types_of(model)
         core = self._ov.Core()
         device = place.device_of(network.role)
         in_bfloat16 = (
@@ -59,16 +61,10 @@ class OpenVino:
         }
         if device.kind == CPU:
             settings["INFERENCE_NUM_THREADS"] = self.threads
-        named = device_name(device, core.available_devices)
+        # what is there is looked up for others alone: the CPU always is, and looking loads the drivers of GPUs and NPUs
+        named = CPU.upper() if device == Device() else device_name(device, core.available_devices)
         kept = _kept_in_fp32(network, variant) if in_bfloat16 else frozenset()
-        try:
-            graph = core.read_model(model)
-            marked: frozenset[str] = frozenset()
-            if kept:
-                graph, marked = with_precise_layers(self._ov, core, graph, kept)
-            self._compiled: Any = core.compile_model(graph, named, settings)
-        except Exception as error:  # OpenVINO's errors are RuntimeError and its own
-            raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
+        self._compiled, self._types, marked = self._load(core, network, variant, place, named, settings, kept)
         self._device = str(device)
         computes = self._computes_in()
         if not _is_full(computes) and not in_bfloat16:
@@ -77,6 +73,55 @@ class OpenVino:
             )
         self._kept = _kept_layers(self._compiled, marked)
         self._request = self._compiled.create_infer_request()
+
+    def _load(
+        self,
+        core: Any,
+        network: BundleNetwork,
+        variant: Variant,
+        place: Place,
+        device: str,
+        settings: dict[str, Any],
+        kept: frozenset[str],
+    ) -> tuple[Any, Types, frozenset[str]]:
+        """(the compiled model, types read off the graph, names of the layers that were marked as not to be lowered)."""
+        # compiling takes most of the time to load, and twice the memory; what is marked is known of a graph that was read alone
+        store = place.store() if device == CPU.upper() and not kept else None
+        key = {
+            "kind": "compiled OpenVINO model",
+            "network": network.row.name,
+            "model_sha256": variant.model.sha256,
+            "openvino": self._ov.__version__,
+            "cpu": cpu_features(),
+            "settings": json.dumps(settings, sort_keys=True),
+        }
+        found = store.find(key) if store else None
+        if found is not None:
+            with (
+                variant.model.opened(network.folder) as verified,
+                open(verified, "rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph,
+            ):
+                types = types_of(graph)
+            try:
+                return core.import_model(found.read_bytes(), device, settings), types, frozenset()
+            except (OSError, RuntimeError) as error:  # it is gone; or this OpenVINO cannot read it after all
+                _log.info("loading without the store: %s", one_line(error, -1))
+                store = None
+        model = network.read(variant.model)
+        marked: frozenset[str] = frozenset()
+        try:
+            read = core.read_model(model)
+            if kept:
+                read, marked = with_precise_layers(self._ov, core, read, kept)
+            compiled = core.compile_model(read, device, settings)
+        except Exception as error:  # OpenVINO's errors are RuntimeError and its own
+            raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
+        if store is not None:
+            with store.writing(key) as path:
+                if path is not None:
+                    path.write_bytes(compiled.export_model().getvalue())
+        return compiled, types_of(model), marked
 
     def _computes_in(self) -> str:
         return str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))

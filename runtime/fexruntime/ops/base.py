@@ -12,8 +12,11 @@ Finder = Callable[..., "list[dict[str, F32]]"]
 """As in `finders`."""
 Note = tuple[str, float, int]
 """What took how many seconds, for how many items (frames or faces)."""
-FACES_A_RUN = 8
-"""Faces per run of the face networks on a CPU: enough to fill the cores, little enough to bound memory."""
+FACES_A_RUN = 2
+"""Faces per run of the face networks on a CPU. More at once pass its caches and are no faster (multitask is slower), and each
+needs up to 90 MB for as long as it runs."""
+FACES_A_RUN_OF_A_GPU = 8
+"""Where a network runs on a GPU, and pixels are worked on by the CPU."""
 
 
 class Ops(Protocol):
@@ -44,8 +47,10 @@ class Ops(Protocol):
 class HostOps:
     """The CPU: NumPy and OpenCV, a step at a time, by the walk itself."""
 
-    faces_a_run = FACES_A_RUN
     finders: Mapping[str, Finder] = {}
+
+    def __init__(self, faces_a_run: int = FACES_A_RUN) -> None:
+        self.faces_a_run = faces_a_run
 
     def begin(self, frames: Sequence[Any], steps: Sequence[Any]) -> None:
         """Nothing is done ahead; InputError for a frame whose pixels are not the CPU's."""
