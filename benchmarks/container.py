@@ -48,7 +48,7 @@ def main() -> None:
     name = f"fexport-check-{uuid.uuid4().hex[:8]}"
 
     def engine(*arguments: str) -> str:
-        done = subprocess.run([chosen.engine, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([chosen.engine, *arguments], capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             raise SystemExit(f"{chosen.engine} {' '.join(arguments)}: {done.stderr}")
         return done.stdout + done.stderr

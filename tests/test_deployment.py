@@ -47,7 +47,7 @@ def test_what_a_dockerfile_copies_and_installs_is_there(path):
     assert not {"cpu", "gpu"} <= set(extras[0].split(","))
     assert any(line.startswith("USER 10001") for line in lines(path))
     # a new volume takes the owner of the folder it is mounted on: where there is none it is root's, and nothing could be kept
-    (cache,) = re.findall(r"ENV FEXPORT_CACHE=(\S+)", path.read_text())
+    (cache,) = re.findall(r"ENV FEXPORT_CACHE=(\S+)", path.read_text(encoding="utf-8"))
     assert any(f"install -d -o fexport -g fexport {cache}" in line for line in lines(path) if line.startswith("RUN"))
 
 
@@ -75,7 +75,9 @@ def test_the_compose_file_serves_with_options_that_there_are():
     assert first == "serve"
     assert {o for o in options if o.startswith("--")} <= {o for p in command.params for o in p.opts}
     assert int(service["stop_grace_period"].rstrip("s")) > ENDS_S  # or what it still answers is killed
-    (cache,) = re.findall(r"ENV FEXPORT_CACHE=(\S+)", (ROOT / service["build"]["dockerfile"]).read_text())
+    (cache,) = re.findall(
+        r"ENV FEXPORT_CACHE=(\S+)", (ROOT / service["build"]["dockerfile"]).read_text(encoding="utf-8")
+    )
     assert [volume.partition(":")[2] for volume in service["volumes"]] == [cache]
 
 

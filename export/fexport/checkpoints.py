@@ -118,7 +118,7 @@ def locate_file(network: Network, row: WeightsFile, folders: Sequence[Path]) -> 
         return _from_hub(network, row)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
-        fix = f"put them there (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
+        fix = f"put them there, or into a sub-folder {row.own_folder} (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
         raise NotToBeHadError(network, row, f"are not in {where}", fix)
     return found
 

@@ -80,7 +80,7 @@ def test_a_provider_is_asked_for_what_it_lacks_itself(tmp_path, monkeypatch, cap
         pytest.skip("needs a C compiler, on Linux")
     capi = tmp_path / "onnxruntime" / "capi"
     capi.mkdir(parents=True)
-    (tmp_path / "empty.c").write_text("int nothing;")
+    (tmp_path / "empty.c").write_text("int nothing;", encoding="utf-8")
 
     def make(name, *more):
         subprocess.run([compiler, "-shared", "-fPIC", "-o", name, tmp_path / "empty.c", *more], check=True)

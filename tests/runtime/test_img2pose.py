@@ -63,5 +63,7 @@ def test_weights_that_are_not_there_are_named(tmp_path):
     from fexport import checkpoints
     from fexruntime.contracts import network_row
 
-    with pytest.raises(CheckpointError, match=r"img2pose needs model\.safetensors.*sub-folder img2pose"):
+    with pytest.raises(
+        CheckpointError, match=r"img2pose's weights model\.safetensors are not in .*sub-folder img2pose"
+    ):
         checkpoints.locate(network_row("img2pose"), [tmp_path])

@@ -238,7 +238,9 @@ def test_a_frame_that_cannot_be_run_is_named_and_goes_to_on_bad(frame, monkeypat
 
     monkeypatch.setattr(network, "infer", fails)
     small = np.ascontiguousarray(frame[:300])
-    with pytest.raises(InferenceError, match=r"'tensor' \(512 x 512\) could not be read.*bad_alloc.*--detector-size"):
+    with pytest.raises(
+        InferenceError, match=r"'tensor' \(512 x 512\) could not be read.*bad_alloc.*smaller detector_size"
+    ):
         detector.detect(frame)
     bad = []
     for batch_size in (1, 3):

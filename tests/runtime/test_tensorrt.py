@@ -278,7 +278,7 @@ def test_without_a_gpu_nothing_is_imported_and_the_message_says_so(monkeypatch):
     monkeypatch.setattr("fexruntime.driver.LIBRARY", "libcuda-that-is-not-there.so")
     with pytest.raises(EnvironmentMissingError, match="no NVIDIA driver here"):
         Detector("edge", backend="tensorrt", device="cuda")
-    with pytest.raises(EnvironmentMissingError, match="which runs faces on cuda"):
+    with pytest.raises(EnvironmentMissingError, match="by the backend 'tensorrt', which has cuda"):
         Detector("edge", backend="tensorrt")
 
 
