@@ -348,4 +348,4 @@ def test_what_cannot_be_served():
 def test_a_process_that_has_opencv_already_does_not_serve():
     """OpenCV reads its limit on pixels once: set too late, pictures of kinds whose head is not read could be of any size."""
     with pytest.raises(EnvironmentMissingError, match="OpenCV was imported before its limit on pixels"):
-        command.callback(**{p.name: p.default for p in command.params})
+        command.callback(**{p.name: p.default for p in command.params if p.expose_value})
