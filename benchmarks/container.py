@@ -51,7 +51,7 @@ def main() -> None:
         done = subprocess.run([chosen.engine, *arguments], capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             raise SystemExit(f"{chosen.engine} {' '.join(arguments)}: {done.stderr}")
-        return done.stdout + done.stderr
+        return done.stdout
 
     options = [f"--publish=127.0.0.1:{port}:{port}", *(f"--tmpfs={at}" for at in service["tmpfs"])]
     options += [f"--cap-drop={what}" for what in service["cap_drop"]]
@@ -66,7 +66,14 @@ def main() -> None:
         user, root, kept = engine("exec", name, "sh", "-c", LOOKS).splitlines()
         engine("stop", "-t", service["stop_grace_period"].rstrip("s"), name)
         ended = engine("inspect", "--format", "{{.State.ExitCode}}", name).strip()
-        log = engine("logs", name)
+        done = subprocess.run(
+            [chosen.engine, "logs", name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=True,
+        )
+        log = done.stdout
     finally:
         for what in (["rm", "--force", name], ["volume", "rm", "--force", name]):
             subprocess.run([chosen.engine, *what], capture_output=True, check=False)

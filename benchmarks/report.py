@@ -50,15 +50,15 @@ def text(found: dict[str, dict]) -> str:
         "Made by `benchmarks/report.py` from `benchmarks/results/`; `benchmarks/record.py` makes those. Both sides took turns on the same",
         "frames with the same number of threads; a ratio is the median of the rounds' own ratios.",
         "",
-        "| workload | fexport p50 ms | py-feat p50 ms | ratio | middle half | rounds | noise | recorded | commit |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| workload | machine | fexport p50 ms | py-feat p50 ms | ratio | middle half | rounds | noise | recorded | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in found.items():
         ours, theirs = (result[k]["statistics"]["p50_ms"] for k in ("fexport", "pyfeat"))
         ratio = result["ratio"]
         noisy = [side for side, key in (("fexport", "fexport"), ("py-feat", "pyfeat")) if result[key]["noise"]]
         lines.append(
-            f"| {name} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
+            f"| {name} | {result['machine']['cpu'].partition(' (')[0]} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
             f"{len(result['fexport']['samples'])} | {' and '.join(noisy) or 'none seen'} | {_when(result)} |"
         )
     lines += [
@@ -197,7 +197,9 @@ def _limit(found: dict[str, dict]) -> list[str]:
     for name, result in found.items():
         faces, gflop = result["workload"].get("faces_read", result["workload"]["faces"]), result.get("gflop")
         shrunk = result["workload"]["detector_size"] or result["workload"].get("output_size")
-        if not gflop or shrunk or faces is None:  # counted on whole frames
+        if (
+            not gflop or shrunk or faces is None or result["machine"]["cpu"] != record["machine"]["cpu"]
+        ):  # counted on whole frames
             continue
         stages = result["fexport"]["stages_ms"]
         taken = sum(stages[f"{role} network"] for role in gflop)
@@ -213,7 +215,8 @@ def _elsewhere() -> list[str]:
     lines = []
     for path in sorted((RESULTS / "other_machines").glob("*/*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if "ratio" not in result:
+        now = RESULTS / path.name
+        if "ratio" not in result or (now.exists() and now.read_bytes() == path.read_bytes()):
             continue
         older_records.today(result)
         ours, theirs = (result[side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))

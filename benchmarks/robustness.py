@@ -176,7 +176,7 @@ def load(whole: bool) -> list[str]:
         "## Load",
         "",
         *(line for c in commands for line in command(c)),
-        "Two cores of an AMD EPYC (Zen 4), which other work shared: the ms are no measure of speed.",
+        "Other work shared the machine: the ms are no measure of speed.",
         "",
         *table(["server", "run", "answer", "number", "ms p50", "ms p99", "ms max"], rows),
     ]

@@ -67,7 +67,12 @@ def said(lacking: Sequence[Lacking], fix: str = "") -> str:
     for item in files.values():
         by_cause.setdefault(item.why.cause, []).append(item.file)
     causes = (f"{', '.join(names)} {cause}" for cause, names in by_cause.items())
-    return f"weights are missing: {'; '.join(causes)}; {fix or lacking[0].why.fix}"
+    general = lacking[0].why.fix
+    if len(files) > 1:
+        general = general.replace(
+            f"a sub-folder {lacking[0].row.own_folder} ", "sub-folders called as their repositories "
+        )
+    return f"weights are missing: {'; '.join(causes)}; {fix or general}"
 
 
 def _other_contract(plan: Plan, lacking: Sequence[Lacking]) -> str:

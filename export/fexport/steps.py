@@ -30,7 +30,7 @@ from fexruntime.backends.arrays import FUNCTIONS
 from fexruntime.backends.base import Backend, Place
 from fexruntime.bundle import BundleNetwork
 from fexruntime.contracts import Choice, Network, Tensor
-from fexruntime.contracts.ncnn import SMALL_TILES
+from fexruntime.contracts.ncnn import SMALL_TILES, SMALL_TILES_BACKEND
 from fexruntime.contracts.precision import FULL
 from fexruntime.errors import BundleError
 from fexruntime.files import write_file
@@ -118,7 +118,7 @@ def _graphs(
             progress(role, f"no artefact for ncnn: {error}")
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
-            ways = (NCNN, "ncnn-f2x2") if loaded.network.name in SMALL_TILES else (NCNN,)
+            ways = (NCNN, SMALL_TILES_BACKEND) if loaded.network.name in SMALL_TILES else (NCNN,)
             variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ways, files[1:]))
     return variants, passes, not_held
 

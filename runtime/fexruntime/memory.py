@@ -10,6 +10,9 @@ def give_back() -> None:
 
     Elsewhere than on glibc nothing is done.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # Windows has no such handle
+        return
     if trim is not None:
         trim(0)

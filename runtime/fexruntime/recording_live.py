@@ -79,6 +79,8 @@ def record_live(
                 last = time.monotonic()
             if on_seen is not None:
                 on_seen(seen)
+        write()
+        behind.finish()  # here: rows that cannot be written are an error like those before them
     except BaseException:
         # a camera that was lost for good: the rows that there are are a whole file
         if done.frames:

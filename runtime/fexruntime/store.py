@@ -1,4 +1,4 @@
-"""What a device makes for itself and may use again: optimised graphs today, engines and tunings likewise.
+"""What a device makes for itself and may use again: optimised and compiled graphs, engines, tunings.
 
 A thing in the store runs in place of a verified file, so it is believed only where nobody else can have put it there:
 the folder is the user's own, closed to others, and never in a shared temporary place. An item is found by its whole

@@ -24,13 +24,14 @@ from fexruntime.backends import open_variant
 from fexruntime.backends.base import AUTO, DEFAULT_BACKEND, Backend, Place
 from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import Bundle, BundleNetwork
+from fexruntime.contracts.ncnn import SMALL_TILES_BACKEND
 from fexruntime.errors import EnvironmentMissingError
 from fexruntime.manifest import MANIFEST, Variant
 from fexruntime.ops.base import FACES_A_RUN
 from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
-_BACKENDS = (*_ENGINES, "ncnn-f2x2", "arrays")
+_BACKENDS = (*_ENGINES, SMALL_TILES_BACKEND, "arrays")
 LEAST_GAIN = 0.03
 """A candidate has to take this share less time than the default to be chosen in its place."""
 NOISY = 1.3
@@ -265,6 +266,7 @@ def _key(bundle: Bundle, place: Place) -> dict[str, str]:
         "measured": "in the frame",  # choices of versions that measured each network alone are not used
         "network": f"{bundle.pipeline.name}, {', '.join(n.row.name for n in bundle.networks.values())}",
         "bundle_sha256": manifest,
+        "faces_a_run": str(FACES_A_RUN),
         "cpu": cpu_features(),
         "threads": str(place.threads if isinstance(place.threads, Mapping) else place.cores),
         "precision": str(precision),

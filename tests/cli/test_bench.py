@@ -257,3 +257,18 @@ def test_a_gpus_stages_are_by_its_clock_and_its_memory_is_said(driver, tensorrt)
 def test_cpu_time_of_networks_is_not_of_a_gpu(tmp_path):
     done = fexport("bench", "edge", "--networks", "--device", "cuda", "--out", tmp_path / "out")
     refused(done, "--networks measures CPU time of networks: leave it out with --device")
+
+
+def test_with_an_output_size_frames_are_found_at_that_size(tmp_path, monkeypatch):
+    picture = tmp_path / "frame.png"
+    workload.write_picture(workload.frame_of(None, (960, 540)), picture)
+    with workload.Workload(open_bundle("edge"), [[10.0, 10.0, 90.0, 110.0]], output_size=320) as work:
+        seen, real = [], work.detector.run
+
+        def run(frames, *more):
+            seen.extend(frame.rgb_u8.shape for frame in frames)
+            return real(frames, *more)
+
+        monkeypatch.setattr(work.detector, "run", run)
+        work.run(picture)
+    assert seen == [(320, 320, 3)] * 2

@@ -158,13 +158,16 @@ def test_a_second_run_finds_nothing(name):
     assert onnx_passes.apply(model, [name]) == {}
 
 
-def test_channels_that_somebody_counts_are_not_widened():
-    """A mean over channels, an output, a reshape: zeros would change them."""
+@pytest.mark.parametrize("counted", ["mean", "constant"])
+def test_channels_that_somebody_counts_are_not_widened(counted):
+    """A mean over channels, a constant that is added to each: zeros would change them, or no longer be zeros."""
 
     class Counted(FewChannels):
         def forward(self, x):
             y = self.a(x)
             y = torch.relu(self.c(y) + nn.functional.pad(y, (0, 0, 0, 0, 0, 2)))
+            if counted == "constant":
+                return self.d(y + torch.ones(y.shape[1], 1, 1))
             return self.d(y) + y.mean(1, keepdim=True)
 
     model, _ = exported(randomise(Counted()), (3, 8, 8))

@@ -96,7 +96,7 @@ class Workload:
         self._stages = {}
         start = time.perf_counter()
         pixels = read_image(image) if isinstance(image, Path) else image
-        frame: Frame = as_frame(pixels, 0, "frame")
+        frame: Frame = as_frame(pixels, 0, "frame", self._all.output_size)
         if self._boxes is None:
             results = self.detector.run([frame], self._all)
         else:

@@ -184,7 +184,7 @@ _TENSORRT = "pip install tensorrt; on a Jetson JetPack's"
 
 
 def _cuda_provider(what: str, here: str) -> Finding:
-    """Whether ONNX Runtime has its CUDA provider; whether that loads is seen by a session alone."""
+    """Whether ONNX Runtime has its CUDA provider; whether it loads is `probes.cuda_provider`'s to say."""
     from fexruntime.backends.onnxruntime import import_onnxruntime
     from fexruntime.backends.onnxruntime_cuda import INSTALL, PROVIDER
     from fexruntime.errors import EnvironmentMissingError
@@ -229,7 +229,7 @@ def _edge_bundle() -> Finding:
 def _cache() -> Finding:
     from fexruntime.store import VARIABLE, default_folder, open_store
 
-    what = "cache of optimised graphs"
+    what = "cache"
     found = probes.cache_folder(default_folder(), VARIABLE)
     if found is not None:
         return Finding(what, found.found, False, found.fix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
@@ -105,20 +106,33 @@ def command(
 def sockets(host: str, port: int) -> list[socket.socket]:
     """One bound to each address of the host; who connects is refused until the service listens. InputError where they cannot be had."""
     made: list[socket.socket] = []
+    unavailable: OSError | None = None
     try:
         for family, kind, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            made.append(socket.socket(family, kind))
+            try:
+                made.append(socket.socket(family, kind))
+            except OSError as error:  # a family that this system has not: the host's other addresses may do
+                unavailable = error
+                continue
             if sys.platform != "win32":  # there it would let two processes have one port
                 made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            made[-1].bind(address)
-    except OSError as error:
+            try:
+                made[-1].bind(address)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                made.pop().close()
+                unavailable = error
+        if unavailable is not None and not made:
+            raise unavailable
+    except (OSError, UnicodeError) as error:  # a name that cannot be one of a host is a UnicodeError
         for each in made:
             each.close()
         raise InputError(
-            f"--host {host} --port {port} cannot be had ({error.strerror}): give an address of this machine and a free port"
+            f"--host {host} --port {port} cannot be had ({getattr(error, 'strerror', None) or error}): give an address of this machine and a free port"
         ) from None
     return made

@@ -82,6 +82,8 @@ def _that_may_be_wider(graph: Graph, channels: dict[str, int]) -> set[str]:
                 continue  # what it reads and what it gives have nothing to do with each other
             images = [name for name in (*node.input, node.output[0]) if name in channels]
             alike = node.op_type in _ALIKE or all(channels[name] == group for name in images)
+            if node.op_type == "Add" and any(name not in channels for name in node.input):
+                alike = False  # a constant: it has the old number of channels, or is no zero in the new ones
             if not alike or not wide.issuperset(images):
                 wide.difference_update(images)
     return wide

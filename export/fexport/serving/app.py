@@ -1,6 +1,6 @@
 """The service: one process, one detector, a bounded queue; FastAPI routes and Prometheus counters.
 
-Nothing of a request is kept. What does not fit is refused at once: a body over the limit with 413, a full queue with 429. A body that does
+Nothing of a request is kept. What does not fit is refused: a body over the limit with 413, a full queue with 429. A body that does
 not come is given up (408), so that nobody holds the service by sending slowly.
 """
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from fexruntime.backends.base import AUTO, Backend, Place
 from fexruntime.bundle import BundleNetwork
+from fexruntime.contracts.ncnn import SMALL_TILES_BACKEND
 from fexruntime.errors import BundleError, EnvironmentMissingError, InputError
 from fexruntime.manifest import ANY, Variant
 
 BACKENDS = {
     "onnxruntime": ("fexruntime.backends.onnxruntime", "OnnxRuntime"),
     "ncnn": ("fexruntime.backends.ncnn", "Ncnn"),
-    "ncnn-f2x2": ("fexruntime.backends.ncnn", "NcnnSmallTiles"),
+    SMALL_TILES_BACKEND: ("fexruntime.backends.ncnn", "NcnnSmallTiles"),
     "openvino": ("fexruntime.backends.openvino", "OpenVino"),
     "onnxruntime-cuda": ("fexruntime.backends.onnxruntime_cuda", "OnnxRuntimeCuda"),
     "tensorrt": ("fexruntime.backends.tensorrt", "TensorRT"),
@@ -43,7 +44,13 @@ def chosen(network: BundleNetwork, place: Place) -> tuple[Any, Variant]:
     kind = _backend(name)
     if not (alone and isinstance(place.device, str)):  # a device of all is not this one's; one by its role is meant
         _check_device(kind, name, network, place)
-    return kind, network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
+    variant = network.variant(place.precision_of(network.role), kind.reads, getattr(kind, "target", ANY))
+    if getattr(kind, "off", ()) and name not in variant.verified_on:
+        raise BundleError(
+            f"{network.row.name} ({network.role}) was not held to torch on {name!r}, but on {', '.join(variant.verified_on)}: "
+            "give one of these for it"
+        )
+    return kind, variant
 
 
 def open_variant(network: BundleNetwork, variant: Variant, place: Place) -> Backend:

@@ -4,8 +4,8 @@ Everything that would round (half precision, bfloat16, int8) is off: fp32 is as 
 no batch axis; items run one after another. Its threads are OpenMP's.
 
 ncnn chooses how to do each 3x3 convolution by rules that do not see the CPU's caches: mostly Winograd's F(4x4). `NcnnSmallTiles` has the
-same network with F(2x2) alone, which pads small maps less and streams half the weights, for a third more multiplications. Which
-is faster is the CPU's to say, so both are there for `fexport tune` to measure.
+same network with F(2x2) alone, which pads small maps less and streams half the weights, for up to four fifths more multiplications (a
+third on maps of 14 x 14). Which is faster is the CPU's to say, so both are there for `fexport tune` to measure.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Device, Place, Spec
 from fexruntime.bundle import BundleNetwork
+from fexruntime.contracts.ncnn import SMALL_TILES_BACKEND
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError
 from fexruntime.manifest import Variant
 
@@ -125,7 +126,7 @@ class NcnnSmallTiles(Ncnn):
     """The same, with the smallest of Winograd's tiles alone. On a CPU: ncnn's rules for GPUs are others."""
 
     devices = ("cpu",)
-    name = "ncnn-f2x2"
+    name = SMALL_TILES_BACKEND
     off = ("use_winograd43_convolution", "use_winograd63_convolution")
 
 

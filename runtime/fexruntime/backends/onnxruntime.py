@@ -221,7 +221,7 @@ def import_onnxruntime() -> Any:
 
 @lru_cache(maxsize=1)
 def cpu_features() -> str:
-    """A text that differs between CPUs for which ONNX Runtime lays out graphs differently."""
+    """A text that differs between CPUs for which engines lay out or compile graphs differently."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

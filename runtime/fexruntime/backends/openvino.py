@@ -118,9 +118,12 @@ class OpenVino:
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
             raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
         if store is not None:
-            with store.writing(key) as path:
-                if path is not None:
-                    path.write_bytes(compiled.export_model().getvalue())
+            try:
+                with store.writing(key) as path:
+                    if path is not None:
+                        path.write_bytes(compiled.export_model().getvalue())
+            except RuntimeError as error:  # OpenVINO cannot export it: it is compiled again next time
+                _log.info("nothing was kept of %s: %s", self._name, one_line(error, -1))
         return compiled, types_of(model), marked
 
     def _computes_in(self) -> str:
