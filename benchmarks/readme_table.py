@@ -23,7 +23,7 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     """The table of frames, and what holds of all of it."""
     rows = ["| a frame | fexport | py-feat | ratio |", "|---|---|---|---|"]
     first = found["vga_1_face"]
-    machine, theirs = first["machine"], first["pyfeat"]
+    machine = first["machine"]
     for name, words in _ROWS.items():
         if name in found:
             own = found[name]["machine"]
@@ -31,6 +31,7 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
                 words += f" ({own['cpu'].partition(' (')[0]}, {own['date'].partition('T')[0]})"
             ours, theirs = (found[name][side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
             rows.append(f"| {words} | {ours:.0f} ms | {theirs:.0f} ms | {found[name]['ratio']['paired_p50']:.2f} |")
+    theirs = first["pyfeat"]
     cold, *later = first["start_up"]
     begun = [statistics.median(r["import_s"] + r["load_s"] for r in runs) for runs in ([cold], later)]
     taken = json.loads((RESULTS / "footprint.json").read_text(encoding="utf-8"))
