@@ -47,10 +47,11 @@ def main() -> None:
     port = service["command"][service["command"].index("--port") + 1]
     name = f"fexport-check-{uuid.uuid4().hex[:8]}"
 
-    def engine(*arguments: str) -> str:
-        done = subprocess.run([chosen.engine, *arguments], capture_output=True, encoding="utf-8", check=False)
+    def engine(*arguments: str, stderr: int = subprocess.PIPE) -> str:
+        words = [chosen.engine, *arguments]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8", check=False)
         if done.returncode:
-            raise SystemExit(f"{chosen.engine} {' '.join(arguments)}: {done.stderr}")
+            raise SystemExit(f"{chosen.engine} {' '.join(arguments)}: {done.stderr or done.stdout}")
         return done.stdout
 
     options = [f"--publish=127.0.0.1:{port}:{port}", *(f"--tmpfs={at}" for at in service["tmpfs"])]
@@ -66,14 +67,7 @@ def main() -> None:
         user, root, kept = engine("exec", name, "sh", "-c", LOOKS).splitlines()
         engine("stop", "-t", service["stop_grace_period"].rstrip("s"), name)
         ended = engine("inspect", "--format", "{{.State.ExitCode}}", name).strip()
-        done = subprocess.run(
-            [chosen.engine, "logs", name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            check=True,
-        )
-        log = done.stdout
+        log = engine("logs", name, stderr=subprocess.STDOUT)  # the service's lines are on its standard error
     finally:
         for what in (["rm", "--force", name], ["volume", "rm", "--force", name]):
             subprocess.run([chosen.engine, *what], capture_output=True, check=False)

@@ -22,20 +22,25 @@ def fexport(*arguments, cwd=None, **environment):
     )
 
 
-def watched_until_rows(address, out):
-    """What `run --camera` says that is stopped (Ctrl-C) once rows are written."""
+def stopped_at_rows(arguments, out, size_bytes, how):
+    """(exit status, what it said, standard error) of a command that gets the signal `how` once so many bytes of rows for `out` are written."""
     run = subprocess.Popen(
-        [*FEXPORT, "run", "--camera", address, "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-    )  # fmt: skip
+        [*FEXPORT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
     part, deadline = out.with_name(f"{out.name}.part"), time.monotonic() + 60
-    while not part.exists() or part.stat().st_size < 500:
+    while not part.exists() or part.stat().st_size < size_bytes:
         assert time.monotonic() < deadline
         assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    run.send_signal(how)
     said, wrong = run.communicate(timeout=60)
-    assert run.returncode == 0, wrong
+    return run.returncode, said, wrong
+
+
+def watched_until_rows(address, out):
+    """What `run --camera` says that is stopped (Ctrl-C) once rows are written."""
+    status, said, wrong = stopped_at_rows(["run", "--camera", address, "--out", out], out, 500, signal.SIGINT)
+    assert status == 0, wrong
     return said
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
-import time
 from pathlib import Path
 
 import clips
 import numpy as np
 import pytest
-from command import FEXPORT, fexport
+from command import fexport, stopped_at_rows
 
 from fexport import build, plan
 from fexruntime import Detector, landmark_track
@@ -109,16 +107,10 @@ def test_the_command_stopped_and_gone_on_with_follows_the_same_faces(photo, tmp_
     def arguments(to):
         return ["run", "--bundle", "facemesh", film, "--out", to, "--use-prev-landmarks", "--max-faces", "1"]
 
-    run = subprocess.Popen([*FEXPORT, *map(str, arguments(out))], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    part, deadline = out.with_name(f"{out.name}.part"), time.monotonic() + 60
-    while not part.exists() or part.stat().st_size < 100_000:  # a row has about 15,000 bytes
-        assert time.monotonic() < deadline
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.01)
-    run.send_signal(signal.SIGTERM)
-    said, wrong = run.communicate(timeout=60)
-    assert run.returncode == 143, wrong
-    assert b"--resume goes on" in said
+    # a row has about 15,000 bytes
+    status, said, wrong = stopped_at_rows(arguments(out), out, 100_000, signal.SIGTERM)
+    assert status == 143, wrong
+    assert "--resume goes on" in said
     done = fexport(*arguments(out), "--resume")
     assert done.returncode == 0, done.stderr
     assert fexport(*arguments(whole)).returncode == 0

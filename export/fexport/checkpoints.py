@@ -76,11 +76,13 @@ class Located:
 
 
 class NotToBeHadError(CheckpointError):
-    """A weights file is nowhere: `cause` goes on from its name, `fix` is what mends it."""
+    """A weights file is nowhere: `cause` goes on from its name, `fix` is what mends it, `fix_of_several` what mends it and others alike."""
 
-    def __init__(self, network: Network, row: WeightsFile, cause: str, fix: str = _FIX) -> None:
+    def __init__(
+        self, network: Network, row: WeightsFile, cause: str, fix: str = _FIX, fix_of_several: str | None = None
+    ) -> None:
         super().__init__(f"{network.name}'s weights {row.filename} {cause}; {fix}")
-        self.cause, self.fix = cause, fix
+        self.cause, self.fix, self.fix_of_several = cause, fix, fix_of_several or fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,10 @@ def locate_file(network: Network, row: WeightsFile, folders: Sequence[Path]) -> 
         return _from_hub(network, row)
     if found is None:
         where = " or ".join(repr(str(folder)) for folder in folders)
-        fix = f"put them there, or into a sub-folder {row.own_folder} (`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
-        raise NotToBeHadError(network, row, f"are not in {where}", fix)
+        fetched = f"(`fexport fetch … --to {folders[0]}` with the same options gets what is on the hub)"
+        own, others = f"a sub-folder {row.own_folder}", "sub-folders called as their repositories"
+        fixes = (f"put them there, or into {place} {fetched}" for place in (own, others))
+        raise NotToBeHadError(network, row, f"are not in {where}", *fixes)
     return found
 
 

@@ -67,11 +67,8 @@ def said(lacking: Sequence[Lacking], fix: str = "") -> str:
     for item in files.values():
         by_cause.setdefault(item.why.cause, []).append(item.file)
     causes = (f"{', '.join(names)} {cause}" for cause, names in by_cause.items())
-    general = lacking[0].why.fix
-    if len(files) > 1:
-        general = general.replace(
-            f"a sub-folder {lacking[0].row.own_folder} ", "sub-folders called as their repositories "
-        )
+    why = lacking[0].why
+    general = why.fix if len(files) == 1 else why.fix_of_several
     return f"weights are missing: {'; '.join(causes)}; {fix or general}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,10 @@ class Graph:
         self.initialisers[name] = self.proto.initializer[-1]
         return name
 
-    def replace(self, old: Iterable[onnx.NodeProto], new: Iterable[onnx.NodeProto]) -> None:
-        """Put `new` where the last of `old` stood, and take `old` out."""
+    def replace(self, old: Iterable[onnx.NodeProto], new: Sequence[onnx.NodeProto], called: str = "") -> None:
+        """Put `new` where the last of `old` stood, and take `old` out; with `called` the new ones are named CALLED/0, CALLED/1, …"""
+        for k, node in enumerate(new if called else ()):
+            node.name = f"{called}/{k}"
         # a node is known by what it makes: protobuf gives a new Python object at each access
         gone = {n.output[0] for n in old}
         nodes = list(self.proto.node)

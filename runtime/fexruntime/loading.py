@@ -15,7 +15,7 @@ from fexruntime.bundle import Bundle
 from fexruntime.errors import InferenceError, InputError, OutOfMemoryError, is_short_of_memory
 from fexruntime.faces import Step
 from fexruntime.memory import give_back
-from fexruntime.ops.base import FACES_A_RUN, FACES_A_RUN_OF_A_GPU, HostOps
+from fexruntime.ops.base import HostOps, faces_a_run
 from fexruntime.sources.frame import Frame
 from fexruntime.workspace import Workspace
 
@@ -72,8 +72,7 @@ def load(bundle: Bundle, place: Place) -> dict[str, Backend]:
 def workspace_of(networks: Mapping[str, Backend], finder: Step, steps: Sequence[Step], place: Place) -> Workspace:
     """Buffers for one call at a time over networks that are loaded: the CPU's, or a GPU's where pixels stay there."""
     if place.pixels == CPU:
-        on_a_gpu = any(place.device_of(role).kind != CPU for role in networks)
-        ops = HostOps(FACES_A_RUN_OF_A_GPU if on_a_gpu else FACES_A_RUN)
+        ops = HostOps(faces_a_run(place.device_of(role).kind for role in networks))
         return Workspace({role: network.share() for role, network in networks.items()}, ops)
     from fexruntime.ops.opened import resident_workspace
 

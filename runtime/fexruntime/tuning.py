@@ -27,7 +27,7 @@ from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.contracts.ncnn import SMALL_TILES_BACKEND
 from fexruntime.errors import EnvironmentMissingError
 from fexruntime.manifest import MANIFEST, Variant
-from fexruntime.ops.base import FACES_A_RUN
+from fexruntime.ops.base import faces_a_run
 from fexruntime.versions import installed
 
 _ENGINES = ("onnxruntime", "ncnn", "openvino")
@@ -85,7 +85,10 @@ def tune(
             "there is no place to keep the choice (see `fexport cache`): set FEXPORT_CACHE to a folder of your own"
         )
     work = work or Workload()
-    given = {role: [_inputs(n, size, work) for size in _batches(n, work.faces)] for role, n in bundle.networks.items()}
+    most = _faces_a_run(bundle, place)
+    given = {
+        role: [_inputs(n, size, work) for size in _batches(n, work.faces, most)] for role, n in bundle.networks.items()
+    }
     frame = {role: _first(network, place, say) for role, network in bundle.networks.items()}
     found: list[Measured] = []
     try:
@@ -241,11 +244,15 @@ def _candidates(network: BundleNetwork, precision: str) -> Iterator[tuple[str, V
             yield name, variant
 
 
-def _batches(network: BundleNetwork, faces: int) -> list[int]:
+def _faces_a_run(bundle: Bundle, place: Place) -> int:
+    return faces_a_run(place.device_of(role).kind for role in bundle.networks)
+
+
+def _batches(network: BundleNetwork, faces: int, most: int) -> list[int]:
     """Items of each run, as the walk makes them."""
     if not network.choice.reads:
         return [1]
-    return [min(FACES_A_RUN, faces - start) for start in range(0, max(faces, 1), FACES_A_RUN)]
+    return [min(most, faces - start) for start in range(0, max(faces, 1), most)]
 
 
 def _inputs(network: BundleNetwork, items: int, work: Workload) -> dict[str, F32]:
@@ -266,7 +273,7 @@ def _key(bundle: Bundle, place: Place) -> dict[str, str]:
         "measured": "in the frame",  # choices of versions that measured each network alone are not used
         "network": f"{bundle.pipeline.name}, {', '.join(n.row.name for n in bundle.networks.values())}",
         "bundle_sha256": manifest,
-        "faces_a_run": str(FACES_A_RUN),
+        "faces_a_run": str(_faces_a_run(bundle, place)),
         "cpu": cpu_features(),
         "threads": str(place.threads if isinstance(place.threads, Mapping) else place.cores),
         "precision": str(precision),

@@ -100,6 +100,8 @@ def test_ncnns_small_tiles_are_a_backend_of_their_own_that_was_held_to_torch(tar
         assert_same_fex(detector.detect(photo, boxes=BOXES), GOLDENS / "detectorv1_pyfeat215_boxes.csv")
     with Detector(targets_bundle, backend={"identity": "ncnn"}) as detector:
         assert "off" not in detector.describe()["identity"]
+    with pytest.raises(BundleError, match="was not held to torch on 'ncnn-f2x2', but on ncnn: give one of these"):
+        Detector(targets_bundle, backend={"faces": "ncnn-f2x2"})
     with pytest.raises(EnvironmentMissingError, match="on 'vulkan' by the backend 'ncnn-f2x2', which has cpu"):
         Detector(targets_bundle, backend={"identity": "ncnn-f2x2"}, device={"identity": "vulkan"})
 

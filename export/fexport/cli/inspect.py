@@ -9,7 +9,8 @@ import click
 
 from fexport.cli import tables
 from fexport.cli.paths import BUNDLE
-from fexruntime.backends.onnx_bytes import types_of
+from fexruntime.backends.base import precision_said
+from fexruntime.backends.onnx_bytes import Types, types_in
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
@@ -79,9 +80,12 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
 
 def _artefact(variant: Variant, bundle: Bundle) -> str:
     size = sum(f.size_bytes for f in (variant.model, *variant.parts))
-    stored = types_of(variant.model.read(bundle.path)).stored if variant.kind == "onnx" else variant.precision
-    weights = f" (weights {stored})" if stored != variant.precision else ""
-    return f"{variant.precision}{weights} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
+    stored = variant.precision
+    if variant.kind == "onnx":
+        with variant.model.opened(bundle.path) as verified:
+            stored = types_in(verified).stored
+    precision = precision_said(Types(variant.precision, stored).said())
+    return f"{precision} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
 
 
 def _origin(weights: WeightsRecord) -> str:

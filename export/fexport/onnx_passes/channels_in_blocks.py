@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from fexport.onnx_graph import Graph, attribute
+from fexport.onnx_passes.channels_in_conv import added_channels, channels_of
 
 BLOCK = 16
 _ALIKE = frozenset(("Add", "MaxPool", "Pad", "Relu"))
@@ -21,7 +22,7 @@ _ALIKE = frozenset(("Add", "MaxPool", "Pad", "Relu"))
 
 def channels_in_blocks(model: onnx.ModelProto) -> int:
     """Widen the images of a graph in which that makes Pads superfluous; answers how many Pads went."""
-    graph, channels = Graph(model), _channels(model)
+    graph, channels = Graph(model), channels_of(model)
     wide = _that_may_be_wider(graph, channels)
     more = {name: -channels[name] % BLOCK for name in wide}
     pads = [n for n in graph.proto.node if n.op_type == "Pad" and n.output[0] in wide]
@@ -69,7 +70,7 @@ def _that_may_be_wider(graph: Graph, channels: dict[str, int]) -> set[str]:
         for node in graph.proto.node
         if node.output[0] in channels
         and node.output[0] not in graph.outputs
-        and (_adds_channels(graph, node) if node.op_type == "Pad" else node.op_type in _ALIKE | {"Conv"})
+        and (added_channels(graph, node) > 0 if node.op_type == "Pad" else node.op_type in _ALIKE | {"Conv"})
         and all(r.op_type in _ALIKE | {"Conv"} for r in graph.consumers[node.output[0]])
         and all(r.input[0] == node.output[0] for r in graph.consumers[node.output[0]] if r.op_type == "Conv")
     }
@@ -87,19 +88,3 @@ def _that_may_be_wider(graph: Graph, channels: dict[str, int]) -> set[str]:
             if not alike or not wide.issuperset(images):
                 wide.difference_update(images)
     return wide
-
-
-def _adds_channels(graph: Graph, pad: onnx.NodeProto) -> bool:
-    """Whether it puts channels of zeros behind an image's own, and nothing else."""
-    amounts = graph.value(pad.input[1])
-    fill = graph.value(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
-    plain = attribute(pad, "mode", b"constant") == b"constant" and (fill is None or not fill.any())
-    return plain and amounts is not None and len(amounts) == 8 and amounts[5] > 0 and np.count_nonzero(amounts) == 1
-
-
-def _channels(model: onnx.ModelProto) -> dict[str, int]:
-    """How many channels each image [N,C,H,W] has, where that is known."""
-    shaped = onnx.shape_inference.infer_shapes(model).graph
-    weights = {t.name for t in model.graph.initializer}
-    axes = {v.name: v.type.tensor_type.shape.dim for v in (*shaped.input, *shaped.value_info, *shaped.output)}
-    return {k: int(v[1].dim_value) for k, v in axes.items() if len(v) == 4 and v[1].dim_value and k not in weights}

@@ -16,17 +16,11 @@ from fexport.onnx_graph import Graph, attribute
 
 def channels_in_conv(model: onnx.ModelProto) -> int:
     """Rewrite every Pad that adds channels of zeros, and nothing else, behind those of an image; answers how many."""
-    count = 0
+    count, channels = 0, channels_of(model)
     for pad in [n for n in model.graph.node if n.op_type == "Pad"]:
         graph = Graph(model)
-        pads = graph.value(pad.input[1])
-        fill = graph.value(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
-        plain = attribute(pad, "mode", b"constant") == b"constant" and (fill is None or not fill.any())
-        given = _channels(model, pad.input[0])
-        if pads is None or len(pads) != 8 or not plain or given is None:
-            continue
-        added = int(pads[5])
-        if added < 1 or any(int(v) for k, v in enumerate(pads) if k != 5):
+        given, added = channels.get(pad.input[0]), added_channels(graph, pad)
+        if given is None or not added:
             continue
         out = pad.output[0]
         shape = graph.add_initialiser(f"{out}.shape", np.array([given + added, given], np.int64))
@@ -38,18 +32,24 @@ def channels_in_conv(model: onnx.ModelProto) -> int:
             helper.make_node("Unsqueeze", [f"{out}.identity", axes], [f"{out}.kernel"]),
             helper.make_node("Conv", [pad.input[0], f"{out}.kernel"], [out], kernel_shape=[1, 1]),
         ]
-        for k, node in enumerate(new):
-            node.name = f"{pad.name}/channels/{k}"
-        graph.replace([pad], new)
+        graph.replace([pad], new, f"{pad.name}/channels")
         count += 1
     return count
 
 
-def _channels(model: onnx.ModelProto, name: str) -> int | None:
-    """How many channels an image [N,C,H,W] has; None where that is not known."""
+def added_channels(graph: Graph, pad: onnx.NodeProto) -> int:
+    """How many channels of zeros a Pad puts behind an image's own; 0 where it does anything else."""
+    amounts = graph.value(pad.input[1])
+    fill = graph.value(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
+    plain = attribute(pad, "mode", b"constant") == b"constant" and (fill is None or not fill.any())
+    if not plain or amounts is None or len(amounts) != 8 or amounts[5] < 1 or np.count_nonzero(amounts) != 1:
+        return 0
+    return int(amounts[5])
+
+
+def channels_of(model: onnx.ModelProto) -> dict[str, int]:
+    """How many channels each image [N,C,H,W] has, where that is known."""
     shaped = onnx.shape_inference.infer_shapes(model).graph
-    for value in (*shaped.input, *shaped.value_info):
-        axes = value.type.tensor_type.shape.dim
-        if value.name == name and len(axes) == 4:
-            return int(axes[1].dim_value) or None
-    return None
+    weights = {t.name for t in model.graph.initializer}
+    axes = {v.name: v.type.tensor_type.shape.dim for v in (*shaped.input, *shaped.value_info, *shaped.output)}
+    return {k: int(v[1].dim_value) for k, v in axes.items() if len(v) == 4 and v[1].dim_value and k not in weights}

@@ -40,9 +40,7 @@ def grn_as_matmul(model: onnx.ModelProto) -> int:
             helper.make_node("Sqrt", [f"{out}.sum"], [f"{out}.norm"]),
             helper.make_node("Reshape", [f"{out}.norm", back], [out]),
         ]
-        for k, new_node in enumerate(new):
-            new_node.name = f"{node.name}/matmul/{k}"
-        graph.replace([node], new)
+        graph.replace([node], new, f"{node.name}/matmul")
         count += 1
     return count
 

@@ -25,7 +25,5 @@ def prelu_as_min(model: onnx.ModelProto) -> int:
             helper.make_node("Mul", [f"{out}.below", slope], [f"{out}.negative"]),
             helper.make_node("Add", [f"{out}.relu", f"{out}.negative"], [out]),
         ]
-        for k, new_node in enumerate(new):
-            new_node.name = f"{node.name}/min/{k}"
-        graph.replace([node], new)
+        graph.replace([node], new, f"{node.name}/min")
     return len(found)

@@ -13,31 +13,24 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from fexport.onnx_graph import Graph
+from fexport.onnx_passes.prelu_as_depthwise import with_slopes_a_channel
 
 
 def prelu_as_sum(model: onnx.ModelProto) -> int:
     """Rewrite every PRelu with a slope per channel; answers how many."""
     count = 0
-    for node in [n for n in model.graph.node if n.op_type == "PRelu"]:
-        graph = Graph(model)
-        slope = graph.value(node.input[1])
-        if slope is None or slope.ndim != 3 or slope.shape[1:] != (1, 1):
-            continue
-        channels = len(slope)
+    for graph, node, slopes in with_slopes_a_channel(model):
         x, out = node.input[0], node.output[0]
-        kernel = slope.reshape(channels, 1, 1, 1).astype(np.float64)
+        kernel = slopes.astype(np.float64)
         minus = graph.add_initialiser(f"{out}.minus", np.full_like(kernel, -1, np.float32))
         rest = graph.add_initialiser(f"{out}.rest", (1.0 - kernel).astype(np.float32))
-        attributes: dict[str, Any] = {"kernel_shape": [1, 1], "group": channels}
+        attributes: dict[str, Any] = {"kernel_shape": [1, 1], "group": len(slopes)}
         new = [
             helper.make_node("Conv", [x, minus], [f"{out}.negated"], **attributes),
             helper.make_node("Relu", [f"{out}.negated"], [f"{out}.below"]),
             helper.make_node("Conv", [f"{out}.below", rest], [f"{out}.change"], **attributes),
             helper.make_node("Add", [f"{out}.change", x], [out]),
         ]
-        for k, new_node in enumerate(new):
-            new_node.name = f"{node.name}/sum/{k}"
-        graph.replace([node], new)
+        graph.replace([node], new, f"{node.name}/sum")
         count += 1
     return count

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
-from mmap import mmap
+from mmap import ACCESS_READ, mmap
 from typing import NamedTuple
 
 _NAMES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8"}
@@ -32,6 +32,12 @@ def types_of(model: bytes | mmap) -> Types:
     """Types of a graph: "int8" for one that quantises; weights that are only cast when they are read are computed in fp32."""
     with memoryview(model) as whole:
         return _types(whole)
+
+
+def types_in(file: str) -> Types:
+    """Types of the graph in a file, which is mapped and not held."""
+    with open(file, "rb") as graph, mmap(graph.fileno(), 0, access=ACCESS_READ) as mapped:
+        return types_of(mapped)
 
 
 def _types(model: memoryview) -> Types:

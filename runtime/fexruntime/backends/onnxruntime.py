@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import mmap
 import os
 import platform
 import threading
@@ -26,7 +25,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import Place, Spec
-from fexruntime.backends.onnx_bytes import Types, types_of
+from fexruntime.backends.onnx_bytes import Types, types_in, types_of
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import (
     BundleError,
@@ -164,12 +163,8 @@ class OnnxRuntime:
                 options = self._options()
                 options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
                 # of the bundle's graph: optimising widens the weights of a lower precision
-                with (
-                    variant.model.opened(network.folder) as verified,
-                    open(verified, "rb") as file,
-                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph,
-                ):
-                    types = types_of(graph)
+                with variant.model.opened(network.folder) as verified:
+                    types = types_in(verified)
                 return self._session_of(str(kept), options), types
             except (
                 BundleError,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import mmap
 import os
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import numpy as np
 
 from fexruntime.arrays import F32, Values
 from fexruntime.backends.base import CPU, Device, Place, Spec
-from fexruntime.backends.onnx_bytes import FULL, Types, types_of
+from fexruntime.backends.onnx_bytes import FULL, Types, types_in, types_of
 from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
@@ -97,12 +96,8 @@ class OpenVino:
         }
         found = store.find(key) if store else None
         if found is not None:
-            with (
-                variant.model.opened(network.folder) as verified,
-                open(verified, "rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph,
-            ):
-                types = types_of(graph)
+            with variant.model.opened(network.folder) as verified:
+                types = types_in(verified)
             try:
                 return core.import_model(found.read_bytes(), device, settings), types, frozenset()
             except (OSError, RuntimeError) as error:  # it is gone; or this OpenVINO cannot read it after all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fexruntime.arrays import F32
@@ -17,6 +17,11 @@ FACES_A_RUN = 2
 needs up to 90 MB for as long as it runs."""
 FACES_A_RUN_OF_A_GPU = 8
 """Where a network runs on a GPU, and pixels are worked on by the CPU."""
+
+
+def faces_a_run(kinds: Iterable[str]) -> int:
+    """Faces per run of the walk, of the kinds of devices that the networks run on."""
+    return FACES_A_RUN if all(kind == "cpu" for kind in kinds) else FACES_A_RUN_OF_A_GPU
 
 
 class Ops(Protocol):
