@@ -222,6 +222,8 @@ def took_turn(name: str, work: Path, text: str, cpu_s: float, said: dict[str, An
 
 def write(said: dict[str, Any], work: Path, out: Path) -> list[Any]:
     """The record; answers the findings in it."""
+    from fexport.bench import measure  # here: in a turn, what it imports would not be instrumented
+
     found = []
     for name in said:
         for path in sorted((work / name / "findings").iterdir()):
@@ -233,6 +235,7 @@ def write(said: dict[str, Any], work: Path, out: Path) -> list[Any]:
                 found.append({"target": name, "place": path.name.split("-")[0], "said": path.name, "traceback": ""})
     record = {
         "command": "python benchmarks/fuzz.py --seconds 3600",
+        "machine": measure.machine(),
         "versions": {name: version(name) for name in ("atheris", "numpy", "opencv-python-headless", "av")},
         "python": platform.python_version(),
         "cpu_s": round(sum(t["cpu_s"] for t in said.values()), 1),

@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "tests" / "runtime"), str(ROOT / "tests")]
 
 import hostile  # noqa: E402
 
+from fexport.bench import measure  # noqa: E402
 from fexruntime import Detector  # noqa: E402
 from fexruntime.bundle import open_bundle, packaged_path  # noqa: E402
 from fexruntime.errors import BundleError, FexportError, InputError  # noqa: E402
@@ -115,6 +116,7 @@ def main() -> None:
         os.chdir(home)
     record = {
         "command": "python benchmarks/hostile_corpus.py",
+        "machine": measure.machine(),
         "python": platform.python_version(),
         "versions": installed(("fexport", "numpy", "opencv-python-headless", "av", "onnxruntime")),
         "cases": cases,

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fexport.bench import measure
+
 ROOT = Path(__file__).parent.parent
 PHOTO = ROOT / "export" / "fexport" / "photographs" / "astronaut.jpg"
 EXTRAS = "cpu,tables,video"
@@ -87,7 +89,7 @@ def main() -> None:
     every = sorted(
         [*(k for k in known if k["python"] not in new), *found], key=lambda f: [int(n) for n in f["python"].split(".")]
     )
-    record = {"command": "make pythons", "extras": EXTRAS, "pythons": every}
+    record = {"command": "make pythons", "machine": measure.machine(), "extras": EXTRAS, "pythons": every}
     chosen.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     raise SystemExit(any(f["status"] or not f["commands"] for f in found))
 

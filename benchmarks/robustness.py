@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ def record(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-def command(said: str) -> list[str]:
-    """How to make it again."""
-    return [f"`{said}`", ""]
+def command(said: str, machine: Mapping[str, Any] | None = None) -> list[str]:
+    """How to make it again, and where and of which commit it was made."""
+    if machine is None:
+        return [f"`{said}`", ""]
+    made = f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, {machine['date'][:10]}, commit {machine['commit']}"
+    return [f"`{said}`", "", f"Made on: {made}.", ""]
 
 
 def corpus(whole: bool) -> list[str]:
@@ -52,7 +55,7 @@ def corpus(whole: bool) -> list[str]:
     lines = [
         "## Broken and hostile input",
         "",
-        *command(found["command"]),
+        *command(found["command"], found.get("machine")),
         "Kept: it was read (damage that a decoder cannot see, words of a manifest that nothing depends on, a video as far as it goes).",
         "Refused: one sentence. Broken: anything else (another exception, a message of more than a line, a picture that is cut off or a bomb that was",
         "kept, a gigabyte more of memory, a file that was written or executed).",
@@ -76,7 +79,7 @@ def fuzz(whole: bool) -> list[str]:
     return [
         "## Fuzzing",
         "",
-        *command(found["command"]),
+        *command(found["command"], found.get("machine")),
         f"Atheris {found['versions']['atheris']}, Python {found['python']}; {found['cpu_s'] / 3600:.2f} hours of CPU time were recorded. Our readers",
         "are instrumented, the decoders below them are not.",
         "",
@@ -110,7 +113,7 @@ def soak(whole: bool) -> list[str]:
             "CPU ns a pixel, halves",
             "answers at the ends",
         ]
-        lines += [*command(found["command"]), *table(head, rows)]
+        lines += [*command(found["command"], found.get("machine")), *table(head, rows)]
     return lines
 
 
@@ -128,7 +131,7 @@ def kills(whole: bool) -> list[str]:
     lines = [
         "## Kills",
         "",
-        *command(found.get("command", "python benchmarks/video.py kills BUNDLE CLIP")),
+        *command(found["command"], found["machine"] if "date" in found["machine"] else None),
         f"A run over {found['clip']} ({found['pipeline']}) gets SIGKILL at a random moment, `--resume` goes on; the table is then that of a run that was",
         "not killed, cell by cell (CSV: byte by byte).",
         "",
@@ -149,7 +152,7 @@ def load(whole: bool) -> list[str]:
     rows, commands = [], []
     for name in ("serve_load.json", "serve_full_queue.json"):
         found = record(name)
-        commands.append(f"{found['command']} --out benchmarks/results/{name}")
+        commands.append((f"{found['command']} --out benchmarks/results/{name}", found.get("machine")))
         waits = found["ms_p50_p99_max_by_status"]
         for status, taken in waits.items():
             rows.append(
@@ -166,7 +169,7 @@ def load(whole: bool) -> list[str]:
         rows.append(["fexport serve", "", "different answers among the 200s", found["different_answers"], "", "", ""])
         rows.append(["fexport serve", "", "exit status on SIGTERM", found["exit_status_on_sigterm"], "", "", ""])
     found = record("triton_load.json")
-    commands.append(f"{found['command']} --out benchmarks/results/triton_load.json")
+    commands.append((f"{found['command']} --out benchmarks/results/triton_load.json", found.get("machine")))
     for answer, number in found["answers"].items():
         rows.append(["Triton", found["command"].partition("--")[2], answer, number, "", "", ""])
     rows.append(["Triton", "", "all", sum(found["answers"].values()), *found["ms_p50_p99_max"]])
@@ -175,8 +178,8 @@ def load(whole: bool) -> list[str]:
     return [
         "## Load",
         "",
-        *(line for c in commands for line in command(c)),
-        "Other work shared the machine: the ms are no measure of speed.",
+        *(line for said, machine in commands for line in command(said, machine)),
+        "The clients run on the same cores as the server: the ms are no measure of its speed.",
         "",
         *table(["server", "run", "answer", "number", "ms p50", "ms p99", "ms max"], rows),
     ]
@@ -198,7 +201,7 @@ def pythons(whole: bool) -> list[str]:
     return [
         "## Pythons",
         "",
-        *command(found["command"]),
+        *command(found["command"], found.get("machine")),
         f"The wheel with the extras {found['extras']} in an environment of its own, without torch: `fexport doctor`, `verify`, `run` with both packaged bundles, then",
         "`tests/runtime`, of which those that build a bundle are skipped.",
         "",

@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from fexport.bench import measure
+
 PHOTO = Path(__file__).parent.parent / "export" / "fexport" / "photographs" / "astronaut.jpg"
 
 
@@ -73,6 +75,7 @@ def main() -> None:
         ended = service.wait(30)
     said = {
         "command": f"python benchmarks/serve_load.py --clients {chosen.clients} --seconds {chosen.seconds:g} --queue {chosen.queue}",
+        "machine": measure.machine(),
         "bundle": chosen.bundle,
         "answers_by_status": dict(statuses),
         "different_answers": len(bodies),

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import psutil
 
+from fexport.bench import measure
 from fexruntime import Detector
 from fexruntime.errors import InputError
 from fexruntime.sources.images import read_image
@@ -127,6 +128,7 @@ def main() -> None:
         pieces.append(piece(chosen.bundle, done, count, chosen.threads))
     said = {
         "command": f"python benchmarks/soak.py --bundle {Path(chosen.bundle or 'edge').name} --frames {chosen.frames}",
+        "machine": measure.machine(),
         "python": platform.python_version(),
         "frames": sum(p["frames"] for p in pieces),
         "errors": sum(p["errors"] for p in pieces),

@@ -19,6 +19,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from triton_server import ROOT, installed, serving
 
+from fexport.bench import measure
 from fexport.triton import repository
 from fexruntime import Detector
 from fexruntime.bundle import open_bundle
@@ -71,6 +72,7 @@ def main() -> None:
         ended = server.process.returncode
     result = {
         "command": f"python benchmarks/triton_load.py --clients {chosen.clients} --seconds {chosen.seconds:g}",
+        "machine": measure.machine(),
         "bundle": chosen.bundle,
         "answers": dict(sorted(said.items())),
         "ms_p50_p99_max": [round(1e3 * float(np.quantile(waits, q)), 1) for q in (0.5, 0.99, 1)],

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import platform
 import random
 import signal
 import statistics
@@ -32,6 +31,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from fexport.bench import measure
 from fexport.bench.pyfeat import PyFeat
 from fexruntime import Detector, finders, record, recording
 from fexruntime.columns import select
@@ -377,7 +377,7 @@ def save(name: str, bundle: str, clip: Path, found: dict[str, Any]) -> None:
         "bundle": {r: {k: d[k] for k in ("backend", "version", "precision")} for r, d in detector.describe().items()},
         "pipeline": detector.pipeline.name,
         "clip": clip.name,
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": psutil.cpu_count()},
+        "machine": measure.machine(),
         "versions": installed(("fexport", "onnxruntime", "numpy", "av", "pyarrow", "opencv-python-headless")),
     }
     RESULTS.mkdir(exist_ok=True)
