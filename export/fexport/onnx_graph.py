@@ -83,6 +83,15 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def static_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
+    """Shapes that inference finds, by tensor: a number where an axis is fixed, else its name."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    return {
+        value.name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in (*inferred.graph.input, *inferred.graph.value_info)
+    }
+
+
 def tidy(model: onnx.ModelProto) -> None:
     """Drop nodes and initialisers that nothing reads, and put the nodes in topological order."""
     needed = {o.name for o in model.graph.output}

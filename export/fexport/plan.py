@@ -16,8 +16,8 @@ from fexruntime.sources.given import listed
 
 NONE = "none"
 """What a caller chooses for a stage that is to be left out."""
-NCNN, TENSORRT = "ncnn", "tensorrt"
-TARGETS = ("onnxruntime", NCNN, "openvino", TENSORRT)
+NCNN, OPENVINO, TENSORRT = "ncnn", "openvino", "tensorrt"
+TARGETS = ("onnxruntime", NCNN, OPENVINO, TENSORRT)
 """Engines that artefacts are made for and verified on. The first is always one: its graphs are everybody's."""
 
 

@@ -31,7 +31,7 @@ _REPLACED = "replaced.json"
 """In a staging folder inside a mount point: the manifest that was there before, until the new one is."""
 _OURS = re.compile(
     r"manifest\.json|verification\.json|NOTICES\.md|builder\.txt|replaced\.json"
-    r"|[a-z0-9_]+(\.(fp16|bf16|int8))?(\.tensorrt(-flags)?)?\.(step\.json|onnx|plan\.json|canonical\.npz|arrays\.npz|ncnn\.(param|bin))"
+    r"|[a-z0-9_]+(\.(fp16|bf16|int8))?(\.(openvino|tensorrt(-flags)?))?\.(step\.json|onnx|plan\.json|canonical\.npz|arrays\.npz|ncnn\.(param|bin))"
 )
 """Names that a build writes into its staging folder."""
 

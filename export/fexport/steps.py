@@ -23,7 +23,7 @@ import torch
 
 from fexport import ncnn_export, onnx_export, onnx_passes, samples, session, tensorrt_lint, verify
 from fexport.modules import Loaded
-from fexport.plan import NCNN, TARGETS, TENSORRT, Part
+from fexport.plan import NCNN, OPENVINO, TARGETS, TENSORRT, Part
 from fexruntime.arrays import F32
 from fexruntime.backends import open_variant
 from fexruntime.backends.arrays import FUNCTIONS
@@ -102,10 +102,14 @@ def _graphs(
     data = onnx_export.serialise(model)
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
     backends = verified_on(targets)
-    variants = [Variant(FULL, "onnx", "any", write(staging, f"{role}.onnx", data), canonical, backends)]
+    variants = [Variant(FULL, "onnx", ANY, write(staging, f"{role}.onnx", data), canonical, backends)]
+    if OPENVINO in targets and (own := _openvinos_own(staging, role, part, loaded, inputs, plain)) is not None:
+        variants[0] = dataclasses.replace(variants[0], verified_on=tuple(b for b in backends if b != OPENVINO))
+        variants.append(own[0])
+        passes = {**passes, **own[1]}
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
-        variants.append(Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",)))
+        variants.append(Variant(FULL, "arrays", ANY, arrays, canonical, ("arrays",)))
     not_held = {}
     if TENSORRT in targets and (found := tensorrt_lint.lint(model)):
         not_held[TENSORRT] = str(found[0])
@@ -119,8 +123,22 @@ def _graphs(
         else:
             files = write(staging, f"{role}.ncnn.param", text), write(staging, f"{role}.ncnn.bin", weights)
             ways = (NCNN, SMALL_TILES_BACKEND) if loaded.network.name in SMALL_TILES else (NCNN,)
-            variants.append(Variant(FULL, "ncnn", "any", files[0], canonical, ways, files[1:]))
+            variants.append(Variant(FULL, "ncnn", ANY, files[0], canonical, ways, files[1:]))
     return variants, passes, not_held
+
+
+def _openvinos_own(
+    staging: Path, role: str, part: Part, loaded: Loaded, inputs: tuple[Tensor, ...], plain: onnx.ModelProto
+) -> tuple[Variant, Mapping[str, int]] | None:
+    """OpenVINO's own graph and what was rewritten for it, of a network that runs faster there in another form."""
+    model = copy.deepcopy(plain)
+    passes = onnx_passes.apply(model, onnx_passes.FOR_OPENVINO)
+    if "channels-first" not in passes:
+        return None
+    data, name = onnx_export.serialise(model), f"{role}.{OPENVINO}"
+    answer = recorded(loaded, part, inputs, session.onnx_runner(data))
+    canonical = write(staging, f"{name}.canonical.npz", npz(answer))
+    return Variant(FULL, "onnx", OPENVINO, write(staging, f"{name}.onnx", data), canonical, (OPENVINO,)), passes
 
 
 def verified_on(targets: Sequence[str]) -> tuple[str, ...]:
@@ -150,7 +168,7 @@ def _arrays_alone(staging: Path, role: str, part: Part, loaded: Loaded, inputs: 
 
     arrays = write(staging, f"{role}.arrays.npz", npz(made, compressed=False))
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, run)))
-    return Variant(FULL, "arrays", "any", arrays, canonical, ("arrays",))
+    return Variant(FULL, "arrays", ANY, arrays, canonical, ("arrays",))
 
 
 def compare_artefacts(
@@ -175,10 +193,11 @@ def compare_artefacts(
             def run(case: session.Case, backend: Backend = backend, inputs: list[str] = inputs) -> dict[str, F32]:
                 return backend.infer(dict(zip(inputs, case, strict=True)))
 
-            against = f"{name} {variant.precision}" + ("" if variant.target == ANY else f" for {variant.target}")
+            of_other = variant.target not in (ANY, name)  # an engine's graph that another engine stands in for
+            against = f"{name} {variant.precision}" + (f" for {variant.target}" if of_other else "")
             alone = len(network.record.variants) == len(variant.verified_on) == 1
             called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
-            called += "" if variant.target == ANY else f" {variant.target}"
+            called += f" {variant.target}" if of_other else ""
             report = verify.compare(
                 loaded, run, cases, network.choice.crop_size, variant.precision, against, variant.limit
             )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fexport import modules, onnx_export, onnx_passes, samples, session
-from fexport.networks.convnextv2 import GRN
+from fexport.networks.convnextv2 import GRN, Block
 from fexport.networks.multitask import AFG
 from fexruntime.contracts import LANDMARK_CROP, MULTITASK_CHIP, Choice, Tensor, network_row
 from fexruntime.errors import VerificationError
@@ -112,7 +112,21 @@ class FewChannels(nn.Module):
         return self.e(torch.relu(self.d(y) + pad(y, (0, 0, 0, 0, 0, 11))))
 
 
+class ChannelsLast(nn.Module):
+    """A block whose maps are [B,H,W,C] between two convolutions, and which something reads in that form."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.block, self.last = nn.Conv2d(3, 8, 3), Block(8), nn.Conv2d(8, 4, 2)
+
+    def forward(self, x):
+        y = self.block(self.first(x).permute(0, 2, 3, 1))
+        rows = torch.softmax(y, dim=2).flatten(1)  # the pass knows neither
+        return self.last(y.permute(0, 3, 1, 2)).flatten(1) + rows[:, :100]
+
+
 CASES = {
+    "channels-first": (ChannelsLast, (3, 8, 8), "MatMul", 2),
     "pad-in-conv": (PadsAtTheEnd, (3, 8, 8), "Pad", 2),  # its amounts, and the padding itself
     "float16-constants": (Halves, (3, 8, 8), "Constant", 2),
     "channels-in-blocks": (FewChannels, (3, 8, 8), "Pad", 1),
@@ -219,11 +233,13 @@ def test_prelus_that_share_their_slopes_are_all_rewritten():
     ("name", "expected"),
     [
         ("multitask-v28", {"fold-shift": 18, "fuse-parallel-convs": 1, "grn-as-matmul": 18}),
+        ("multitask-v28 in OpenVINO", {"fold-shift": 18, "fuse-parallel-convs": 1, "channels-first": 36}),
         ("arcface", {"fold-batch-norm": 1, "prelu-as-sum": 25}),
         ("mobilefacenet", {"prelu-as-sum": 33}),
     ],
 )
 def test_whole_networks_keep_their_function(name, expected):
+    name, _, own = name.partition(" in ")
     row = network_row(name)
     crop = LANDMARK_CROP if name == "mobilefacenet" else MULTITASK_CHIP
     module = modules.load(row, crop, stand_in_seed=0).module
@@ -231,7 +247,7 @@ def test_whole_networks_keep_their_function(name, expected):
     inputs = [replace(t, shape=tuple(crop.size if a == "chip" else a for a in t.shape)) for t in row.inputs]
     model = onnx_export.export(module, (torch.from_numpy(chips),), inputs, row.outputs)
     plain = session.onnx_runner(onnx_export.serialise(model))((chips,))
-    done = onnx_passes.apply(model)
+    done = onnx_passes.apply(model, onnx_passes.FOR_OPENVINO if own else onnx_passes.FOR_ANY)
     assert expected.items() <= done.items()
     rewritten = session.onnx_runner(onnx_export.serialise(model))((chips,))
     for output, value in plain.items():
@@ -244,3 +260,18 @@ def test_a_custom_operator_is_refused():
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(VerificationError, match=r"com\.microsoft"):
         onnx_passes.apply(model, [])
+
+
+def test_a_map_at_the_graphs_edge_stays_as_it_was():
+    """Channels last at the edge: rewritten inside, transposed on the way out."""
+
+    class Edge(ChannelsLast):
+        def forward(self, x):
+            return self.block(self.first(x).permute(0, 2, 3, 1))
+
+    model, example = exported(randomise(Edge()), (3, 8, 8))
+    before = session.onnx_runner(model.SerializeToString())((example.numpy(),))["y"]
+    assert onnx_passes.apply(model, ["channels-first"]) == {"channels-first": 2}
+    after = session.onnx_runner(model.SerializeToString())((example.numpy(),))["y"]
+    assert after.shape == before.shape
+    assert np.abs(before - after).max() <= 2e-6 * np.ptp(before)

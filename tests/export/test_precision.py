@@ -11,9 +11,11 @@ import pytest
 from command import fexport
 
 from fexport import build as building
-from fexport import modules
+from fexport import modules, onnx_graph
 from fexport.plan import plan
-from fexruntime import Detector, differences
+from fexport.samples import PHOTOGRAPH
+from fexruntime import Detector, backends, differences
+from fexruntime.backends.base import Place
 from fexruntime.boxes import iou
 from fexruntime.bundle import open_bundle
 from fexruntime.canonical import check_canonical
@@ -56,8 +58,6 @@ def test_int8_finds_the_same_faces(int8, pictures):
 
 def test_openvino_runs_int8_within_the_same_budgets(int8):
     pytest.importorskip("openvino")
-    from fexruntime.backends.base import Place
-
     assert all(c.passed for c in check_canonical(open_bundle(int8), Place(backend="openvino", cache=False)))
 
 
@@ -229,3 +229,30 @@ def test_a_networks_weights_are_read_once_though_it_is_lowered(tmp_path, monkeyp
     monkeypatch.setattr(modules, "load", counted)
     building.build(plan("faces", precision="fp16"), tmp_path / "bundle")
     assert read == [NETWORK]
+
+
+def test_openvino_has_an_int8_graph_of_its_own_where_there_are_slopes(tmp_path):
+    """PReLU stays one operator there, and what a convolution gives it is not rounded first: both are done in its kernel."""
+    pytest.importorskip("openvino")
+    out = tmp_path / "bundle"
+    building.build(
+        plan("facemesh", precision="int8", calibration=[PHOTOGRAPH], targets=["openvino"], allow_loss=True), out
+    )
+    network = open_bundle(out).networks["mesh"]
+    for_any, own = network.record.variants
+    assert (for_any.target, for_any.verified_on) == ("any", ("onnxruntime",))
+    assert (own.target, own.verified_on) == ("openvino", ("openvino",))
+    kind, chosen = backends.chosen(network, Place(backend="openvino"))
+    assert (kind.__name__, chosen) == ("OpenVino", own)
+    assert backends.chosen(network, Place())[1] == for_any
+    graph = onnx_graph.Graph(onnx.load_from_string(network.read(own.model)))
+    slopes = [n for n in graph.proto.node if n.op_type == "PRelu"]
+    assert slopes
+    assert not {"QuantizeLinear", "DequantizeLinear"}.intersection(graph.producer[n.input[0]].op_type for n in slopes)
+    assert not any(n.op_type == "PRelu" for n in onnx.load_from_string(network.read(for_any.model)).graph.node)
+    said = json.loads((out / building.REPORT).read_text(encoding="utf-8"))["networks"]
+    presence, of_own = (
+        next(d["max"] for d in said[name]["differences"] if d["output"] == "presence")
+        for name in ("mesh", "mesh openvino")
+    )
+    assert of_own < presence  # two roundings less

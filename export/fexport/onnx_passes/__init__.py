@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import onnx
 
 from fexport import onnx_graph
+from fexport.onnx_passes.channels_first import channels_first
 from fexport.onnx_passes.channels_in_blocks import channels_in_blocks
 from fexport.onnx_passes.channels_in_conv import channels_in_conv
 from fexport.onnx_passes.float16_constants import float16_constants
@@ -30,6 +31,7 @@ PASSES: dict[str, Pass] = {
     "fuse-parallel-convs": fuse_parallel_convs,
     "grn-as-matmul": grn_as_matmul,
     "pad-in-conv": pad_in_conv,
+    "channels-first": channels_first,
     "channels-in-blocks": channels_in_blocks,
     "channels-in-conv": channels_in_conv,
     "prelu-as-sum": prelu_as_sum,
@@ -37,9 +39,20 @@ PASSES: dict[str, Pass] = {
     "float16-constants": float16_constants,
 }
 """In the order they run. A pass changes the model in place and answers how many places it rewrote."""
+FOR_ANY = tuple(name for name in PASSES if name != "channels-first")
+"""Those of the graph that every engine reads; they were chosen on ONNX Runtime."""
+FOR_OPENVINO = (
+    "fold-batch-norm",
+    "fold-shift",
+    "fuse-parallel-convs",
+    "pad-in-conv",
+    "channels-first",
+    "float16-constants",
+)
+"""Those of OpenVINO's own graph, where a network has one."""
 
 
-def apply(model: onnx.ModelProto, names: Iterable[str] = tuple(PASSES)) -> dict[str, int]:
+def apply(model: onnx.ModelProto, names: Iterable[str] = FOR_ANY) -> dict[str, int]:
     """Run the named passes; the result says how many places each rewrote (those that found none are left out)."""
     done: dict[str, int] = {}
     for name in names:

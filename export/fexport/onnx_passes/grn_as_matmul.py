@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from fexport.onnx_graph import Graph, attribute
+from fexport.onnx_graph import Graph, attribute, static_shapes
 
 
 def grn_as_matmul(model: onnx.ModelProto) -> int:
     """Rewrite every ReduceL2 over axes 1 and 2 of a [B,H,W,C] tensor; answers how many."""
-    shapes = _static_shapes(model)
+    shapes = static_shapes(model)
     count = 0
     for node in [n for n in model.graph.node if n.op_type == "ReduceL2"]:
         shape = shapes.get(node.input[0], [])
@@ -43,11 +43,3 @@ def grn_as_matmul(model: onnx.ModelProto) -> int:
         graph.replace([node], new, f"{node.name}/matmul")
         count += 1
     return count
-
-
-def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    return {
-        value.name: [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
-        for value in (*inferred.graph.input, *inferred.graph.value_info)
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fexcalibration.chips import Inputs
 from fexport import onnx_export, onnx_passes, session, steps, tensorrt_lint, verify
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
-from fexport.plan import NCNN, TENSORRT, Part
+from fexport.plan import NCNN, OPENVINO, TENSORRT, Part
 from fexport.precision import cast, magnitudes, quantise, smooth, tensorrt
 from fexport.precision.plan import PrecisionPlan, plan_of
 from fexruntime.bundle import BundleNetwork
@@ -44,11 +44,12 @@ class Faces:
     held_out: Sequence[Inputs] = ()
 
 
-def prepared(plain: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, dict[str, int]]:
+def prepared(plain: onnx.ModelProto, precision: str, target: str = ANY) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The exported graph as it is lowered from: rewritten, its constants in one place, every node with a name of its own."""
     model = copy.deepcopy(plain)
-    done = onnx_passes.apply(model, [n for n in onnx_passes.PASSES if n not in _UNSUITABLE[precision]])
-    if precision == "int8":
+    names = onnx_passes.FOR_OPENVINO if target == OPENVINO else onnx_passes.FOR_ANY
+    done = onnx_passes.apply(model, [n for n in names if n not in _UNSUITABLE[precision]])
+    if precision == "int8" and target != OPENVINO:  # which has PReLU in its convolutions' kernels
         done |= {"prelu-as-min": count} if (count := prelu_as_min(model)) else {}
     cast.hoist_constants(model)
     taken: set[str] = set()
@@ -125,7 +126,13 @@ def lower(
         model_file = steps.write(staging, f"{name}.onnx", data)
         return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=of)
 
-    variants = [artefact(lowered, ANY, steps.verified_on(targets), plan_file)]
+    backends = steps.verified_on(targets)
+    variants = [artefact(lowered, ANY, backends, plan_file)]
+    if OPENVINO in targets and (own := _openvinos_own(plain, loaded, precision, known, method)) is not None:
+        variants[0] = dataclasses.replace(variants[0], verified_on=tuple(b for b in backends if b != OPENVINO))
+        own_plan = steps.write(staging, f"{role}.{precision}.{OPENVINO}.plan.json", own.plan.as_json())
+        variants.append(artefact(own.graph, OPENVINO, (OPENVINO,), own_plan))
+        passes |= own.passes
     not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
     if TENSORRT in targets:
         typed, flagged = lowered, model if precision == "fp16" else None
@@ -147,6 +154,34 @@ def lower(
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)
     reports = steps.compare_artefacts(network, loaded, more={HELD_OUT: batches(faces.held_out)})
     return steps.Made(made, reports)
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """An engine's own graph in a lower precision."""
+
+    graph: onnx.ModelProto
+    plan: PrecisionPlan
+    passes: Mapping[str, int]
+
+
+def _openvinos_own(
+    plain: onnx.ModelProto, loaded: Loaded, precision: str, known: calibrated.Ranges | None, method: str
+) -> _Own | None:
+    """OpenVINO's own graph, of a network that runs faster there in another form. In float16 it computes nothing: none."""
+    if precision == "fp16":
+        return None
+    model, passes = prepared(plain, precision, OPENVINO)
+    slopes = precision == "int8" and any(n.op_type == "PRelu" for n in model.graph.node)
+    if "channels-first" not in passes and not slopes:
+        return None
+    plan = plan_of(model, loaded.network.name, precision)
+    if known is None:
+        return _Own(cast.lowered(model, plan), plan, passes)
+    smooth.smooth(model, plan, known.channels)
+    # what follows a convolution (its slopes, GELU, the next layer's rounding) is done in its kernel, on floats
+    floats = (*quantise.PRODUCTS, "Conv")
+    return _Own(quantise.quantised(model, plan, known.by(method), answers_floats=floats), plan, passes)
 
 
 def with_losses(made: steps.Made) -> steps.Made:

@@ -20,17 +20,24 @@ from fexport.precision.plan import PrecisionPlan
 from fexruntime.errors import VerificationError
 
 Range = tuple[float, float]
+PRODUCTS = ("MatMul", "Gemm")
+"""ONNX Runtime and OpenVINO have products of int8 that answer floats: one rounding and two passes less, where an fp32 node reads them."""
 
 
-def tensors_to_calibrate(model: onnx.ModelProto, plan: PrecisionPlan) -> list[str]:
-    """Names of the tensors that need a range: what the planned nodes read and give, constants left out."""
+def tensors_to_calibrate(
+    model: onnx.ModelProto, plan: PrecisionPlan, answers_floats: tuple[str, ...] = ()
+) -> list[str]:
+    """Names of the tensors that need a range: what the planned nodes read and give, constants left out.
+
+    What operators of `answers_floats` give needs none, unless a planned node reads it.
+    """
     constants = {t.name for t in model.graph.initializer}
     constants |= {o for n in model.graph.node if n.op_type == "Constant" for o in n.output}
     floats = _floats(model)
     found: dict[str, None] = {}
     for node in model.graph.node:
         if node.name in plan.lowered:
-            for name in (*node.input, *node.output):
+            for name in (*node.input, *(() if node.op_type in answers_floats else node.output)):
                 if name and name not in constants and name in floats:
                     found[name] = None
     return list(found)
@@ -42,9 +49,11 @@ def quantised(
     ranges: Mapping[str, Range],
     symmetric: bool = False,
     float_weights: bool = False,
+    answers_floats: tuple[str, ...] = PRODUCTS,
 ) -> onnx.ModelProto:
     """A copy of `model` whose planned nodes are done in int8. `symmetric`: activations too, and biases not at all, as TensorRT
     wants them. `float_weights`: weights stay float32 and are quantised in the graph, as TensorRT 8.6 wants them.
+    `answers_floats`: operators whose results are rounded to int8 for int8 readers alone; `symmetric` ones have none.
 
     Raises VerificationError if a planned tensor has no range.
     """
@@ -52,7 +61,8 @@ def quantised(
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    lacking = [name for name in tensors_to_calibrate(model, plan) if name not in ranges]
+    needed = tensors_to_calibrate(model, plan, () if symmetric else answers_floats)
+    lacking = [name for name in needed if name not in ranges]
     if lacking:
         raise VerificationError(f"{lacking[0]} has no calibrated range ({len(lacking)} tensors have none)")
     model = copy.deepcopy(model)
@@ -69,8 +79,7 @@ def quantised(
         "AddQDQPairToWeight": float_weights,
     }
     if not symmetric:
-        # both engines have products of int8 that answer floats: one rounding and two passes less, where an fp32 node reads them
-        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+        options["OpTypesToExcludeOutputQuantization"] = list(answers_floats)
     with _quietly():
         quantiser = QDQQuantizer(
             model, True, False, QuantType.QInt8, activations, data, [], excluded, operators, options

@@ -15,7 +15,7 @@ from onnx import helper
 
 from fexcalibration.chips import Inputs
 from fexcalibration.ranges import channel_maxima
-from fexport.onnx_graph import Graph, attribute
+from fexport.onnx_graph import Graph, attribute, static_shapes
 from fexport.precision.plan import PrecisionPlan
 from fexruntime.arrays import F32
 
@@ -36,7 +36,7 @@ def uneven(model: onnx.ModelProto, plan: PrecisionPlan, cases: Sequence[Inputs])
 
 def smooth(model: onnx.ModelProto, plan: PrecisionPlan, reach: Mapping[str, Sequence[float]]) -> int:
     """Even out, in place, what is in `reach`; answers how many layers' inputs."""
-    count = 0
+    count, shapes = 0, static_shapes(model)
     layers = [(n.name, axis, w_axis) for n, axis, w_axis in _layers(model, plan) if n.input[0] in reach]
     for name, axis, w_axis in layers:
         graph = Graph(model)
@@ -55,10 +55,31 @@ def smooth(model: onnx.ModelProto, plan: PrecisionPlan, reach: Mapping[str, Sequ
             f"{node.input[1]}.evened.{count}", (weights.astype(np.float64) * scale.reshape(shape)).astype(np.float32)
         )
         by = graph.add_initialiser(f"{evened}.by", divisor)
-        at = next(i for i, n in enumerate(model.graph.node) if n.name == name)
-        model.graph.node.insert(at, helper.make_node("Mul", [source, by], [evened], name=f"{name}/even"))
+        producer = graph.producer.get(source)
+        factor = _factor_of_each_channel(graph, producer, source, shapes)
+        if producer is None or factor is None:
+            before, new = name, helper.make_node("Mul", [source, by], [evened], name=f"{name}/even")
+        else:  # there is a factor already: no pass over the map for another
+            before, new = producer.name, helper.make_node("Mul", [producer.input[factor], by], [by + ".all"])
+            new.name = f"{name}/even"
+            producer.input[factor], producer.output[0] = new.output[0], evened
+        at = next(i for i, n in enumerate(model.graph.node) if n.name == before)
+        model.graph.node.insert(at, new)
         count += 1
     return count
+
+
+def _factor_of_each_channel(
+    graph: Graph, producer: onnx.NodeProto | None, name: str, shapes: Mapping[str, Sequence[int | str]]
+) -> int | None:
+    """Which input of a product is one number a channel, the other a map that it makes `name` of; None if that is no such
+    product, or others read what it makes.
+    """
+    if producer is None or producer.op_type != "Mul" or len(graph.consumers[name]) != 1 or name in graph.outputs:
+        return None
+    single = [all(n == 1 for n in shapes.get(given, ["?"])[1:]) for given in producer.input]
+    vector = [sum(n != 1 for n in shapes.get(given, [])[1:]) == 1 for given in producer.input]
+    return vector.index(True) if vector.count(True) == 1 and not any(single) else None
 
 
 def _scale(

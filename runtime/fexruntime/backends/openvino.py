@@ -40,6 +40,7 @@ class OpenVino:
 
     reads: ClassVar[tuple[str, ...]] = ("onnx",)
     devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "npu")
+    target: ClassVar[str] = "openvino"
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
         self._ov = import_openvino()
