@@ -235,12 +235,17 @@ def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
         assert {a.status_code for a in answers} == {200}
         assert all([r["FaceRectX"] for r in a.json()["rows"]] == expected for a in answers)
         assert client.post("/v1/faces", content=bomb).status_code == 400
+        with socket.create_connection(("127.0.0.1", client.base_url.port), 60) as other:
+            other.sendall(b"no HTTP\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 400")
         assert client.post("/v1/faces", content=data).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
-    first, *lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    first, *lines = [json.loads(line) for line in said.splitlines()]  # whoever says it
     assert first["addresses"] == [str(client.base_url)]
-    assert {"route": "/v1/faces", "status": 400} in [{k: x[k] for k in ("route", "status")} for x in lines]
+    assert {"route": "/v1/faces", "status": 400} in [{k: x.get(k) for k in ("route", "status")} for x in lines]
+    warned = {"level": "WARNING", "logger": "uvicorn.error", "message": "Invalid HTTP request received."}
+    assert [x for x in lines if "route" not in x] == [warned]
     assert "Traceback" not in said, said
 
 

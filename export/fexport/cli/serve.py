@@ -91,17 +91,35 @@ def command(
     )
     if detector.bundle.stand_ins:
         click.secho(stand_in_sentence(detector.bundle.stand_ins), fg="yellow", err=True)
+    log = _logs()
+    addresses = [f"http://{f'[{ip}]' if ':' in ip else ip}:{port}" for ip, port in (a.getsockname()[:2] for a in bound)]
+    log.info(json.dumps({"addresses": addresses, "bundle": str(detector.bundle.path)}))
+    app = make_app(detector, limits, counters)
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=ENDS_S
+    )
+    uvicorn.Server(config).run(bound)
+
+
+class _Line(logging.Formatter):
+    """What a library says, as the JSON line that whoever reads the log expects."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"level": record.levelname, "logger": record.name, "message": super().format(record)})
+
+
+def _logs() -> logging.Logger:
+    """The service's own logger, whose messages are JSON already; every other's become so."""
+    others = logging.StreamHandler()
+    others.setFormatter(_Line())
+    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
     log = logging.getLogger("fexport.serve")
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    addresses = [f"http://{f'[{ip}]' if ':' in ip else ip}:{port}" for ip, port in (a.getsockname()[:2] for a in bound)]
-    log.info(json.dumps({"addresses": addresses, "bundle": str(detector.bundle.path)}))
-    app = make_app(detector, limits, counters)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ENDS_S)
-    uvicorn.Server(config).run(bound)
+    return log
 
 
 def sockets(host: str, port: int) -> list[socket.socket]:
