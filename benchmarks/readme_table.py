@@ -8,6 +8,8 @@ from typing import Any
 
 from pieces import RESULTS
 
+from fexport.bench import measure
+
 _ROWS = {
     "vga_1_face": "Detectorv2, 640 x 480, 1 face",
     "vga_5_faces": "Detectorv2, 640 x 480, 5 faces",
@@ -28,7 +30,7 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
         if name in found:
             own = found[name]["machine"]
             if own["cpu"] != machine["cpu"]:
-                words += f" ({own['cpu'].partition(' (')[0]}, {own['date'].partition('T')[0]})"
+                words += f" ({measure.processor(own)}, {own['date'].partition('T')[0]})"
             ours, theirs = (found[name][side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
             rows.append(f"| {words} | {ours:.0f} ms | {theirs:.0f} ms | {found[name]['ratio']['paired_p50']:.2f} |")
     theirs = first["pyfeat"]

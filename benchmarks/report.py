@@ -12,7 +12,7 @@ import page_tables
 import report_networks
 from pieces import HERE, PRECISIONS, RECORDS, RESULTS, WORKLOADS
 
-from fexport.bench import plots, report
+from fexport.bench import measure, plots, report
 from fexport.bench.page import page
 
 TARGETS = {
@@ -58,7 +58,7 @@ def text(found: dict[str, dict]) -> str:
         ratio = result["ratio"]
         noisy = [side for side, key in (("fexport", "fexport"), ("py-feat", "pyfeat")) if result[key]["noise"]]
         lines.append(
-            f"| {name} | {result['machine']['cpu'].partition(' (')[0]} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
+            f"| {name} | {measure.processor(result['machine'])} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
             f"{len(result['fexport']['samples'])} | {' and '.join(noisy) or 'none seen'} | {_when(result)} |"
         )
     lines += [

@@ -69,7 +69,7 @@ def main() -> None:
                 thread.join()
             with over_grpc.InferenceServerClient(server.grpc) as asking:
                 counted = asking.get_inference_statistics("fexport", as_json=True)["model_stats"][0]
-        ended = server.process.returncode
+        ended, stubs = server.process.returncode, server.ends.read_text(encoding="utf-8").split()
     result = {
         "command": f"python benchmarks/triton_load.py --clients {chosen.clients} --seconds {chosen.seconds:g}",
         "machine": measure.machine(),
@@ -80,6 +80,7 @@ def main() -> None:
         "executions": int(counted["execution_count"]),
         "executions_by_batch": {b["batch_size"]: int(b["compute_infer"]["count"]) for b in counted["batch_stats"]},
         "exit_status_on_sigterm": ended,
+        "exit_statuses_of_stubs": list(map(int, stubs)),
     }
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

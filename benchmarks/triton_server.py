@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,8 @@ class Server:
     grpc: str
     process: subprocess.Popen[bytes]
     log: Path
+    ends: Path
+    """Exit statuses of the models' processes (stubs), a line each as they end: the server says nothing of them."""
 
 
 def installed() -> str:
@@ -48,9 +51,19 @@ def serving(repository: Path, work: Path, seconds: float = 60, exit_s: int = 30)
     home = packages / "pytriton" / "tritonserver"
     backend = work / "backends" / "python"
     backend.mkdir(parents=True, exist_ok=True)
-    for path in (*(home / "backends" / "python").glob("*.*"), _stub(home, packages)):
+    stub, ends = _stub(home, packages), work / "stubs.txt"
+    ends.write_bytes(b"")
+    for path in (*(home / "backends" / "python").glob("*.*"), stub):
         (backend / path.name).unlink(missing_ok=True)
         (backend / path.name).symlink_to(path)  # they find their libraries beside where they lie
+    (backend / stub.name).unlink()
+    # once for each model it is called without arguments, to see whether it is there
+    (backend / stub.name).write_text(
+        f'#!/bin/sh\n{shlex.quote(str(stub))} "$@"\nended=$?\n'
+        f"[ $# = 0 ] || echo $ended >> {shlex.quote(str(ends))}\nexit $ended\n",
+        encoding="utf-8",
+    )
+    (backend / stub.name).chmod(0o755)
     ports = [_free_port(), _free_port()]
     libraries = f"{_library()}{os.pathsep}{packages / 'nvidia_pytriton.libs'}"
     environment = os.environ | {"PATH": f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}"}
@@ -71,7 +84,7 @@ def serving(repository: Path, work: Path, seconds: float = 60, exit_s: int = 30)
                         f"tritonserver did not come up:\n{log.read_text(errors='replace', encoding='utf-8')[-4000:]}"
                     )
                 time.sleep(0.1)
-            yield Server(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", process, log)
+            yield Server(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", process, log, ends)
         finally:
             process.terminate()
             try:

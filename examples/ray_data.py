@@ -20,6 +20,8 @@ import ray
 
 from fexruntime import Detector
 
+PICTURES = (".jpg", ".jpeg", ".png")
+
 
 class Reader:
     """One actor: the bundle is loaded once, then blocks of paths come one after another."""
@@ -43,10 +45,15 @@ def name_of(paths: list[str]) -> str:
     return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
 
 
+def paths_in(photos: Path) -> list[str]:
+    """The pictures of a folder, by name."""
+    return sorted(str(p) for p in photos.iterdir() if p.suffix.lower() in PICTURES)
+
+
 def read(photos: Path, out: Path, bundle: str, workers: int, threads: int = 1, block: int = 16) -> int:
     """Read what has no file yet; answers how many blocks were read. Run it again after any end, and it goes on."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = sorted(str(p) for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    paths = paths_in(photos)
     blocks = [paths[at : at + block] for at in range(0, len(paths), block)]
     todo = [b for b in blocks if not (out / f"{name_of(b)}.parquet").exists()]
     if not todo:
@@ -60,7 +67,7 @@ def read(photos: Path, out: Path, bundle: str, workers: int, threads: int = 1, b
 
 def table(photos: Path, out: Path, block: int = 16) -> pa.Table:
     """Every row, in the order of the pictures' names."""
-    paths = sorted(str(p) for p in photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    paths = paths_in(photos)
     names = [name_of(paths[at : at + block]) for at in range(0, len(paths), block)]
     return pa.concat_tables([pq.read_table(out / f"{name}.parquet") for name in names])
 

@@ -12,7 +12,7 @@ MOST_TASKS = 8
 class Behind:
     """A thread that does tasks in the order they are given; at most so many wait, and the one who gives then waits too.
 
-    What a task raises is raised where the next is given, or at `finish`; no task after it is done.
+    What a task raises is raised wherever another is given, and at `finish`; no task after it is done.
     """
 
     def __init__(self, most: int = MOST_TASKS) -> None:
@@ -23,7 +23,8 @@ class Behind:
 
     def do(self, task: Callable[[], None]) -> None:
         """Give a task."""
-        self._raise()
+        if self._error is not None:
+            self.finish()
         self._tasks.put(task)
 
     def finish(self) -> None:
@@ -31,19 +32,14 @@ class Behind:
         if self._thread.is_alive():
             self._tasks.put(None)
             self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
         if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+            raise self._error
 
     def _work(self) -> None:
-        failed = False
         while (task := self._tasks.get()) is not None:
-            if failed:
+            if self._error is not None:
                 continue
             try:
                 task()
             except BaseException as error:  # raised again in the caller's thread
-                self._error, failed = error, True
+                self._error = error

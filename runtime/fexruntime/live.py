@@ -111,7 +111,7 @@ class Live:
         self._walk = walk
         return self
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Generator[Seen, None, None]:
         assert self._walk is not None
         if self._thread.ident is not None:
             raise InputError("a live source can be iterated once: call Detector.live again")

@@ -277,7 +277,7 @@ class Run:
         """Commit what was read before an input that ended the run."""
         # a run that failed may have moved what follows faces: then the last commit is what can be gone on from
         if self._after is not None and not (isinstance(error, InferenceError) and walk.remembers):
-            with contextlib.suppress(OutputError):
+            with contextlib.suppress(Exception):  # what failed behind is raised again by `finish`
                 self._commit(walk.state(), behind)
 
     def _left(self, error: BaseException, behind: Behind) -> None:
@@ -285,7 +285,8 @@ class Run:
         try:
             behind.finish()
         except BaseException as other:
-            _log.info("also: %s", other)
+            if other is not error:
+                _log.info("also: %s", other)
         if not self._sink.committed:
             self._sink.discard()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +36,8 @@ def record_live(
     """Write the rows of `live` (of this detector, with these options) to `out` until it ends or is stopped.
 
     Until then they are in OUT.part. What has been cannot be read again, so a live run is never gone on with: after a
-    crash the rows are in the part (CSV and JSON lines as they are, of Parquet an Arrow stream). Raises as `record` does.
+    crash, and where OUT cannot be written, the rows are in the part (CSV and JSON lines as they are, of Parquet an Arrow
+    stream). Raises as `record` does; `live` is stopped, whatever ended it.
     """
     target = Path(out)
     suffix = check_target(target)
@@ -48,7 +50,7 @@ def record_live(
     schema = schema_of(form, selection)
     identity = described(detector, [live.name], options, schema.columns) | {"began": time.time()}
     about = said(detector, options, identity)
-    sink = Appending(target, form, schema.saying(about), identity)
+    sink = Appending(target, form, schema.saying(about), identity, once=True)
     namer, done, last = Namer(options.face_identity_threshold), Recorded(), time.monotonic()
     behind, waiting = Behind(), list[FrameResult]()
 
@@ -59,30 +61,36 @@ def record_live(
         if some:
             behind.do(lambda: sink.write(detector.assemble(some, selection, namer.names)))
 
-    def end(stopped: bool) -> None:
+    def commit() -> None:
         write()
-        behind.finish()
-        done.rows, done.stopped = sink.rows, stopped
-        sidecar(sink, about, done.said())
-        sink.finish()
+        behind.do(partial(sink.commit, {"frames": done.frames}))
+
+    def end(stopped: bool) -> None:
+        try:
+            commit()  # first: rows that cannot be had as a file are safe in the part, and counted in what is said of it
+            behind.finish()
+            done.rows, done.stopped = sink.rows, stopped
+            sidecar(sink, about, done.said())
+            sink.finish()
+        finally:
+            sink.close()  # whatever became of it: the part's lock is this run's no more
 
     try:
-        for seen in live:
-            waiting.append(seen.result)
-            if len(waiting) >= AT_ONCE:
-                write()
-            done.frames += 1
-            done.faces += len(seen.result)
-            if time.monotonic() - last >= commit_every_s:
-                write()
-                behind.do(partial(sink.commit, {"frames": done.frames}))
-                last = time.monotonic()
-            if on_seen is not None:
-                on_seen(seen)
-        write()
-        behind.finish()  # here: rows that cannot be written are an error like those before them
+        with contextlib.closing(iter(live)) as watching:
+            for seen in watching:
+                waiting.append(seen.result)
+                if len(waiting) >= AT_ONCE:
+                    write()
+                done.frames += 1
+                done.faces += len(seen.result)
+                if time.monotonic() - last >= commit_every_s:
+                    commit()
+                    last = time.monotonic()
+                if on_seen is not None:
+                    on_seen(seen)
     except BaseException:
-        # a camera that was lost for good: the rows that there are are a whole file
+        # a camera that was lost for good: the rows that there are are a whole file; but not if some could not be written, which
+        # is raised again there
         if done.frames:
             end(stopped=True)
         else:

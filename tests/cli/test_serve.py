@@ -23,10 +23,10 @@ import uvicorn
 from command import FEXPORT, fexport, refused
 from fastapi.testclient import TestClient
 
-from fexport.cli.serve import command
+from fexport.cli.serve import command, sockets
 from fexport.serving.app import ARROW, Counters, Limits, make_app
 from fexruntime import Detector
-from fexruntime.errors import EnvironmentMissingError
+from fexruntime.errors import EnvironmentMissingError, InputError
 
 
 @pytest.fixture
@@ -235,12 +235,17 @@ def test_the_command_serves_eight_clients_and_ends_on_sigterm(photo):
         assert {a.status_code for a in answers} == {200}
         assert all([r["FaceRectX"] for r in a.json()["rows"]] == expected for a in answers)
         assert client.post("/v1/faces", content=bomb).status_code == 400
+        with socket.create_connection(("127.0.0.1", client.base_url.port), 60) as other:
+            other.sendall(b"no HTTP\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 400")
         assert client.post("/v1/faces", content=data).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
-    first, *lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    first, *lines = [json.loads(line) for line in said.splitlines()]  # whoever says it
     assert first["addresses"] == [str(client.base_url)]
-    assert {"route": "/v1/faces", "status": 400} in [{k: x[k] for k in ("route", "status")} for x in lines]
+    assert {"route": "/v1/faces", "status": 400} in [{k: x.get(k) for k in ("route", "status")} for x in lines]
+    warned = {"level": "WARNING", "logger": "uvicorn.error", "message": "Invalid HTTP request received."}
+    assert [x for x in lines if "route" not in x] == [warned]
     assert "Traceback" not in said, said
 
 
@@ -343,6 +348,30 @@ def test_what_cannot_be_served():
         port = str(other.getsockname()[1])
         refused(fexport("serve", "edge", "--port", port), f"--port {port} cannot be had (Address already in use)")
     refused(fexport("serve", "edge", "--host", "192.0.2.1"), "--host 192.0.2.1 --port 8000 cannot be had")
+
+
+def test_addresses_of_a_host_that_this_machine_has_not_are_passed_over_where_it_has_another(monkeypatch):
+    def named(*ends):
+        kinds = [(f, socket.SOCK_STREAM, 0, "", (ip, port)) for f, ip, port in ends]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: kinds)
+
+    foreign, unknown = (socket.AF_INET, "192.0.2.1", 0), (12345, "127.0.0.1", 0)  # a family that no system has
+    named(foreign, unknown, (socket.AF_INET, "127.0.0.1", 0), foreign)
+    (bound,) = sockets("host", 0)
+    with bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
+    for ends, why in (([foreign], "Cannot assign"), ([foreign, unknown], "not supported")):
+        named(*ends)
+        with pytest.raises(InputError, match=rf"--host host --port 7 cannot be had \(.*{why}"):
+            sockets("host", 7)
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as free:
+        taken, port = other.getsockname()[1], free.getsockname()[1]
+        free.close()
+        named((socket.AF_INET, "127.0.0.1", port), (socket.AF_INET, "127.0.0.1", taken), foreign)
+        with pytest.raises(InputError, match="Address already in use"):
+            sockets("host", 7)
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", port))  # what was bound before is let go
 
 
 def test_a_process_that_has_opencv_already_does_not_serve():

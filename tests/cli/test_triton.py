@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import logging
 import os
 import sys
 import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,8 +172,11 @@ def test_a_full_queue_refuses_at_once_and_answers_those_in_it(server, over, phot
 @pytest.mark.triton
 @pytest.mark.parametrize("left_open", [False, True])
 def test_the_server_ends_on_sigterm(triton, left_open, photo, tmp_path):
-    """The model lets it; a connection that an HTTP client leaves open holds it for its own `--exit-timeout-secs`."""
+    """The model lets it; a connection that an HTTP client leaves open holds it for its own `--exit-timeout-secs`. The model's process
+    ends by itself, too, whatever was refused.
+    """
     import tritonclient.http as client
+    from tritonclient.utils import InferenceServerException
 
     repository.write(open_bundle("edge"), tmp_path / "models", repository.Serving(threads=1), {})
     with triton.serving(tmp_path / "models", tmp_path, exit_s=5) as running:
@@ -178,10 +184,15 @@ def test_the_server_ends_on_sigterm(triton, left_open, photo, tmp_path):
         given.set_data_from_numpy(np.array([[photo.read_bytes()]], object))
         asking = client.InferenceServerClient(running.http)
         assert asking.infer("fexport", [given]).as_numpy("count").tolist() == [[1]]
+        given.set_data_from_numpy(np.array([[photo.read_bytes()[:900]]], object))
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match="cut off"):
+                asking.infer("fexport", [given])
         if not left_open:
             asking.close()
     said = running.log.read_text(errors="replace", encoding="utf-8")
     assert "successfully unloaded 'fexport'" in said or left_open
+    assert set(running.ends.read_text(encoding="utf-8").split()) == {"0"}
     assert ("HTTP service connections" in said, running.process.returncode) == (left_open, int(left_open))
 
 
@@ -264,7 +275,8 @@ def test_a_repository_that_is_a_mount_is_refused():
     assert not Path("/dev/shm/fexport-test-of-mounts").exists()
 
 
-def test_whatever_a_request_fails_with_those_beside_it_are_answered(monkeypatch):
+@pytest.fixture
+def model(monkeypatch):
     """The model itself, with stand-ins for Triton's classes and for the detector."""
     utils = types.ModuleType("triton_python_backend_utils")
     utils.get_input_tensor_by_name = lambda request, name: types.SimpleNamespace(
@@ -295,17 +307,49 @@ def test_whatever_a_request_fails_with_those_beside_it_are_answered(monkeypatch)
     model = module.TritonPythonModel()
     model._most_bytes, model._options, model._columns = 100, None, None
     model._frame = decoded
-    model._detector = types.SimpleNamespace(run=lambda frames, *a, **k: frames, to_fex=table)
-    requests = [
-        types.SimpleNamespace(image=i, requested_output_names=lambda: ["count"])
-        for i in (b"face", b"huge", b"not a number", b"face")
-    ]
-    assert model.execute(requests) == [
+    model._detector = types.SimpleNamespace(run=lambda frames, *a, **k: frames, to_fex=table, close=lambda: None)
+    return model
+
+
+class Request:
+    def __init__(self, image):
+        self.image = image
+
+    def requested_output_names(self):
+        return ["count"]
+
+
+def test_whatever_a_request_fails_with_those_beside_it_are_answered(model):
+    assert model.execute([Request(i) for i in (b"face", b"huge", b"not a number", b"face")]) == [
         "answered",
         "MemoryError",
         "Out of range float values are not JSON compliant",
         "answered",
     ]
+
+
+def test_no_request_outlives_its_answer_and_none_the_end(model, monkeypatch):
+    """It has shared memory, and the stub of one that lets go of it after `finalize` is ended by a signal."""
+    monkeypatch.setattr(
+        logging.getLogger("fexport.triton"), "disabled", True
+    )  # pytest keeps what is logged, and its frames
+    requests = [Request(i) for i in (b"face", b"huge", b"not a number")]
+    alive = [weakref.ref(request) for request in requests]
+    gc.collect()
+    gc.disable()
+    try:
+        model.execute(requests)
+        del requests
+        assert [request() for request in alive] == [None] * 3
+        circle = [Request(b"face")]
+        in_it = weakref.ref(circle[0])
+        circle.append(circle)
+        del circle
+        assert in_it() is not None
+        model.finalize()
+        assert in_it() is None
+    finally:
+        gc.enable()
 
 
 def test_engines_of_the_store_become_steps(tmp_path, monkeypatch):

@@ -6,6 +6,9 @@ import functools
 import http.server
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -16,10 +19,19 @@ import pytest
 from command import FEXPORT, watched_until_rows
 
 from fexruntime import Detector
-from fexruntime.errors import InputError
+from fexruntime.errors import InputError, OutputError
 from fexruntime.options import Options
 from fexruntime.recording_live import record_live
 from fexruntime.sinks.appending import Appending
+
+
+@pytest.fixture
+def small_files():
+    """A function that bounds every file that is written from then on, as a disk that is full does."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture
@@ -196,6 +208,89 @@ def test_rows_of_a_live_source_are_kept_whatever_ends_it(photo, tmp_path, suffix
     assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, *beside]
 
 
+def watched(photo, out, before_last, commit_every_s, frames=6):
+    """The error of a live run into `out`, for which `before_last` is called when all but the last frame are dealt with; no thread is left."""
+    detector, taken, journal = Detector(), threading.Semaphore(0), out.with_name(f"{out.name}.journal")
+
+    def camera():
+        for image in clips.pictures(photo, frames):
+            yield image
+            assert taken.acquire(timeout=20)
+        while True:  # until it is told to stop
+            yield image
+
+    def on_seen(seen):
+        if seen.frame.index == frames - 2:
+            deadline = time.monotonic() + 60
+            while commit_every_s == 0 and journal.read_bytes().count(b"\n") < frames:  # its head, and each frame
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            before_last()
+        elif seen.frame.index == frames - 1:
+            live.stop()
+        taken.release()
+
+    live = detector.live(camera())
+    with pytest.raises(OutputError) as raised:
+        record_live(detector, live, Options(), out, on_seen, commit_every_s)
+    taken.release(frames)
+    live._thread.join(timeout=20)
+    assert not live._thread.is_alive()
+    assert "fexport-behind" not in [thread.name for thread in threading.enumerate()]
+    return raised.value
+
+
+def rows_of_part(part):
+    """Frames' numbers in the part of a run."""
+    import pyarrow as pa
+
+    if part.name.endswith(".parquet.part"):
+        with pa.ipc.open_stream(part.read_bytes()) as stream:
+            return stream.read_all()["frame"].to_pylist()
+    return [json.loads(line)["frame"] for line in part.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("commit_every_s", [0, 600])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_rows_of_a_live_source_are_in_the_part_where_the_file_cannot_be_made(photo, tmp_path, suffix, commit_every_s):
+    out, part = tmp_path / f"out{suffix}", tmp_path / f"out{suffix}.part"
+    error = watched(photo, out, out.mkdir, commit_every_s)
+    assert str(error) == f"cannot write {str(out)!r}: Is a directory: 6 rows are kept in {str(part)!r}"
+    assert rows_of_part(part) == [*range(6)]
+    out.rmdir()
+    with pytest.raises(InputError, match=r"has 6 rows of a run that did not end: move it elsewhere, or delete it, and"):
+        record_live(Detector(), Detector().live(iter(())), Options(), out)
+    part.rename(tmp_path / "kept")
+    (tmp_path / f"out{suffix}.journal").unlink()
+    record_live(Detector(), Detector().live(iter(())), Options(), out)  # nobody holds it any more
+
+
+@pytest.mark.parametrize("commit_every_s", [0, 600])
+def test_a_disk_that_is_full_when_a_live_source_ends(photo, tmp_path, small_files, commit_every_s):
+    out, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    committed = commit_every_s == 0
+
+    def full():
+        # the journal has room for one line more, the part for less than a row
+        small_files(part.stat().st_size + 10 if committed else 1000)
+
+    error = watched(photo, out, full, commit_every_s, frames=12)
+    kept = f"{{}} rows are kept in {str(part)!r}" if committed else f"what could be written is in {str(part)!r}"
+    whole = [json.loads(line)["frame"] for line in part.read_text(encoding="utf-8").splitlines()[:-1]]
+    assert str(error) == f"cannot write {str(out)!r}: the disk is full; {kept.format(len(whole))}"
+    assert whole == [*range(11 if committed else 3)]
+    assert not out.exists()
+
+
+def test_a_folder_that_is_gone_when_a_live_source_ends_keeps_no_rows_and_that_is_said(photo, tmp_path):
+    out = tmp_path / "folder" / "out.csv"
+    for commit_every_s in (0, 600):
+        error = watched(photo, out, lambda: shutil.rmtree(out.parent), commit_every_s)
+        part = out.with_name("out.csv.part")
+        says = f"cannot write {str(out)!r}: No such file or directory; {str(part)!r} with the rows so far is gone, too"
+        assert str(error) == says
+
+
 def test_rows_of_a_live_source_wait_for_so_many_at_most_however_seldom_they_are_committed(photo, tmp_path, monkeypatch):
     taken, blocks, write = threading.Event(), [], Appending.write
 
@@ -224,6 +319,26 @@ def test_the_command_watches_until_it_is_stopped(served, photo, tmp_path):
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert f"{len(rows)} rows in" in said
     assert "frames dropped, latency" in said
+
+
+def test_the_command_says_in_one_line_what_is_kept_of_a_camera_on_a_full_disk(served, photo, tmp_path):
+    address, folder = served
+    clips.write(folder / "stream.ts", clips.pictures(photo, 200))
+    out, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
+    done = subprocess.run(
+        [*FEXPORT, "run", "--camera", f"{address}/stream.ts", "--out", str(out)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (said,) = done.stderr.strip().splitlines()
+    assert "the disk is full; " in said
+    assert str(part) in said
+    assert "--resume" not in said
+    assert len(part.read_text(encoding="utf-8").splitlines()) > 20
+    assert not out.exists()
 
 
 @pytest.mark.skipif(bool(os.environ.get("DISPLAY")), reason="there is a display")

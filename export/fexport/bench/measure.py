@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -113,6 +114,11 @@ def machine() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(Path(__file__).parents[3]),
     }
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """Of what `machine` says, the processor's name alone, without what it can: for a cell of a table."""
+    return str(machine["cpu"]).partition(" (")[0]
 
 
 def commit(checkout: Path) -> str | None:

@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 import warnings
+from typing import Any
 
 import click
 
@@ -90,49 +91,79 @@ def command(
     )
     if detector.bundle.stand_ins:
         click.secho(stand_in_sentence(detector.bundle.stand_ins), fg="yellow", err=True)
+    log = _logs()
+    addresses = [f"http://{f'[{ip}]' if ':' in ip else ip}:{port}" for ip, port in (a.getsockname()[:2] for a in bound)]
+    log.info(json.dumps({"addresses": addresses, "bundle": str(detector.bundle.path)}))
+    app = make_app(detector, limits, counters)
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=ENDS_S
+    )
+    uvicorn.Server(config).run(bound)
+
+
+class _Line(logging.Formatter):
+    """What a library says, as the JSON line that whoever reads the log expects."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"level": record.levelname, "logger": record.name, "message": super().format(record)})
+
+
+def _logs() -> logging.Logger:
+    """The service's own logger, whose messages are JSON already; every other's become so."""
+    others = logging.StreamHandler()
+    others.setFormatter(_Line())
+    logging.basicConfig(level=logging.WARNING, handlers=[others], force=True)
     log = logging.getLogger("fexport.serve")
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
-    addresses = [f"http://{f'[{ip}]' if ':' in ip else ip}:{port}" for ip, port in (a.getsockname()[:2] for a in bound)]
-    log.info(json.dumps({"addresses": addresses, "bundle": str(detector.bundle.path)}))
-    app = make_app(detector, limits, counters)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ENDS_S)
-    uvicorn.Server(config).run(bound)
+    return log
 
 
 def sockets(host: str, port: int) -> list[socket.socket]:
     """One bound to each address of the host; who connects is refused until the service listens. InputError where they cannot be had."""
     made: list[socket.socket] = []
-    unavailable: OSError | None = None
+    missing: _NotHere | None = None
     try:
         for family, kind, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             try:
-                made.append(socket.socket(family, kind))
-            except OSError as error:  # a family that this system has not: the host's other addresses may do
-                unavailable = error
-                continue
-            if sys.platform != "win32":  # there it would let two processes have one port
-                made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                made[-1].bind(address)
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise
-                made.pop().close()
-                unavailable = error
-        if unavailable is not None and not made:
-            raise unavailable
+                made.append(_bound(family, kind, address))
+            except _NotHere as error:
+                missing = error
+        if missing is not None and not made:
+            raise missing
     except (OSError, UnicodeError) as error:  # a name that cannot be one of a host is a UnicodeError
         for each in made:
             each.close()
         raise InputError(
             f"--host {host} --port {port} cannot be had ({getattr(error, 'strerror', None) or error}): give an address of this machine and a free port"
         ) from None
+    return made
+
+
+class _NotHere(OSError):
+    """An address that this system has not, or one of a family that it has not: the host's others may do."""
+
+
+def _bound(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+    """A socket of that address alone; _NotHere, or the OSError of one that is here and cannot be had."""
+    try:
+        made = socket.socket(family, kind)
+    except OSError as error:
+        raise _NotHere(*error.args) from None
+    try:
+        if sys.platform != "win32":  # there it would let two processes have one port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError as error:
+        made.close()
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise _NotHere(*error.args) from None
     return made

@@ -6,6 +6,7 @@ read as one batch. A request that cannot be answered is answered with one senten
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -34,11 +35,13 @@ IMAGE, ROWS, VALUES, COUNT = "image", "rows", "values", "count"
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request whose images were decoded, or what is wrong with it."""
+    """A request whose images were decoded, or the answer that says what is wrong with it."""
 
     frames: tuple[Frame, ...]
     outputs: frozenset[str]
-    error: Exception | None = None
+    refused: Any = None
+    """Not the exception: its frames hold the request, and by those that called them what holds the exception. A request that is in
+    such a circle keeps its shared memory until Python looks for circles."""
 
 
 class TritonPythonModel:
@@ -76,8 +79,8 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response a request, in their order."""
         asked = [self._asked(request) for request in requests]
-        answers: list[Any] = [_refused(a.error) if a.error else None for a in asked]
-        good = [k for k, a in enumerate(asked) if not a.error]
+        answers: list[Any] = [a.refused for a in asked]
+        good = [k for k, a in enumerate(asked) if a.refused is None]
         try:
             found = self._read([asked[k] for k in good])
         except Exception as error:  # of one of them, or of all: each by itself says which
@@ -97,8 +100,11 @@ class TritonPythonModel:
         return answers
 
     def finalize(self) -> None:
-        """Release the detector."""
+        """Release the detector, and whatever still holds a request: the stub parts with its shared memory before Python ends, and a
+        request that is let go of later ends the process by a signal.
+        """
         self._detector.close()
+        gc.collect()
 
     def _asked(self, request: Any) -> _Asked:
         outputs = frozenset(request.requested_output_names())
@@ -109,7 +115,7 @@ class TritonPythonModel:
             )
             frames = tuple(self._frame(data, called) for data, called in zip(encoded, named, strict=True))
         except Exception as error:  # too large for the memory there is, for one: those beside it are answered
-            return _Asked((), outputs, error)
+            return _Asked((), outputs, _refused(error))
         return _Asked(frames, outputs)
 
     def _frame(self, data: bytes, called: str) -> Frame:

@@ -37,23 +37,30 @@ def journal_text(text: bytes) -> bytes:
 
 
 class Appending:
-    """Rows appended to `target`'s part. `run` says what run this is: a part is gone on with by the same run alone.
+    """Rows appended to `target`'s part. `run` says what run this is: a part is gone on with by the same run alone. `once`: by none,
+    since its source cannot be read again, so no error speaks of --resume.
 
     Raises InputError if an unfinished run's rows are there and `resume` was not asked for, or if it was another run;
     OutputError if it cannot be written, or if another process writes it.
     """
 
     def __init__(
-        self, target: Path, form: Format, schema: Schema, run: Mapping[str, Any], resume: bool = False
+        self,
+        target: Path,
+        form: Format,
+        schema: Schema,
+        run: Mapping[str, Any],
+        resume: bool = False,
+        once: bool = False,
     ) -> None:
         self.target, self._form, self._schema = target, form, schema
         self.part = target.with_name(target.name + ".part")
         self._journal_path = target.with_name(target.name + ".journal")
-        self._run = json.loads(json.dumps(dict(run)))
+        self._run, self._once = json.loads(json.dumps(dict(run))), once
         self.committed: dict[str, Any] = {}
         """What the last commit said, merged over all: empty before the first."""
         self.rows = 0
-        """Rows written, committed or not."""
+        """Rows written, committed or not, and those of a write that failed."""
         self._journal_bytes = 0
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +88,14 @@ class Appending:
         lines = self._read_journal()
         unfinished = bool(lines and lines[1:])
         if unfinished and not resume:
+            rows = _counted(lines[-1]["rows"])
+            if self._once:
+                raise InputError(
+                    f"{str(self.part)!r} has {rows} of a run that did not end: move it elsewhere, or delete it, and delete "
+                    f"{self._journal_path.name!r} to begin anew"
+                )
             raise InputError(
-                f"{str(self.part)!r} has {_counted(lines[-1]['rows'])} of a run that did not end: go on with --resume, or delete it and "
+                f"{str(self.part)!r} has {rows} of a run that did not end: go on with --resume, or delete it and "
                 f"{self._journal_path.name!r} to begin anew"
             )
         if unfinished and not self.part.exists():
@@ -127,11 +140,12 @@ class Appending:
         """Append rows."""
         if not len(table):
             return
+        block = self._form.block(table, self._schema)
+        self.rows += len(table)
         try:
-            self._file.write(self._form.block(table, self._schema))
+            self._file.write(block)
         except OSError as error:
             raise self._refused(error) from None
-        self.rows += len(table)
 
     def commit(self, state: Mapping[str, Any]) -> None:
         """Make all rows so far durable, and note `state` with them; "merged" of it is merged with what earlier ones said."""
@@ -177,7 +191,7 @@ class Appending:
 
     def discard(self) -> None:
         """Remove the part and its journal."""
-        self._file.close()
+        self.close()
         # the journal first: a part without one is begun anew, a journal without its part would be a riddle
         for path in (self._journal_path, self.part):
             path.unlink(missing_ok=True)
@@ -189,14 +203,17 @@ class Appending:
 
     def kept(self) -> str:
         """The clause that says what is safe."""
+        if not self.part.exists():  # with its folder, say: what is still open has no name
+            return f"{str(self.part)!r} with the rows so far is gone, too"
+        if self._once and not self.committed:
+            return f"what could be written is in {str(self.part)!r}"
         rows = self.committed.get("rows", 0)
-        return (
-            f"{_counted(rows)} {'is' if rows == 1 else 'are'} kept in {str(self.part)!r}; --resume goes on from there"
-        )
+        said = f"{_counted(rows)} {'is' if rows == 1 else 'are'} kept in {str(self.part)!r}"
+        return said if self._once else f"{said}; --resume goes on from there"
 
     def _refused(self, error: OSError) -> OutputError:
         said = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
-        clause = f"; {self.kept()}" if self.committed else ""
+        clause = f"; {self.kept()}" if self.committed or (self._once and self.rows) else ""
         return OutputError(f"cannot write {str(self.target)!r}: {said}{clause}")
 
     def _lock(self) -> None:
