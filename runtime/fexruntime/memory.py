@@ -1,8 +1,12 @@
-"""Memory that was freed and that the C library keeps."""
+"""Memory that was freed and that the C library keeps; files as memory."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+from pathlib import Path
+
+import numpy as np
 
 
 def give_back() -> None:
@@ -16,3 +20,21 @@ def give_back() -> None:
         return
     if trim is not None:
         trim(0)
+
+
+class MappedFile:
+    """A file as memory: read where it is touched, shared by the processes that map it, and given back when it is not needed.
+
+    OSError where it cannot be read, ValueError if it is empty. Nobody may change the file in place meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            # a private copy of what is written to: libraries ask for memory that could be, and nothing is
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.bytes = np.frombuffer(self._map, np.uint8)
+
+    def give_back(self) -> None:
+        """Drop what was read; it is read from the file again if it is touched. Windows does that by itself."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)

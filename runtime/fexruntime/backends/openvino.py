@@ -27,6 +27,7 @@ from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
+from fexruntime.memory import MappedFile
 
 BF16, INT8 = "bf16", "int8"
 _log = logging.getLogger("fexruntime.openvino")
@@ -64,6 +65,8 @@ class OpenVino:
         # what is there is looked up for others alone: the CPU always is, and looking loads the drivers of GPUs and NPUs
         named = CPU.upper() if device == Device() else device_name(device, core.available_devices)
         kept = _kept_in_fp32(network, variant) if in_bfloat16 else frozenset()
+        self._file: MappedFile | None = None
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
         self._compiled, self._types, marked = self._load(core, network, variant, place, named, settings, kept)
         self._device = str(device)
         computes = self._computes_in()
@@ -87,6 +90,8 @@ class OpenVino:
         """(the compiled model, types read off the graph, names of the layers that were marked as not to be lowered)."""
         # compiling takes most of the time to load, and twice the memory; what is marked is known of a graph that was read alone
         store = place.store() if device == CPU.upper() and not kept else None
+        if store is None:
+            return self._compile(core, network, variant, device, settings, kept)
         key = {
             "kind": "compiled OpenVINO model",
             "network": network.row.name,
@@ -95,15 +100,43 @@ class OpenVino:
             "cpu": cpu_features(),
             "settings": json.dumps(settings, sort_keys=True),
         }
-        found = store.find(key) if store else None
-        if found is not None:
-            with variant.model.opened(network.folder) as verified:
-                types = types_in(verified)
+        compiled: Any = None
+        path = store.find(key)
+        if path is None:
+            compiled, types, marked = self._compile(core, network, variant, device, settings, kept)
             try:
-                return core.import_model(found.read_bytes(), device, settings), types, frozenset()
-            except (OSError, RuntimeError) as error:  # it is gone; or this OpenVINO cannot read it after all
-                _log.info("loading without the store: %s", one_line(error, -1))
-                store = None
+                with store.writing(key) as place_to_write:
+                    if place_to_write is not None:
+                        place_to_write.write_bytes(compiled.export_model().getvalue())
+            except RuntimeError as error:  # OpenVINO cannot export it: it is compiled again next time
+                _log.info("nothing was kept of %s: %s", self._name, one_line(error, -1))
+            path = store.find(key)
+            if path is None:
+                return compiled, types, marked
+        compiled = (
+            None  # the one that is kept reads its weights off the file, which needs no memory of the process's own
+        )
+        with variant.model.opened(network.folder) as verified:
+            types = types_in(verified)
+        try:
+            self._file = MappedFile(path)
+            weights = self._ov.Tensor(self._file.bytes, shared_memory=True)
+            return core.import_model(weights, device, settings), types, frozenset()
+        except (OSError, RuntimeError, ValueError) as error:  # it is gone; or this OpenVINO cannot read it after all
+            _log.info("loading without the store: %s", one_line(error, -1))
+            self._file = None
+            return self._compile(core, network, variant, device, settings, kept)
+
+    def _compile(
+        self,
+        core: Any,
+        network: BundleNetwork,
+        variant: Variant,
+        device: str,
+        settings: dict[str, Any],
+        kept: frozenset[str],
+    ) -> tuple[Any, Types, frozenset[str]]:
+        """As `_load`, from the bundle's graph."""
         model = network.read(variant.model)
         marked: frozenset[str] = frozenset()
         try:
@@ -113,13 +146,6 @@ class OpenVino:
             compiled = core.compile_model(read, device, settings)
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
             raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
-        if store is not None:
-            try:
-                with store.writing(key) as path:
-                    if path is not None:
-                        path.write_bytes(compiled.export_model().getvalue())
-            except RuntimeError as error:  # OpenVINO cannot export it: it is compiled again next time
-                _log.info("nothing was kept of %s: %s", self._name, one_line(error, -1))
         return compiled, types_of(model), marked
 
     def _computes_in(self) -> str:
@@ -132,6 +158,11 @@ class OpenVino:
         except Exception as error:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
             raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
+        given = tuple(value.shape for value in inputs.values())
+        if self._file is not None and given not in self._shapes:
+            # the first run on a shape lays its weights out anew: most of the file is not looked at again
+            self._shapes.add(given)
+            self._file.give_back()
         names = [t.name for t in self.spec.outputs] if out is None else out
         found = {name: self._request.get_tensor(name).data for name in names}
         if out is None:
@@ -149,7 +180,7 @@ class OpenVino:
 
     def close(self) -> None:
         """Drop the network and its memory."""
-        self._request = self._compiled = None
+        self._request = self._compiled = self._file = None
 
     def describe(self) -> dict[str, Any]:
         """What is in use: version, device, precision and threads as the compiled network says."""
