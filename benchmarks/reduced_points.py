@@ -2,7 +2,7 @@
 
     python benchmarks/reduced_points.py --calibrate FILM --held-out PICTURE --mobilefacenet DIR
 
-Each network is given the same crops in fp32 and lowered (ONNX Runtime), so that what differs is the network alone. Every difference is a
+Each network is given the same crops in fp32 and lowered (ONNX Runtime; OpenVINO with its own int8 graph), so that what differs is the network alone. Every difference is a
 distance of points in the crop; landmarks' NME is its mean over a face by the distance of its outer eye corners. The record,
 results/reduced_points.json, has each face; what is beyond its budget is published in the bundle here so that it can be measured, and
 the record says so. The packaged photograph is calibrated on too.
@@ -24,14 +24,21 @@ from fexport.bench import measure
 from fexport.samples import PHOTOGRAPH
 from fexruntime import open_bundle
 from fexruntime.arrays import F32
-from fexruntime.backends import open_backend
+from fexruntime.backends import chosen, open_backend
 from fexruntime.backends.base import Place
 from fexruntime.contracts.facemesh import EYE_LINE
 from fexruntime.contracts.labels import OUTER_EYE_CORNERS
 from fexruntime.files import file_sha256
 
 RESULTS = Path(__file__).parent / "results"
-PRECISIONS = ("fp16", "int8")
+FULL = "fp32"
+FORMS = {
+    FULL: (FULL, "onnxruntime"),
+    "fp16": ("fp16", "onnxruntime"),
+    "int8": ("int8", "onnxruntime"),
+    "int8 in OpenVINO": ("int8", "openvino"),
+}
+"""(precision, backend) of each."""
 ALONE = {"pose": "none", "au": "none", "emotion": "none", "gaze": "none", "identity": "none"}
 NETWORKS: dict[str, tuple[str, dict[str, str | None], str, str, tuple[int, int]]] = {
     # network: (pipeline, choices, role, output, the points of the outer eye corners)
@@ -63,7 +70,7 @@ def main(calibrate: tuple[Path, ...], held_out: tuple[Path, ...], mobilefacenet:
             given: list[chips.Inputs] = []
             names: list[str] = []
             budgets: dict[str, Any] = {}
-            for precision in ("fp32", *PRECISIONS):
+            for form, (precision, backend_name) in FORMS.items():
                 out = Path(folder) / precision
                 lowered: dict[str, Any] = {
                     "precision": {role: precision},
@@ -71,27 +78,27 @@ def main(calibrate: tuple[Path, ...], held_out: tuple[Path, ...], mobilefacenet:
                     "allow_loss": True,
                 }
                 weights = [mobilefacenet] if name == "mobilefacenet" else []
-                build.build(
-                    plan.plan(pipeline, choices=choices, weights=weights, **({} if precision == "fp32" else lowered)),
-                    out,
-                )
+                if not out.exists():
+                    more = {} if precision == FULL else lowered | {"targets": ["onnxruntime", "openvino"]}
+                    build.build(plan.plan(pipeline, choices=choices, weights=weights, **more), out)
                 bundle = open_bundle(out)
                 network = bundle.networks[role]
-                if precision == "fp32":
+                if precision == FULL:
                     seen = chips.sample(bundle, held_out)
                     given = seen.calibration[role] + seen.held_out.get(role, [])
                     names = seen.names[role] + ["held out by the sampler"] * len(seen.held_out.get(role, []))
                     side = network.choice.crop_size
                     sources = [{"file": w.filename, "sha256": w.sha256} for w in network.record.weights]
-                budgets[precision] = {"loss": dict(network.record.loss)}
-                backend = open_backend(network, Place(cache=False))
+                place = Place(backend=backend_name, cache=False)
+                budgets[form] = {"loss": dict(chosen(network, place)[1].loss)}
+                backend = open_backend(network, place)
                 (tensor,) = backend.spec.inputs
-                answers[precision] = [
+                answers[form] = [
                     _points(backend.infer({tensor.name: case[0]})[output][0], output, side) for case in given
                 ]
                 backend.close()
-        truth = answers["fp32"]
-        found = {p: _measured(truth, answers[p], names, corners) | budgets[p] for p in PRECISIONS}
+        truth = answers.pop(FULL)
+        found = {form: _measured(truth, answer, names, corners) | budgets[form] for form, answer in answers.items()}
         networks[name] = {"crop_px": side, "weights": sources, "faces": len(truth), "precisions": found}
         for p, one in found.items():
             print(
