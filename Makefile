@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO := export/fexport/photographs/astronaut.jpg
 
-.PHONY: demo test opencv4 oldest triton pythons docs lint types gate clean
+.PHONY: environments demo test opencv4 oldest triton pythons docs lint types gate clean
 
 # the packaged FaceMesh, real throughout; then a bundle with stand-ins (labelled) for the networks whose weights only the hub has
 demo: $(VENV)/.export
@@ -18,7 +18,7 @@ demo: $(VENV)/.export
 TEST_PROCESSES ?= 2
 
 test: $(VENV)/.dev
-	$(MAKE) lint types docs
+	$(MAKE) -j2 --output-sync=target lint types docs
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(MAKE) opencv4 oldest
 
@@ -54,6 +54,9 @@ $(VENV)/triton/.done: $(BIN)/python
 	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q "numpy<2" "opencv-python-headless<4.12" "onnxruntime==1.32.0"
 	$(VENV)/triton/bin/python -m pip --disable-pip-version-check install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
+
+# every environment beside the first that the tests need, made at one time
+environments: $(VENV)/triton/.done $(VENV)/opencv4/.done $(VENV)/oldest/.done
 
 # the site of docs/, a warning is an error; every page of docs/ is in it
 docs: $(VENV)/.dev
