@@ -86,7 +86,7 @@ def checks_of(network: BundleNetwork, variant: Variant, place: Place) -> Iterato
     for gate in gates:
         gap = gate_difference(gate, expected, found, network.choice.crop_size, given)
         worst = _worst(gate, gap)
-        artefact = f"{variant.precision} {variant.kind}"
+        artefact = f"{variant.precision} {variant.form}"
         yield CanonicalCheck(
             network.role, name, artefact, gate.output, gate.task, UNITS.get(gate.task, ""), worst, variant.limit(gate)
         )
