@@ -101,11 +101,10 @@ def _graphs(
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
-    backends = verified_on(targets)
-    variants = [Variant(FULL, "onnx", ANY, write(staging, f"{role}.onnx", data), canonical, backends)]
+    graph = write(staging, f"{role}.onnx", data)
+    variants = [Variant(FULL, "onnx", ANY, graph, canonical, verified_on(targets))]
     if OPENVINO in targets and (own := _openvinos_own(staging, role, part, loaded, inputs, plain)) is not None:
-        variants[0] = dataclasses.replace(variants[0], verified_on=tuple(b for b in backends if b != OPENVINO))
-        variants.append(own[0])
+        variants = beside(variants[0], own[0])
         passes = {**passes, **own[1]}
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
@@ -139,6 +138,12 @@ def _openvinos_own(
     answer = recorded(loaded, part, inputs, session.onnx_runner(data))
     canonical = write(staging, f"{name}.canonical.npz", npz(answer))
     return Variant(FULL, "onnx", OPENVINO, write(staging, f"{name}.onnx", data), canonical, (OPENVINO,)), passes
+
+
+def beside(for_any: Variant, own: Variant) -> list[Variant]:
+    """A graph for any engine and one's own: the first is not held to torch where the other is taken before it."""
+    left = tuple(b for b in for_any.verified_on if b not in own.verified_on)
+    return [dataclasses.replace(for_any, verified_on=left), own]
 
 
 def verified_on(targets: Sequence[str]) -> tuple[str, ...]:
@@ -181,7 +186,7 @@ def compare_artefacts(
 
     `more` are further inputs by kind, beside the samples that every build has.
     The report of the ONNX graph on ONNX Runtime, or of an only artefact, is called by the role alone, the others by role
-    and backend.
+    and backend, those of an engine's own graph on another by its engine too.
     """
     cases = cases_of(loaded, network.choice) | {kind: c for kind, c in (more or {}).items() if c}
     reports = {}
