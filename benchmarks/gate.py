@@ -42,7 +42,7 @@ def main(record: bool, rounds: int, without_rewrites: bool, only: str | None) ->
     if record and (without_rewrites or only):
         raise click.UsageError("a baseline is of everything, with its rewrites")
     if without_rewrites:
-        onnx_passes.apply = lambda model: {}
+        onnx_passes.apply = lambda model, names=(): {}
     versions = {k: v for k, v in tools().items() if k in ("torch", "onnxruntime")}
     baseline = {} if record else _baseline(versions)
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@
 
 A bundle in a lower precision has it behind the name (profile_NETWORK_int8.json).
 
-Each library's own profiler, on the graph that it runs (fused and laid out by it), one item, one run after two to warm up, by
+Each library's own profiler, on the graph that it takes of the bundle (fused and laid out by it), one item, one run after two to warm up, by
 turns. The sum over operations is the time in kernels; what is between them is not in it.
 """
 
@@ -35,7 +35,9 @@ def main(bundle: Path, role: str, threads: int, rounds: int) -> None:
     """Profile, write the record, print it."""
     network = open_bundle(bundle).networks[role]
     precision = network.record.precision
-    model = network.read(network.variant(precision, ("onnx",)).model)
+    models = {
+        name: network.read(network.variant(precision, ("onnx",), name).model) for name in ("onnxruntime", "openvino")
+    }
     sizes = {"height": 480, "width": 640}
     rng = np.random.RandomState(0)
     inputs = {
@@ -43,8 +45,8 @@ def main(bundle: Path, role: str, threads: int, rounds: int) -> None:
         for t in network.record.inputs
     }
     found = {
-        "onnxruntime": _onnxruntime(model, inputs, threads, rounds),
-        "openvino": _openvino(model, inputs, threads, rounds),
+        "onnxruntime": _onnxruntime(models["onnxruntime"], inputs, threads, rounds),
+        "openvino": _openvino(models["openvino"], inputs, threads, rounds),
     }
     result = {"machine": measure.machine(), "network": network.row.name, "threads": threads, "rounds": rounds}
     result |= {name: {"wall_ms": wall, "ms_by_operation": _medians(runs)} for name, (wall, runs) in found.items()}

@@ -39,7 +39,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def main(bundle: Path, rounds: int) -> None:
     """Measure, write the record, print medians."""
     network = open_bundle(bundle).networks["multitask"]
-    (variant,) = (v for v in network.record.variants if v.kind == "onnx")
+    variant = network.variant(None, ("onnx",))
     model = onnx.load_from_string(network.read(variant.model))
     (given,) = network.record.inputs
     shape = [1, *(int(axis) for axis in given.shape[1:])]

@@ -61,8 +61,15 @@ def build(plan: Plan, out: Path, progress: Progress = lambda role, step: None) -
                 lower.check_ranges(loaded[role], measured.get(plan.networks[role].name))
         try:
             made = {
-                # what will be lowered is kept: its weights are read once
-                role: make(staging, role, plan.parts[role], _taken(loaded, role, plan), plan.targets, progress)
+                # what will be lowered is kept: its weights are read once; and what it is now is read by calibration alone
+                role: make(
+                    staging,
+                    role,
+                    plan.parts[role],
+                    _taken(loaded, role, plan),
+                    plan.targets[:1] if role in plan.precision else plan.targets,
+                    progress,
+                )
                 for role in tuple(loaded)
             }
             _gate(out, made)

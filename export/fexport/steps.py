@@ -60,7 +60,7 @@ def make(staging: Path, role: str, part: Part, loaded: Loaded, targets: Sequence
         return kept
     progress(role, f"exporting {network.name}")
     inputs, outputs = edges(loaded, part.choice)
-    passes: Mapping[str, int] = {}
+    passes: dict[str, int] = {}
     not_held: dict[str, str] = {}
     if loaded.recipe.graph:
         variants, passes, not_held = _graphs(staging, role, part, loaded, inputs, targets, progress)
@@ -94,19 +94,18 @@ def _graphs(
     inputs: tuple[Tensor, ...],
     targets: Sequence[str],
     progress: Progress,
-) -> tuple[list[Variant], Mapping[str, int], dict[str, str]]:
+) -> tuple[list[Variant], dict[str, int], dict[str, str]]:
     """(artefacts, what was rewritten, why a target has none) of a network that is exported."""
     plain = exported(loaded, part.choice)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
     data = onnx_export.serialise(model)
     canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
-    backends = verified_on(targets)
-    variants = [Variant(FULL, "onnx", ANY, write(staging, f"{role}.onnx", data), canonical, backends)]
+    graph = write(staging, f"{role}.onnx", data)
+    variants = [Variant(FULL, "onnx", ANY, graph, canonical, verified_on(targets))]
     if OPENVINO in targets and (own := _openvinos_own(staging, role, part, loaded, inputs, plain)) is not None:
-        variants[0] = dataclasses.replace(variants[0], verified_on=tuple(b for b in backends if b != OPENVINO))
-        variants.append(own[0])
-        passes = {**passes, **own[1]}
+        variants = beside(variants[0], own[0])
+        passes = passes | own[1]
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
         variants.append(Variant(FULL, "arrays", ANY, arrays, canonical, ("arrays",)))
@@ -129,7 +128,7 @@ def _graphs(
 
 def _openvinos_own(
     staging: Path, role: str, part: Part, loaded: Loaded, inputs: tuple[Tensor, ...], plain: onnx.ModelProto
-) -> tuple[Variant, Mapping[str, int]] | None:
+) -> tuple[Variant, dict[str, int]] | None:
     """OpenVINO's own graph and what was rewritten for it, of a network that runs faster there in another form."""
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model, onnx_passes.FOR_OPENVINO)
@@ -138,7 +137,19 @@ def _openvinos_own(
     data, name = onnx_export.serialise(model), f"{role}.{OPENVINO}"
     answer = recorded(loaded, part, inputs, session.onnx_runner(data))
     canonical = write(staging, f"{name}.canonical.npz", npz(answer))
-    return Variant(FULL, "onnx", OPENVINO, write(staging, f"{name}.onnx", data), canonical, (OPENVINO,)), passes
+    own = Variant(FULL, "onnx", OPENVINO, write(staging, f"{name}.onnx", data), canonical, (OPENVINO,))
+    return own, of_own(passes, OPENVINO)
+
+
+def of_own(passes: Mapping[str, int], target: str) -> dict[str, int]:
+    """Passes of an engine's own graph, under names that tell them from those of the graph for any."""
+    return {f"{name} for {target}": count for name, count in passes.items()}
+
+
+def beside(for_any: Variant, own: Variant) -> list[Variant]:
+    """A graph for any engine and one's own: the first is not held to torch where the other is taken before it."""
+    left = tuple(b for b in for_any.verified_on if b not in own.verified_on)
+    return [dataclasses.replace(for_any, verified_on=left), own]
 
 
 def verified_on(targets: Sequence[str]) -> tuple[str, ...]:
@@ -181,7 +192,7 @@ def compare_artefacts(
 
     `more` are further inputs by kind, beside the samples that every build has.
     The report of the ONNX graph on ONNX Runtime, or of an only artefact, is called by the role alone, the others by role
-    and backend.
+    and backend, those of an engine's own graph on another by its engine too.
     """
     cases = cases_of(loaded, network.choice) | {kind: c for kind, c in (more or {}).items() if c}
     reports = {}

@@ -60,7 +60,7 @@ class BundleNetwork:
                 for variant in self.record.variants:
                     if (variant.precision, variant.kind, variant.target) == (precision, kind, made_for):
                         return variant
-        there = ", ".join(f"{v.precision} {v.kind}" for v in self.record.variants)
+        there = ", ".join(f"{v.precision} {v.form}" for v in self.record.variants)
         raise BundleError(
             f"{self.row.name} ({self.role}) has no {precision} artefact of kind {' or '.join(kinds)} in this bundle: "
             f"it has {there}"

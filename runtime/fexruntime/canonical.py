@@ -6,6 +6,7 @@ detector would run it, from the device's store too.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class CanonicalCheck:
 def check_canonical(
     bundle: Bundle, place: Place | None = None, on_missing: Callable[[EnvironmentMissingError], None] | None = None
 ) -> list[CanonicalCheck]:
-    """Run every artefact of a bundle on its recorded input and compare.
+    """Run every artefact of a bundle on its recorded input and compare, on the backend of `place` if that would take it.
 
     Raises BundleError if a file is not the one that was verified, or if there is nothing recorded for an output. An
     artefact whose backend is not installed raises EnvironmentMissingError, or is handed to `on_missing` and left out.
@@ -53,12 +54,22 @@ def check_canonical(
     for network in bundle.networks.values():
         for variant in network.record.variants:
             try:
-                checks += checks_of(network, variant, place or Place())
+                checks += checks_of(network, variant, _place_of(network, variant, place or Place()))
             except EnvironmentMissingError as error:
                 if on_missing is None:
                     raise
                 on_missing(error)
     return checks
+
+
+def _place_of(network: BundleNetwork, variant: Variant, place: Place) -> Place:
+    """Where an artefact is run: what no detector runs on a backend, since that has a graph of its own or this is another's, is run
+    where it was held to torch.
+    """
+    name = place.backend_of(network.role)
+    if name in variant.verified_on or network.variant(variant.precision, (variant.kind,), name) == variant:
+        return place
+    return dataclasses.replace(place, backend=next(iter(variant.verified_on), name))
 
 
 def checks_of(network: BundleNetwork, variant: Variant, place: Place) -> Iterator[CanonicalCheck]:
@@ -86,7 +97,7 @@ def checks_of(network: BundleNetwork, variant: Variant, place: Place) -> Iterato
     for gate in gates:
         gap = gate_difference(gate, expected, found, network.choice.crop_size, given)
         worst = _worst(gate, gap)
-        artefact = f"{variant.precision} {variant.kind}"
+        artefact = f"{variant.precision} {variant.form}"
         yield CanonicalCheck(
             network.role, name, artefact, gate.output, gate.task, UNITS.get(gate.task, ""), worst, variant.limit(gate)
         )

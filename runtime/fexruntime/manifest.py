@@ -131,6 +131,11 @@ class Variant:
     """What is beyond its gate, and was published all the same: the difference found, by output and task."""
 
     @property
+    def form(self) -> str:
+        """Its kind, and whose it is, for a person: "onnx", "onnx for openvino"."""
+        return self.kind if self.target == ANY else f"{self.kind} for {self.target}"
+
+    @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of it."""
         return (self.model, *self.parts, self.canonical, *(() if self.plan is None else (self.plan,)))

@@ -130,17 +130,14 @@ class Store:
             if kept + item.size_bytes <= most_bytes:
                 kept += item.size_bytes
                 continue
-            for path in (item.note, item.path):
-                path.unlink(missing_ok=True)
-            dropped += item.size_bytes
+            dropped += item.size_bytes if _removed(item.note, item.path) else 0
         return dropped
 
     def clear(self) -> int:
         """Drop everything, damaged items included; answers the bytes dropped. Other files in the folder stay."""
         dropped = self.trim(0)
         for suffix in (".bin", ".json"):
-            for path in self.folder.glob("?" * _NAME + suffix):
-                path.unlink(missing_ok=True)
+            _removed(*self.folder.glob("?" * _NAME + suffix))
         self._drop_remains()
         return dropped
 
@@ -160,6 +157,19 @@ class Store:
                 # a writer makes its folder a moment before it locks it
                 if abandoned and time.time() - folder.stat().st_mtime > 60:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _removed(*paths: Path) -> bool:
+    """Remove files; whether all are gone. Windows keeps one that a process has mapped: half an item then, dropped later."""
+    kept = 0
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            kept += 1
+    return not kept
 
 
 def default_folder() -> Path | None:

@@ -105,7 +105,6 @@ def test_a_network_beyond_its_tolerance_leaves_its_report_and_no_bundle(tmp_path
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         return 1
 
-    monkeypatch.setitem(onnx_passes.PASSES, "spoil", spoil)
     monkeypatch.setattr(steps.onnx_passes, "apply", lambda model: {"spoil": spoil(model)})
     with pytest.raises(VerificationError, match=r"beyond its tolerance.*bundle\.verification\.json"):
         build.build(edge_plan(), tmp_path / "bundle")

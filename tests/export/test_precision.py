@@ -242,6 +242,7 @@ def test_openvino_has_an_int8_graph_of_its_own_where_there_are_slopes(tmp_path):
     for_any, own = network.record.variants
     assert (for_any.target, for_any.verified_on) == ("any", ("onnxruntime",))
     assert (own.target, own.verified_on) == ("openvino", ("openvino",))
+    assert (for_any.form, own.form) == ("onnx", "onnx for openvino")
     kind, chosen = backends.chosen(network, Place(backend="openvino"))
     assert (kind.__name__, chosen) == ("OpenVino", own)
     assert backends.chosen(network, Place())[1] == for_any

@@ -153,6 +153,42 @@ def test_evening_out_changes_nothing_in_fp32(detector):
         assert np.abs(before[name] - after[name]).max() < 1e-3 * max(1.0, np.abs(before[name]).max())
 
 
+@pytest.mark.parametrize("readers", [1, 2])
+def test_a_factor_of_each_channel_takes_the_evening_in(readers):
+    """GRN's product is one with a number a channel already: no pass over the map for another, unless others read the product."""
+    weights = numpy_helper.from_array(np.random.RandomState(0).randn(5, 4, 1, 1).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], name="mean", axes=[2, 3]),
+        helper.make_node("Mul", ["x", "mean"], ["y"], name="factor"),
+        helper.make_node("Conv", ["y", "w"], ["z"], name="layer"),
+        helper.make_node("Tanh", ["y"], ["other"], name="other"),
+    ][: 2 + readers]
+    x, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, "h", "w"])
+        for name, channels in (("x", 4), ("z", 5), ("other", 4))[: 1 + readers]
+    )
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], outputs, [weights]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    given = (np.random.RandomState(1).rand(2, 4, 3, 5).astype(np.float32),)
+    before = session.onnx_runner(model.SerializeToString())(given)
+    kinds = {n.name: "int8" if n.name == "layer" else FULL for n in nodes}
+    assert smooth.smooth(model, PrecisionPlan("int8", kinds, {}), {"y": [0.1, 1.0, 10.0, 100.0]}) == 1
+    onnx_graph.check(model)
+    after = session.onnx_runner(model.SerializeToString())(given)
+    for name, value in before.items():
+        assert np.allclose(value, after[name], rtol=1e-5, atol=1e-6)
+    graph = onnx_graph.Graph(model)
+    (layer,) = graph.consumers["y.evened.0"]
+    assert layer.name == "layer"
+    made_by = graph.producer["y.evened.0"]
+    assert (made_by.name, *made_by.input) == (
+        ("factor", "x", "y.evened.0.by.all") if readers == 1 else ("layer/even", "y", "y.evened.0.by")
+    )
+
+
 def test_int8_graphs_hold_their_plan(detector):
     part, loaded, graphs = detector
     model = graphs["int8"]

@@ -85,7 +85,7 @@ def _artefact(variant: Variant, bundle: Bundle) -> str:
         with variant.model.opened(bundle.path) as verified:
             stored = types_in(verified).stored
     precision = precision_said(Types(variant.precision, stored).said())
-    return f"{precision} {variant.kind}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
+    return f"{precision} {variant.form}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
 
 
 def _origin(weights: WeightsRecord) -> str:

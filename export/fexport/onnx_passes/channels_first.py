@@ -19,8 +19,7 @@ from onnx import helper
 from fexport.onnx_graph import Graph, attribute, tidy
 
 _TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-_AXIS = {1: 2, 2: 3, 3: 1, -1: 1}
-"""Where an axis of [B,H,W,C] is in [B,C,H,W]."""
+"""Transposes' orders; the first says where an axis of [B,H,W,C] is in [B,C,H,W], too."""
 _BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Pow", "Erf", "Sqrt", "Relu", "Sigmoid", "Tanh")
 _REDUCTIONS = ("ReduceMean", "ReduceL2")
 
@@ -84,7 +83,7 @@ class _Rewriting:
                         made.append(self._transposed(self._name.get(name, name), back[name], _TO_LAST))
                     other.input[k] = back[name]
             made.append(other)
-        for name in self._last & self._graph.outputs:  # the edge of the graph is as it was
+        for name in sorted(self._last & self._graph.outputs):  # the edge of the graph is as it was
             made.append(self._transposed(self._name.get(name, name), name, _TO_LAST))
         return made
 
@@ -141,7 +140,7 @@ class _Rewriting:
         other = self._renamed(node)
         for a in other.attribute:
             if a.name == "axes":
-                a.ints[:] = [_AXIS[axis] for axis in a.ints]
+                a.ints[:] = [_TO_LAST[axis] for axis in a.ints]
         other.output[0] = self._gives(node.output[0])
         return [other]
 

@@ -126,13 +126,11 @@ def lower(
         model_file = steps.write(staging, f"{name}.onnx", data)
         return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=of)
 
-    backends = steps.verified_on(targets)
-    variants = [artefact(lowered, ANY, backends, plan_file)]
+    variants = [artefact(lowered, ANY, steps.verified_on(targets), plan_file)]
     if OPENVINO in targets and (own := _openvinos_own(plain, loaded, precision, known, method)) is not None:
-        variants[0] = dataclasses.replace(variants[0], verified_on=tuple(b for b in backends if b != OPENVINO))
         own_plan = steps.write(staging, f"{role}.{precision}.{OPENVINO}.plan.json", own.plan.as_json())
-        variants.append(artefact(own.graph, OPENVINO, (OPENVINO,), own_plan))
-        passes |= own.passes
+        variants = steps.beside(variants[0], artefact(own.graph, OPENVINO, (OPENVINO,), own_plan))
+        passes |= steps.of_own(own.passes, OPENVINO)
     not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
     if TENSORRT in targets:
         typed, flagged = lowered, model if precision == "fp16" else None

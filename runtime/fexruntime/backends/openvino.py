@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.etree import ElementTree
@@ -30,7 +31,20 @@ from fexruntime.manifest import Variant
 from fexruntime.memory import MappedFile
 
 BF16, INT8 = "bf16", "int8"
+SHAPES = 32
+"""Shapes of inputs that are remembered: frames of ever other sizes would be too many."""
 _log = logging.getLogger("fexruntime.openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A compiled model, the types read off its graph, the names of the layers that were marked as not to be lowered."""
+
+    compiled: Any
+    types: Types
+    marked: frozenset[str] = frozenset()
+    file: MappedFile | None = None
+    """Where its weights are, if they are not its own. OpenVINO does not hold it: whoever holds the model has to."""
 
 
 class OpenVino:
@@ -65,17 +79,18 @@ class OpenVino:
         # what is there is looked up for others alone: the CPU always is, and looking loads the drivers of GPUs and NPUs
         named = CPU.upper() if device == Device() else device_name(device, core.available_devices)
         kept = _kept_in_fp32(network, variant) if in_bfloat16 else frozenset()
-        self._file: MappedFile | None = None
-        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
-        self._compiled, self._types, marked = self._load(core, network, variant, place, named, settings, kept)
+        loaded = self._load(core, network, variant, place, named, settings, kept)
+        self._compiled, self._types = loaded.compiled, loaded.types
         self._device = str(device)
         computes = self._computes_in()
         if not _is_full(computes) and not in_bfloat16:
             raise EnvironmentMissingError(
                 f"{str(device)!r} computes in {computes}, {self._name} may be computed in fp32 alone"
             )
-        self._kept = _kept_layers(self._compiled, marked)
+        self._kept = _kept_layers(self._compiled, loaded.marked)
         self._request = self._compiled.create_infer_request()
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
+        self._file = loaded.file  # the last: an object lets go of what it has in this order, and the others read it
 
     def _load(
         self,
@@ -86,8 +101,8 @@ class OpenVino:
         device: str,
         settings: dict[str, Any],
         kept: frozenset[str],
-    ) -> tuple[Any, Types, frozenset[str]]:
-        """(the compiled model, types read off the graph, names of the layers that were marked as not to be lowered)."""
+    ) -> _Loaded:
+        """The network, from the store where it was compiled before, else compiled and kept there."""
         # compiling takes most of the time to load, and twice the memory; what is marked is known of a graph that was read alone
         store = place.store() if device == CPU.upper() and not kept else None
         if store is None:
@@ -100,31 +115,27 @@ class OpenVino:
             "cpu": cpu_features(),
             "settings": json.dumps(settings, sort_keys=True),
         }
-        compiled: Any = None
         path = store.find(key)
         if path is None:
-            compiled, types, marked = self._compile(core, network, variant, device, settings, kept)
+            made = self._compile(core, network, variant, device, settings, kept)
             try:
                 with store.writing(key) as place_to_write:
                     if place_to_write is not None:
-                        place_to_write.write_bytes(compiled.export_model().getvalue())
+                        place_to_write.write_bytes(made.compiled.export_model().getvalue())
             except RuntimeError as error:  # OpenVINO cannot export it: it is compiled again next time
                 _log.info("nothing was kept of %s: %s", self._name, one_line(error, -1))
             path = store.find(key)
             if path is None:
-                return compiled, types, marked
-        compiled = (
-            None  # the one that is kept reads its weights off the file, which needs no memory of the process's own
-        )
+                return made
+            del made  # the one that is kept reads its weights off the file, which needs no memory of the process's own
         with variant.model.opened(network.folder) as verified:
             types = types_in(verified)
         try:
-            self._file = MappedFile(path)
-            weights = self._ov.Tensor(self._file.bytes, shared_memory=True)
-            return core.import_model(weights, device, settings), types, frozenset()
+            file = MappedFile(path)
+            blob = self._ov.Tensor(file.bytes, shared_memory=True)
+            return _Loaded(core.import_model(blob, device, settings), types, file=file)
         except (OSError, RuntimeError, ValueError) as error:  # it is gone; or this OpenVINO cannot read it after all
             _log.info("loading without the store: %s", one_line(error, -1))
-            self._file = None
             return self._compile(core, network, variant, device, settings, kept)
 
     def _compile(
@@ -135,8 +146,8 @@ class OpenVino:
         device: str,
         settings: dict[str, Any],
         kept: frozenset[str],
-    ) -> tuple[Any, Types, frozenset[str]]:
-        """As `_load`, from the bundle's graph."""
+    ) -> _Loaded:
+        """The network compiled from the bundle's graph."""
         model = network.read(variant.model)
         marked: frozenset[str] = frozenset()
         try:
@@ -146,7 +157,7 @@ class OpenVino:
             compiled = core.compile_model(read, device, settings)
         except Exception as error:  # OpenVINO's errors are RuntimeError and its own
             raise BundleError(f"OpenVINO cannot load {self._name}: {one_line(error, -1)}") from error
-        return compiled, types_of(model), marked
+        return _Loaded(compiled, types_of(model), marked)
 
     def _computes_in(self) -> str:
         return str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
@@ -159,7 +170,7 @@ class OpenVino:
             shapes = ", ".join(f"{n} {list(v.shape)}" for n, v in inputs.items())
             raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
         given = tuple(value.shape for value in inputs.values())
-        if self._file is not None and given not in self._shapes:
+        if self._file is not None and given not in self._shapes and len(self._shapes) < SHAPES:
             # the first run on a shape lays its weights out anew: most of the file is not looked at again
             self._shapes.add(given)
             self._file.give_back()
@@ -179,7 +190,7 @@ class OpenVino:
         return other
 
     def close(self) -> None:
-        """Drop the network and its memory."""
+        """Drop the network and its memory, the file that it reads last."""
         self._request = self._compiled = self._file = None
 
     def describe(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Island:
 _NORMS = Island(
     "a sum over many values, whose squares pass float16's range",
     operators=("LayerNormalization", "InstanceNormalization", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceSum"),
-    nodes=r"/LayerNormalization/",  # its steps, where a graph has them one by one
+    nodes=r"/LayerNormalization(_\d+)?/",  # its steps, where a graph has them one by one
 )
 _SOFTMAX = Island("exponentials, and expectations over them", operators=("Softmax", "LogSoftmax", "Exp"))
 _PREPROCESSING = Island("pixels to the network's scale: exact, and cheap", nodes=r"^/preprocess/")
