@@ -63,7 +63,7 @@ def import_bundle(source: Path, folder: Path) -> Bundle:
         try:
             with tarfile.open(source, "r:") as archive:
                 _extract(archive, source, made)
-        except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
             raise BundleError(f"{str(source)!r} is not an archive of a bundle: {one_line(error)}") from None
         except OSError as error:
             where = error.filename or str(source)
