@@ -164,10 +164,12 @@ def _gate(out: Path, made: dict[str, Made], allow_loss: bool = False) -> None:
         path = report_path(out, REPORT)
         write_file(path, json_bytes({"networks": {name: r.as_json() for name, r in reports.items()}}))
         names = ", ".join(f"{r.network} ({r.against})" for r in failed)
+        worst = next((d for r in failed for d in r.differences if not d.passed), None)
+        by = "" if worst is None else f" ({worst.gate} {worst.judged:.3g}, limit {worst.limit:.3g})"
         cure = "; --allow-loss publishes it all the same, with the loss written in it"
         lossy = all(r.measured and r.precision != FULL for r in failed)
         raise VerificationError(
-            f"{names} differs from torch beyond its tolerance: no bundle was made; see {path}{cure if lossy else ''}"
+            f"{names} differs from torch beyond its tolerance{by}: no bundle was made; see {path}{cure if lossy else ''}"
         )
 
 

@@ -65,6 +65,8 @@ class Measured:
     threads: int = 1
     noisy: int = 0
     """Rounds that were thrown away."""
+    disturbed: bool = False
+    """Most rounds were noise: then none was thrown away, and the choice is worth little."""
 
     @property
     def p50_ms(self) -> float:
@@ -123,10 +125,14 @@ def resolved(bundle: Bundle, place: Place) -> Place:
     choice = _choice(kept.read_bytes()) if kept else {}
     backend = {r: choice[r][0] if r in choice else DEFAULT_BACKEND for r in bundle.networks}
     threads = {r: choice[r][1] for r in bundle.networks if r in choice and choice[r][1] != place.threads_of(r)}
-    if not threads or place.shared_pool:
+    if not threads:
         return dataclasses.replace(place, backend=backend)
     return dataclasses.replace(
-        place, backend=backend, threads={r: threads.get(r, place.threads_of(r)) for r in bundle.networks}
+        place,
+        backend=backend,
+        threads={r: threads.get(r, place.threads_of(r)) for r in bundle.networks},
+        # ONNX Runtime's one pool has one number of threads
+        shared_pool=place.shared_pool and not any(backend[r] == DEFAULT_BACKEND for r in threads),
     )
 
 
@@ -148,18 +154,18 @@ def _of_network(
 ) -> tuple[list[Measured], Backend]:
     """Every candidate of a network, and the one that was chosen, loaded."""
     runners = dict(_runners(network, place, say))
-    times, noisy = _in_turns(network, runners, given, rest, rounds, say)
+    times, noisy, disturbed = _in_turns(network, runners, given, rest, rounds, say)
     best = _best(times, place.threads_of(network.role))
     fewer = () if place.shared_pool else _fewer_threads(place.threads_of(network.role))
     for threads in fewer:  # of the fastest backend alone: what is slow on all threads is slow on one
         name = best[0]
         alone = dataclasses.replace(place, threads={network.role: threads})
         found = dict(_runners(network, alone, say, only=name))
-        again, more = _in_turns(
+        again, more, also = _in_turns(
             network, {best: runners[best], **found}, given, rest, max(LEAST_ROUNDS, rounds // 2), say
         )
-        times.update({key: again[key] for key in found})
-        noisy += more
+        times.update(again)  # that of the one before, too: the two were compared in these turns
+        noisy, disturbed = noisy + more, disturbed or also
         runners |= found
         if np.median(again[name, threads]) < np.median(again[best]) * (1 - LEAST_GAIN):
             best = (name, threads)
@@ -167,7 +173,7 @@ def _of_network(
         if key != best:
             runner.close()
     measured = [
-        Measured(network.role, network.row.name, key[0], tuple(ms), key == best, key[1], noisy)
+        Measured(network.role, network.row.name, key[0], tuple(ms), key == best, key[1], noisy, disturbed)
         for key, ms in sorted(times.items(), key=lambda item: float(np.median(item[1])))
     ]
     return measured, runners[best]
@@ -179,8 +185,8 @@ Key = tuple[str, int]
 
 def _in_turns(
     network: BundleNetwork, runners: dict[Key, Backend], given: Inputs, rest: list[Given], rounds: int, say: Say
-) -> tuple[dict[Key, list[float]], int]:
-    """Milliseconds of each candidate in the rounds that were quiet, and how many were not."""
+) -> tuple[dict[Key, list[float]], int, bool]:
+    """Milliseconds of each candidate in the rounds that were quiet, and how many were not; in all, where most were not."""
     taken: dict[Key, list[float]] = {key: [] for key in runners}
     for k in range(rounds + WARMUP):
         for key, runner in sorted(runners.items(), reverse=bool(k % 2)):
@@ -195,10 +201,10 @@ def _in_turns(
                 taken[key].append((time.perf_counter() - start) * 1e3)
     medians = {key: float(np.median(ms)) for key, ms in taken.items()}
     quiet = [k for k in range(rounds) if all(ms[k] <= NOISY * medians[key] for key, ms in taken.items())]
-    if 2 * len(quiet) < rounds:
-        say(f"{network.row.name}: only {len(quiet)} of {rounds} rounds were quiet: tune again when nothing else runs")
+    disturbed = 2 * len(quiet) < rounds
+    if disturbed:
         quiet = list(range(rounds))
-    return {key: [ms[k] for k in quiet] for key, ms in taken.items()}, rounds - len(quiet)
+    return {key: [ms[k] for k in quiet] for key, ms in taken.items()}, rounds - len(quiet), disturbed
 
 
 def _best(times: dict[Key, list[float]], threads: int) -> Key:

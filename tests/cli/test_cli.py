@@ -147,6 +147,12 @@ def test_the_readmes_commands_are_in_the_makefile():
     assert "make test" in (root / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_verify_on_a_backend_that_takes_nothing_of_the_bundle_is_refused():
+    """It ran on another instead, and said that the answers are reproduced."""
+    refused(fexport("verify", "edge", "--backend", "ncnn"), "has no fp32 artefact of kind ncnn in this bundle")
+    assert fexport("verify", "edge", "--backend", "openvino").returncode == 0  # it reads the graph for any
+
+
 def test_verify_without_the_export_extra_says_what_it_left_out(tmp_path):
     """torch may be there without onnx: an ordinary environment that runs bundles."""
     program = (

@@ -55,7 +55,10 @@ def command(bundle: str, size: tuple[int, int], faces: int, threads: int | None,
             m.role, m.network, m.backend, str(m.threads), f"{m.p50_ms:.2f}", str(m.noisy), "chosen" if m.chosen else ""
         )
     table.show()
-    click.echo("kept: " + ", ".join(f"{m.role}={m.backend}" for m in found if m.chosen))
+    kept = (f"{m.role}={m.backend} ({m.threads} thread{'s' * (m.threads != 1)})" for m in found if m.chosen)
+    click.echo(f"kept: {', '.join(kept)}")
+    if noisy := dict.fromkeys(m.network for m in found if m.disturbed):
+        click.echo(f"NOISY ({', '.join(noisy)}): most rounds were disturbed; tune again when nothing else runs")
     if len(only := {m.backend for m in found}) == 1:
         click.echo(
             f"{only.pop()} alone was measured: others need artefacts in the bundle (`fexport build --target ncnn,openvino`) "

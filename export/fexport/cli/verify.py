@@ -9,11 +9,12 @@ import click
 
 from fexport.cli.extras import need
 from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, FOLDER, RUNS_ON
-from fexruntime.bundle import EDGE, Bundle, open_bundle
-from fexruntime.errors import CheckpointError, EnvironmentMissingError, InputError, VerificationError
+from fexruntime.bundle import EDGE, Bundle, BundleNetwork, open_bundle
+from fexruntime.errors import BundleError, CheckpointError, EnvironmentMissingError, InputError, VerificationError
 
 if TYPE_CHECKING:
     from fexport.verify import Report
+    from fexruntime.backends.base import Place
 
 
 @click.command("verify")
@@ -45,6 +46,7 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     whole comparison with torch is repeated.
     """
     from fexport.cli import tables
+    from fexruntime.backends import chosen
     from fexruntime.backends.base import DEFAULT_BACKEND, Place
     from fexruntime.canonical import check_canonical
 
@@ -55,8 +57,10 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
     missing: list[EnvironmentMissingError] = []
     place = Place(backend or DEFAULT_BACKEND, device, threads=threads)
+    if backend is not None and not any(_taken(network, place) for network in found.networks.values()):
+        chosen(next(iter(found.networks.values())), place)  # says what there is
     checks = check_canonical(found, place, missing.append)
-    if missing and not checks:
+    if missing and (backend is not None or not checks):
         raise missing[0]
     table = tables.Sheet(
         tables.Column("network", 3, whole=True, groups=True), tables.Column("output", whole=True), tables.Column("max", right=True),
@@ -78,7 +82,20 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     for text in dict.fromkeys(str(error) for error in missing):
         click.echo(f"artefacts not checked here: {text}")
     click.echo("the recorded answers are reproduced")
+    for sentence in tables.loss_sentences(found):
+        click.echo(f"{sentence}; the limits above are these")
     _against_torch(found, weights, threads)
+
+
+def _taken(network: BundleNetwork, place: Place) -> bool:
+    """Whether the backend of `place` takes an artefact of this network."""
+    from fexruntime.backends import chosen
+
+    try:
+        chosen(network, place)
+    except BundleError:
+        return False
+    return True
 
 
 def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | None) -> None:
