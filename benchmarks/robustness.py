@@ -179,7 +179,8 @@ def load(whole: bool) -> list[str]:
         "## Load",
         "",
         *(line for said, machine in commands for line in command(said, machine)),
-        "The clients run on the same cores as the server: the ms are no measure of its speed.",
+        "The clients run on the same cores as the server: the ms are no measure of its speed. -15: the service ends by the signal that it got, after the",
+        "last answer; tritonserver ends by itself.",
         "",
         *table(["server", "run", "answer", "number", "ms p50", "ms p99", "ms max"], rows),
     ]
