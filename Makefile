@@ -18,7 +18,7 @@ demo: $(VENV)/.export
 TEST_PROCESSES ?= 2
 
 test: $(VENV)/.dev
-	$(MAKE) -j2 --output-sync=target lint types docs
+	$(MAKE) -j2 lint types docs
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 	$(MAKE) opencv4 oldest
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 
 from fexport import modules, verify
+from fexport.checkpoints import PACKAGED
 from fexport.modules import Loaded
 from fexport.steps import compare_artefacts
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import CheckpointError, VerificationError
+from fexruntime.files import file_sha256
+from fexruntime.manifest import WeightsRecord
 
 
 def repeat_verification(
@@ -37,6 +40,8 @@ def load_again(network: BundleNetwork, weights: Sequence[Path] = ()) -> Loaded:
     Raises CheckpointError if they are not to be had, VerificationError if these are other ones.
     """
     recorded = network.record.weights
+    if not weights and all(_is_packaged(w) for w in recorded):
+        weights = [PACKAGED]  # whatever folder they were read from
     if not weights and any(w.source == "folder" for w in recorded):
         raise CheckpointError(f"{network.row.name} was built from a folder of weights: give it with --weights DIR")
     seed = next((w.seed for w in recorded if w.source == "stand-in"), None)
@@ -47,3 +52,8 @@ def load_again(network: BundleNetwork, weights: Sequence[Path] = ()) -> Loaded:
     if [r.sha256 for r in loaded.records] != [w.sha256 for w in recorded]:
         raise VerificationError(f"the weights of {network.row.name} are not those that the bundle was built from")
     return loaded
+
+
+def _is_packaged(weights: WeightsRecord) -> bool:
+    path = PACKAGED / weights.filename
+    return path.is_file() and file_sha256(path) == weights.sha256

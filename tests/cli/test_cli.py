@@ -147,6 +147,13 @@ def test_the_readmes_commands_are_in_the_makefile():
     assert "make test" in (root / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_verify_compares_the_packaged_mesh_with_the_weights_that_come_with_fexport():
+    done = fexport("verify", "facemesh")
+    assert done.returncode == 0, done.stderr
+    assert "not compared" not in done.stdout
+    assert "mesh" in done.stdout.partition("the recorded answers are reproduced")[2]
+
+
 def test_verify_on_a_backend_that_takes_nothing_of_the_bundle_is_refused():
     """It ran on another instead, and said that the answers are reproduced."""
     refused(fexport("verify", "edge", "--backend", "ncnn"), "has no fp32 artefact of kind ncnn in this bundle")
