@@ -55,7 +55,7 @@ def corpus(whole: bool) -> list[str]:
     lines = [
         "## Broken and hostile input",
         "",
-        *command(found["command"], found.get("machine")),
+        *command(found["command"], found["machine"]),
         "Kept: it was read (damage that a decoder cannot see, words of a manifest that nothing depends on, a video as far as it goes).",
         "Refused: one sentence. Broken: anything else (another exception, a message of more than a line, a picture that is cut off or a bomb that was",
         "kept, a gigabyte more of memory, a file that was written or executed).",
@@ -79,7 +79,7 @@ def fuzz(whole: bool) -> list[str]:
     return [
         "## Fuzzing",
         "",
-        *command(found["command"], found.get("machine")),
+        *command(found["command"], found["machine"]),
         f"Atheris {found['versions']['atheris']}, Python {found['python']}; {found['cpu_s'] / 3600:.2f} hours of CPU time were recorded. Our readers",
         "are instrumented, the decoders below them are not.",
         "",
@@ -113,7 +113,7 @@ def soak(whole: bool) -> list[str]:
             "CPU ns a pixel, halves",
             "answers at the ends",
         ]
-        lines += [*command(found["command"], found.get("machine")), *table(head, rows)]
+        lines += [*command(found["command"], found["machine"]), *table(head, rows)]
     return lines
 
 
@@ -131,7 +131,7 @@ def kills(whole: bool) -> list[str]:
     lines = [
         "## Kills",
         "",
-        *command(found["command"], found["machine"] if "date" in found["machine"] else None),
+        *command(found["command"], found["machine"]),
         f"A run over {found['clip']} ({found['pipeline']}) gets SIGKILL at a random moment, `--resume` goes on; the table is then that of a run that was",
         "not killed, cell by cell (CSV: byte by byte).",
         "",
@@ -152,7 +152,7 @@ def load(whole: bool) -> list[str]:
     rows, commands = [], []
     for name in ("serve_load.json", "serve_full_queue.json"):
         found = record(name)
-        commands.append((f"{found['command']} --out benchmarks/results/{name}", found.get("machine")))
+        commands.append((f"{found['command']} --out benchmarks/results/{name}", found["machine"]))
         waits = found["ms_p50_p99_max_by_status"]
         for status, taken in waits.items():
             rows.append(
@@ -169,7 +169,7 @@ def load(whole: bool) -> list[str]:
         rows.append(["fexport serve", "", "different answers among the 200s", found["different_answers"], "", "", ""])
         rows.append(["fexport serve", "", "exit status on SIGTERM", found["exit_status_on_sigterm"], "", "", ""])
     found = record("triton_load.json")
-    commands.append((f"{found['command']} --out benchmarks/results/triton_load.json", found.get("machine")))
+    commands.append((f"{found['command']} --out benchmarks/results/triton_load.json", found["machine"]))
     for answer, number in found["answers"].items():
         rows.append(["Triton", found["command"].partition("--")[2], answer, number, "", "", ""])
     rows.append(["Triton", "", "all", sum(found["answers"].values()), *found["ms_p50_p99_max"]])

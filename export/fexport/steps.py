@@ -99,13 +99,17 @@ def _graphs(
     plain = exported(loaded, part.choice)
     model = copy.deepcopy(plain)
     passes = onnx_passes.apply(model)
-    data = onnx_export.serialise(model)
-    canonical = write(staging, f"{role}.canonical.npz", npz(recorded(loaded, part, inputs, session.onnx_runner(data))))
-    graph = write(staging, f"{role}.onnx", data)
-    variants = [Variant(FULL, "onnx", ANY, graph, canonical, verified_on(targets))]
-    if OPENVINO in targets and (own := _openvinos_own(staging, role, part, loaded, inputs, plain)) is not None:
-        variants = beside(variants[0], own[0])
-        passes = passes | own[1]
+    variants = [graph_artefact(staging, role, part, loaded, inputs, model, FULL, ANY, verified_on(targets))]
+    canonical = variants[0].canonical
+    if OPENVINO in targets:
+        own = copy.deepcopy(plain)
+        of_own = onnx_passes.apply(own, onnx_passes.FOR_OPENVINO)
+        if onnx_passes.is_worth_its_own(own, of_own, FULL):
+            variants = beside(
+                variants[0],
+                graph_artefact(staging, role, part, loaded, inputs, own, FULL, OPENVINO, (OPENVINO,)),
+            )
+            passes |= named_for(of_own, OPENVINO)
     if loaded.recipe.arrays is not None:
         arrays = write(staging, f"{role}.arrays.npz", npz(loaded.recipe.arrays(loaded.module)))
         variants.append(Variant(FULL, "arrays", ANY, arrays, canonical, ("arrays",)))
@@ -126,22 +130,27 @@ def _graphs(
     return variants, passes, not_held
 
 
-def _openvinos_own(
-    staging: Path, role: str, part: Part, loaded: Loaded, inputs: tuple[Tensor, ...], plain: onnx.ModelProto
-) -> tuple[Variant, dict[str, int]] | None:
-    """OpenVINO's own graph and what was rewritten for it, of a network that runs faster there in another form."""
-    model = copy.deepcopy(plain)
-    passes = onnx_passes.apply(model, onnx_passes.FOR_OPENVINO)
-    if "channels-first" not in passes:
-        return None
-    data, name = onnx_export.serialise(model), f"{role}.{OPENVINO}"
+def graph_artefact(
+    staging: Path,
+    role: str,
+    part: Part,
+    loaded: Loaded,
+    inputs: tuple[Tensor, ...],
+    graph: onnx.ModelProto,
+    precision: str,
+    target: str,
+    backends: tuple[str, ...],
+    plan: FileRecord | None = None,
+) -> Variant:
+    """A graph and its recorded answer written into the staging folder, under a name that says for what it is."""
+    name = ".".join((role, *((precision,) if precision != FULL else ()), *((target,) if target != ANY else ())))
+    data = onnx_export.serialise(graph)
     answer = recorded(loaded, part, inputs, session.onnx_runner(data))
     canonical = write(staging, f"{name}.canonical.npz", npz(answer))
-    own = Variant(FULL, "onnx", OPENVINO, write(staging, f"{name}.onnx", data), canonical, (OPENVINO,))
-    return own, of_own(passes, OPENVINO)
+    return Variant(precision, "onnx", target, write(staging, f"{name}.onnx", data), canonical, backends, plan=plan)
 
 
-def of_own(passes: Mapping[str, int], target: str) -> dict[str, int]:
+def named_for(passes: Mapping[str, int], target: str) -> dict[str, int]:
     """Passes of an engine's own graph, under names that tell them from those of the graph for any."""
     return {f"{name} for {target}": count for name, count in passes.items()}
 

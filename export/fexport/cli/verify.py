@@ -9,7 +9,7 @@ import click
 
 from fexport.cli.extras import need
 from fexport.cli.paths import BACKEND, BUNDLE, DEVICE, FOLDER, RUNS_ON
-from fexruntime.bundle import EDGE, Bundle, BundleNetwork, open_bundle
+from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, CheckpointError, EnvironmentMissingError, InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     whole comparison with torch is repeated.
     """
     from fexport.cli import tables
-    from fexruntime.backends import chosen
     from fexruntime.backends.base import DEFAULT_BACKEND, Place
     from fexruntime.canonical import check_canonical
 
@@ -57,8 +56,8 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     click.echo(f"{found.verify_files()} files are byte for byte those that were verified")
     missing: list[EnvironmentMissingError] = []
     place = Place(backend or DEFAULT_BACKEND, device, threads=threads)
-    if backend is not None and not any(_taken(network, place) for network in found.networks.values()):
-        chosen(next(iter(found.networks.values())), place)  # says what there is
+    if backend is not None:
+        _check_taken(found, place)
     checks = check_canonical(found, place, missing.append)
     if missing and (backend is not None or not checks):
         raise missing[0]
@@ -87,15 +86,18 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     _against_torch(found, weights, threads)
 
 
-def _taken(network: BundleNetwork, place: Place) -> bool:
-    """Whether the backend of `place` takes an artefact of this network."""
+def _check_taken(bundle: Bundle, place: Place) -> None:
+    """BundleError, of the first network, if the backend of `place` takes an artefact of none."""
     from fexruntime.backends import chosen
 
-    try:
-        chosen(network, place)
-    except BundleError:
-        return False
-    return True
+    errors = []
+    for network in bundle.networks.values():
+        try:
+            chosen(network, place)
+            return
+        except BundleError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _against_torch(bundle: Bundle, weights: tuple[Path, ...], threads: int | None) -> None:

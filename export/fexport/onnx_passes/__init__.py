@@ -6,7 +6,7 @@ operator outside opset 17's standard set, so TensorRT reads the same files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import onnx
 
@@ -50,6 +50,13 @@ FOR_OPENVINO = (
     "float16-constants",
 )
 """Those of OpenVINO's own graph, where a network has one."""
+
+
+def is_worth_its_own(model: onnx.ModelProto, done: Mapping[str, int], precision: str) -> bool:
+    """Whether a graph that OpenVINO's passes rewrote (`done`) is faster there than the one for any: its maps have their channels
+    first; in int8 slopes that stayed PReLU, which is done in a convolution's kernel.
+    """
+    return "channels-first" in done or (precision == "int8" and any(n.op_type == "PRelu" for n in model.graph.node))
 
 
 def apply(model: onnx.ModelProto, names: Iterable[str] = FOR_ANY) -> dict[str, int]:

@@ -13,7 +13,7 @@ import onnx
 
 from fexcalibration import ranges as calibrated
 from fexcalibration.chips import Inputs
-from fexport import onnx_export, onnx_passes, session, steps, tensorrt_lint, verify
+from fexport import onnx_passes, session, steps, tensorrt_lint, verify
 from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
 from fexport.plan import NCNN, OPENVINO, TENSORRT, Part
@@ -119,18 +119,15 @@ def lower(
     plan_file = steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json())
 
     def artefact(graph: onnx.ModelProto, target: str, verified_on: tuple[str, ...], of: FileRecord) -> Variant:
-        name = f"{role}.{precision}" if target == ANY else f"{role}.{precision}.{target}"
-        data = onnx_export.serialise(graph)
-        answer = steps.recorded(loaded, part, record.inputs, session.onnx_runner(data))
-        canonical = steps.write(staging, f"{name}.canonical.npz", steps.npz(answer))
-        model_file = steps.write(staging, f"{name}.onnx", data)
-        return Variant(precision, "onnx", target, model_file, canonical, verified_on, plan=of)
+        return steps.graph_artefact(
+            staging, role, part, loaded, record.inputs, graph, precision, target, verified_on, of
+        )
 
     variants = [artefact(lowered, ANY, steps.verified_on(targets), plan_file)]
     if OPENVINO in targets and (own := _openvinos_own(plain, loaded, precision, known, method)) is not None:
         own_plan = steps.write(staging, f"{role}.{precision}.{OPENVINO}.plan.json", own.plan.as_json())
         variants = steps.beside(variants[0], artefact(own.graph, OPENVINO, (OPENVINO,), own_plan))
-        passes |= steps.of_own(own.passes, OPENVINO)
+        passes |= steps.named_for(own.passes, OPENVINO)
     not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
     if TENSORRT in targets:
         typed, flagged = lowered, model if precision == "fp16" else None
@@ -170,8 +167,7 @@ def _openvinos_own(
     if precision == "fp16":
         return None
     model, passes = prepared(plain, precision, OPENVINO)
-    slopes = precision == "int8" and any(n.op_type == "PRelu" for n in model.graph.node)
-    if "channels-first" not in passes and not slopes:
+    if not onnx_passes.is_worth_its_own(model, passes, precision):
         return None
     plan = plan_of(model, loaded.network.name, precision)
     if known is None:

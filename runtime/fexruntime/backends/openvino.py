@@ -127,9 +127,11 @@ class OpenVino:
             path = store.find(key)
             if path is None:
                 return made
+            types = made.types
             del made  # the one that is kept reads its weights off the file, which needs no memory of the process's own
-        with variant.model.opened(network.folder) as verified:
-            types = types_in(verified)
+        else:
+            with variant.model.opened(network.folder) as verified:
+                types = types_in(verified)
         try:
             file = MappedFile(path)
             blob = self._ov.Tensor(file.bytes, shared_memory=True)
