@@ -193,7 +193,9 @@ def test_the_server_ends_on_sigterm(triton, left_open, photo, tmp_path):
     said = running.log.read_text(errors="replace", encoding="utf-8")
     assert "successfully unloaded 'fexport'" in said or left_open
     assert set(running.ends.read_text(encoding="utf-8").split()) == {"0"}
-    assert ("HTTP service connections" in said, running.process.returncode) == (left_open, int(left_open))
+    # a server that is asked to end before it has seen its client go says so, too, and waits: its exit status says whether in vain
+    assert running.process.returncode == int(left_open), said
+    assert "HTTP service connections" in said or not left_open
 
 
 @pytest.mark.triton
