@@ -119,7 +119,7 @@ def test_what_would_overflow_float16_stays_in_fp32_or_fails_the_build(detector):
     assert any("float16 ends at 65504" in why for why in found.why.values())
     # seen only on faces that nothing was measured on: no bundle
     with pytest.raises(VerificationError, match="would overflow in float16"):
-        lower._plan(model, part, loaded, "fp16", lower.Faces((), [loud]))
+        lower.Lowering(part, loaded, model, "fp16", lower.Faces((), [loud])).plan_of(model, "fp16")
 
 
 def test_hidden_sums_of_squares_are_looked_at():
@@ -259,3 +259,64 @@ def test_facemesh_in_int8_keeps_its_stem_depthwise_layers_and_heads_in_fp32():
     kernels = [graph.value(n.input[1]).shape for n in low]
     assert len(kernels) == 12
     assert all(shape[2:] == (1, 1) and min(shape[:2]) >= 16 and shape[0] >= 32 for shape in kernels)
+
+
+def test_int8_weights_have_a_scale_for_each_output_wherever_an_operator_has_its_outputs():
+    """And fp32 arithmetic: the answer is that of weights rounded by hand; small and grouped ones are left alone."""
+    rng = np.random.RandomState(0)
+    reach = np.geomspace(0.01, 10, 64)
+
+    def weights(name, shape, outputs):
+        value = rng.randn(*shape) * np.expand_dims(reach, tuple(a for a in range(len(shape)) if a != outputs))
+        return numpy_helper.from_array(value.astype(np.float32), name)
+
+    given = {
+        "conv": weights("conv", (64, 64, 1, 1), 0),
+        "depthwise": weights("depthwise", (64, 1, 9, 9), 0),
+        "rows": weights("rows", (64, 64), 0),
+        "columns": weights("columns", (64, 64), 1),
+        "product": weights("product", (64, 64), 1),
+        "small": weights("small", (64, 4), 0),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "conv"], ["a"], "conv"),
+        helper.make_node("Conv", ["a", "depthwise"], ["b"], "depthwise", group=64),
+        helper.make_node("Flatten", ["b"], ["c"], "flat"),
+        helper.make_node("Gemm", ["c", "rows"], ["d"], "rows", transB=1),
+        helper.make_node("Gemm", ["d", "columns"], ["e"], "columns"),
+        helper.make_node("MatMul", ["e", "product"], ["f"], "product"),
+        helper.make_node("MatMul", ["f", "small"], ["y"], "small"),
+    ]
+    edge = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 64, 9, 9]), ("y", [1, 4]))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", edge[:1], edge[1:], list(given.values())),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    low, stored = quantise.with_int8_weights(model)
+    assert stored == ["conv", "rows", "columns", "product"]
+    kinds = {t.name: t.data_type for t in low.graph.initializer}
+    assert [n for n, kind in kinds.items() if kind == TensorProto.INT8] == [f"{n}.int8" for n in stored]
+    by_hand = onnx.ModelProto()
+    by_hand.CopyFrom(model)
+    for tensor in by_hand.graph.initializer:
+        if tensor.name in stored:
+            value, outputs = numpy_helper.to_array(tensor), 1 if tensor.name in ("columns", "product") else 0
+            step = np.abs(value).max(axis=tuple(a for a in range(value.ndim) if a != outputs), keepdims=True) / 127
+            tensor.CopyFrom(numpy_helper.from_array((np.rint(value / step) * step).astype(np.float32), tensor.name))
+    x = rng.rand(1, 64, 9, 9).astype(np.float32)
+    (ours,), (theirs,) = (session.onnx_runner(m.SerializeToString())((x,)).values() for m in (low, by_hand))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_mobilefacenet_in_int8_keeps_depthwise_layers_and_its_last_ones_in_fp32():
+    part = plan("detectorv1").parts["landmarks"]
+    loaded = modules.load(part.network, part.choice.crop, (), 0)
+    model, _ = lower.prepared(steps.exported(loaded, part.choice), "int8", "openvino")
+    graph = onnx_graph.Graph(model)
+    found = plan_of(model, part.network.name, "int8")
+    low = [n for n in model.graph.node if n.name in found.lowered]
+    assert {n.op_type for n in low} == {"Conv"}
+    assert all(onnx_graph.attribute(n, "group", 1) == 1 for n in low)
+    assert {graph.value(n.input[1]).shape[2:] for n in low} == {(1, 1)}
+    assert not any("conv_6" in n.name for n in low)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from fexcalibration import METHODS
 from fexcalibration import ranges as calibrated
 from fexcalibration.chips import Inputs
 from fexport import onnx_passes, session, steps, tensorrt_lint, verify
@@ -18,9 +19,9 @@ from fexport.modules import Loaded
 from fexport.onnx_passes.prelu_as_min import prelu_as_min
 from fexport.plan import NCNN, OPENVINO, TENSORRT, Part
 from fexport.precision import cast, magnitudes, quantise, smooth, tensorrt
-from fexport.precision.plan import PrecisionPlan, plan_of
+from fexport.precision.plan import PrecisionPlan, plan_of, plan_of_weights
 from fexruntime.bundle import BundleNetwork
-from fexruntime.contracts.precision import ISLANDS
+from fexruntime.contracts.precision import ISLANDS, NO_FASTER_IN_INT8
 from fexruntime.engines import FLAGGED
 from fexruntime.errors import InputError
 from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant
@@ -44,6 +45,99 @@ class Faces:
     held_out: Sequence[Inputs] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A graph, its plan, and how many places each pass rewrote."""
+
+    model: onnx.ModelProto
+    plan: PrecisionPlan
+    passes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """One network on its way to a lower precision; `known` and `method` are int8's ranges."""
+
+    part: Part
+    loaded: Loaded
+    plain: onnx.ModelProto
+    precision: str
+    faces: Faces
+    known: calibrated.Ranges | None = None
+    method: str = METHODS[0]
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.loaded.network.name
+
+    def ranges(self) -> dict[str, calibrated.Range]:
+        """Of each tensor that int8 needs one of."""
+        assert self.known is not None  # int8 is not begun without
+        return self.known.by(self.method)
+
+    def no_faster_on(self, backend: str) -> bool:
+        """Whether this precision saves no time there."""
+        return self.precision == "int8" and backend in NO_FASTER_IN_INT8.get(self.name, ())
+
+    def source(self, target: str = ANY) -> _Graph:
+        """What is lowered for `target`: fp32, with a plan."""
+        model, passes = prepared(self.plain, self.precision, target)
+        plan = self.plan_of(model, self.precision)
+        if self.known is not None:
+            evened = smooth.smooth(model, plan, self.known.channels)
+            passes |= {"even-channels": evened} if evened else {}
+        return _Graph(model, plan, passes)
+
+    def plan_of(self, model: onnx.ModelProto, precision: str) -> PrecisionPlan:
+        """The plan of a graph of this network."""
+        if precision != "fp16":
+            return plan_of(model, self.name, precision)
+        known = _apart(steps.cases_of(self.loaded, self.part.choice)[verify.DECISIVE])
+        reached = magnitudes.magnitudes(model, [*known[:-1], *self.faces.calibration])
+        plan = plan_of(model, self.name, precision, reached)
+        magnitudes.check_range(model, plan, magnitudes.magnitudes(model, [known[-1], *self.faces.held_out]))
+        return plan
+
+    def for_any(self, source: _Graph) -> _Graph:
+        """The graph that every engine reads."""
+        if self.known is None:
+            return dataclasses.replace(source, model=cast.lowered(source.model, source.plan))
+        if self.no_faster_on("onnxruntime"):
+            model = copy.deepcopy(self.plain)
+            passes = onnx_passes.apply(model, [n for n in onnx_passes.FOR_ANY if n != "float16-constants"])
+            _with_names(model)
+            model, stored = quantise.with_int8_weights(model)
+            return _Graph(model, plan_of_weights(model, stored), passes)
+        return dataclasses.replace(source, model=quantise.quantised(source.model, source.plan, self.ranges()))
+
+    def for_openvino(self) -> _Graph | None:
+        """OpenVINO's own graph, of a network that runs faster there in another form. In float16 it computes nothing: none."""
+        if self.precision == "fp16" or self.no_faster_on(OPENVINO):
+            return None
+        source = self.source(OPENVINO)
+        if not onnx_passes.is_worth_its_own(source.model, source.passes, self.precision):
+            return None
+        if self.known is None:
+            return dataclasses.replace(source, model=cast.lowered(source.model, source.plan))
+        # what follows a convolution (its slopes, GELU, the next layer's rounding) is done in its kernel, on floats
+        floats = (*quantise.PRODUCTS, "Conv")
+        model = quantise.quantised(source.model, source.plan, self.ranges(), answers_floats=floats)
+        return dataclasses.replace(source, model=model)
+
+    def for_tensorrt(self, source: _Graph, for_any: _Graph) -> Iterator[tuple[str, str, _Graph | None]]:
+        """(target, version, graph): one that says its types itself, and one whose precision is a flag (None: it has none)."""
+        if self.known is None:
+            yield TENSORRT, "10.3", for_any
+            yield FLAGGED, "8.6", source if self.precision == "fp16" else None
+            return
+        both = tensorrt.mixed(source.plan, self.plan_of(source.model, "fp16"))
+        typed = tensorrt.typed_int8(source.model, source.plan, both, self.ranges())
+        yield TENSORRT, "10.3", _Graph(typed, both, source.passes)
+        flagged = quantise.quantised(source.model, source.plan, self.ranges(), symmetric=True, float_weights=True)
+        yield FLAGGED, "8.6", _Graph(flagged, both, source.passes)
+
+
 def prepared(plain: onnx.ModelProto, precision: str, target: str = ANY) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The exported graph as it is lowered from: rewritten, its constants in one place, every node with a name of its own."""
     model = copy.deepcopy(plain)
@@ -51,13 +145,18 @@ def prepared(plain: onnx.ModelProto, precision: str, target: str = ANY) -> tuple
     done = onnx_passes.apply(model, [n for n in names if n not in _UNSUITABLE[precision]])
     if precision == "int8" and target != OPENVINO:  # which has PReLU in its convolutions' kernels
         done |= {"prelu-as-min": count} if (count := prelu_as_min(model)) else {}
+    _with_names(model)
+    return model, done
+
+
+def _with_names(model: onnx.ModelProto) -> None:
+    """Constants in one place, every node with a name of its own."""
     cast.hoist_constants(model)
     taken: set[str] = set()
     for node in model.graph.node:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}:{node.output[0]}"
         taken.add(node.name)
-    return model, done
 
 
 def can_be_lowered(network: str) -> bool:
@@ -106,76 +205,42 @@ def lower(
 ) -> steps.Made:
     """Replace a network's artefacts by ones of a lower precision, verified by that precision's budgets."""
     progress(role, f"lowering {loaded.network.name} to {precision}")
-    model, passes = prepared(plain, precision)
-    plan = _plan(model, part, loaded, precision, faces)
-    known = None
-    if precision == "int8":
-        known = check_ranges(loaded, ranges)
-        evened = smooth.smooth(model, plan, known.channels)
-        passes |= {"even-channels": evened} if evened else {}
-        lowered = quantise.quantised(model, plan, known.by(method))
-    else:
-        lowered = cast.lowered(model, plan)
-    plan_file = steps.write(staging, f"{role}.{precision}.plan.json", plan.as_json())
+    known = check_ranges(loaded, ranges) if precision == "int8" else None
+    lowering = Lowering(part, loaded, plain, precision, faces, known, method)
 
-    def artefact(graph: onnx.ModelProto, target: str, verified_on: tuple[str, ...], of: FileRecord) -> Variant:
+    def artefact(graph: _Graph, target: str, verified_on: tuple[str, ...], plan: FileRecord) -> Variant:
         return steps.graph_artefact(
-            staging, role, part, loaded, record.inputs, graph, precision, target, verified_on, of
+            staging, role, part, loaded, record.inputs, graph.model, precision, target, verified_on, plan
         )
 
-    variants = [artefact(lowered, ANY, steps.verified_on(targets), plan_file)]
-    if OPENVINO in targets and (own := _openvinos_own(plain, loaded, precision, known, method)) is not None:
-        own_plan = steps.write(staging, f"{role}.{precision}.{OPENVINO}.plan.json", own.plan.as_json())
-        variants = steps.beside(variants[0], artefact(own.graph, OPENVINO, (OPENVINO,), own_plan))
-        passes |= steps.named_for(own.passes, OPENVINO)
+    def planned(graph: _Graph, target: str = "") -> FileRecord:
+        name = ".".join((role, precision, *([target] if target else ()), "plan.json"))
+        return steps.write(staging, name, graph.plan.as_json())
+
+    source = lowering.source()
+    for_any = lowering.for_any(source)
+    passes = for_any.passes
+    plan = planned(for_any)
+    variants = [artefact(for_any, ANY, steps.verified_on(targets), plan)]
+    if OPENVINO in targets and (own := lowering.for_openvino()) is not None:
+        own_variant = artefact(own, OPENVINO, (OPENVINO,), planned(own, OPENVINO))
+        variants = steps.beside(variants[0], own_variant)
+        passes = passes | steps.named_for(own.passes, OPENVINO)
     not_held = {NCNN: f"its {precision} artefact is an ONNX graph"} if NCNN in targets else {}
-    if TENSORRT in targets:
-        typed, flagged = lowered, model if precision == "fp16" else None
-        if known is not None:
-            both = tensorrt.mixed(plan, _plan(model, part, loaded, "fp16", faces))
-            typed = tensorrt.typed_int8(model, plan, both, known.by(method))
-            flagged = quantise.quantised(model, plan, known.by(method), symmetric=True, float_weights=True)
-            plan_file = steps.write(staging, f"{role}.{precision}.{TENSORRT}.plan.json", both.as_json())
-        for graph, target, version in ((typed, TENSORRT, "10.3"), (flagged, FLAGGED, "8.6")):
-            if graph is None:
-                not_held[target] = f"TensorRT 8.6 has no {precision}"
-            elif found := tensorrt_lint.lint(graph, version):
-                not_held[target] = str(found[0])
-                progress(role, f"not for TensorRT {version}: {found[0]}")
-            elif graph is not lowered:
-                variants.append(artefact(graph, target, targets[:1], plan_file))
+    for target, version, graph in lowering.for_tensorrt(source, for_any) if TENSORRT in targets else ():
+        if graph is None:
+            not_held[target] = f"TensorRT {version} has no {precision}"
+        elif found := tensorrt_lint.lint(graph.model, version):
+            not_held[target] = str(found[0])
+            progress(role, f"not for TensorRT {version}: {found[0]}")
+        elif graph is not for_any:
+            its_plan = plan if graph.plan is for_any.plan else planned(graph, TENSORRT)
+            variants.append(artefact(graph, target, targets[:1], its_plan))
     made = dataclasses.replace(record, variants=tuple(variants), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)
     reports = steps.compare_artefacts(network, loaded, more={HELD_OUT: batches(faces.held_out)})
     return steps.Made(made, reports)
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """An engine's own graph in a lower precision."""
-
-    graph: onnx.ModelProto
-    plan: PrecisionPlan
-    passes: Mapping[str, int]
-
-
-def _openvinos_own(
-    plain: onnx.ModelProto, loaded: Loaded, precision: str, known: calibrated.Ranges | None, method: str
-) -> _Own | None:
-    """OpenVINO's own graph, of a network that runs faster there in another form. In float16 it computes nothing: none."""
-    if precision == "fp16":
-        return None
-    model, passes = prepared(plain, precision, OPENVINO)
-    if not onnx_passes.is_worth_its_own(model, passes, precision):
-        return None
-    plan = plan_of(model, loaded.network.name, precision)
-    if known is None:
-        return _Own(cast.lowered(model, plan), plan, passes)
-    smooth.smooth(model, plan, known.channels)
-    # what follows a convolution (its slopes, GELU, the next layer's rounding) is done in its kernel, on floats
-    floats = (*quantise.PRODUCTS, "Conv")
-    return _Own(quantise.quantised(model, plan, known.by(method), answers_floats=floats), plan, passes)
 
 
 def with_losses(made: steps.Made) -> steps.Made:
@@ -205,16 +270,6 @@ def batches(inputs: Sequence[Inputs]) -> list[session.Case]:
         for group in found.values()
         for start in range(0, len(group), _BATCH)
     ]
-
-
-def _plan(model: onnx.ModelProto, part: Part, loaded: Loaded, precision: str, faces: Faces) -> PrecisionPlan:
-    if precision != "fp16":
-        return plan_of(model, loaded.network.name, precision)
-    known = _apart(steps.cases_of(loaded, part.choice)[verify.DECISIVE])
-    reached = magnitudes.magnitudes(model, [*known[:-1], *faces.calibration])
-    plan = plan_of(model, loaded.network.name, precision, reached)
-    magnitudes.check_range(model, plan, magnitudes.magnitudes(model, [known[-1], *faces.held_out]))
-    return plan
 
 
 def _apart(cases: Sequence[session.Case]) -> list[session.Case]:

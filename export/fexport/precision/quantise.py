@@ -1,7 +1,8 @@
 """int8 graphs: QuantizeLinear and DequantizeLinear about the planned operators, with scales from calibrated ranges.
 
 Weights are symmetric, a scale a channel. Activations: unsigned with a zero point for CPUs (U8S8, which ONNX Runtime and
-OpenVINO fuse into VNNI's products), symmetric and signed for TensorRT (S8S8). Both come from the same ranges.
+OpenVINO fuse into VNNI's products), symmetric and signed for TensorRT (S8S8). Both come from the same ranges. Where int8 is no
+faster the weights alone are int8.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from fexport import onnx_graph
+from fexport.precision.cast import STORED
 from fexport.precision.plan import PrecisionPlan
 from fexruntime.errors import VerificationError
 
@@ -91,6 +93,45 @@ def quantised(
     onnx_graph.tidy(made)
     onnx_graph.check(made)
     return made
+
+
+def with_int8_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of `model` whose large weights are int8, a symmetric scale an output channel, and the names of the nodes that they
+    are of. What computes is fp32.
+
+    A Cast and a Mul stand behind each: engines fold them when they load, and the graph is theirs as if nothing had been done.
+    DequantizeLinear they keep, for kernels of int8.
+    """
+    model = copy.deepcopy(model)
+    graph = onnx_graph.Graph(model)
+    wide: dict[str, str] = {}
+    new: list[onnx.NodeProto] = []
+    names = []
+    for node in graph.proto.node:
+        if node.op_type not in ("Conv", *PRODUCTS) or onnx_graph.attribute(node, "group", 1) != 1:
+            continue
+        weights, name = graph.value(node.input[1]), node.input[1]
+        if weights is None or weights.size < STORED:
+            continue
+        names.append(node.name)
+        if name not in wide:
+            wide[name] = f"{name}.wide"
+            rows_are_outputs = node.op_type == "Conv" or onnx_graph.attribute(node, "transB", 0)
+            outputs = 0 if rows_are_outputs else weights.ndim - 1
+            others = tuple(axis for axis in range(weights.ndim) if axis != outputs)
+            scale = np.maximum(np.abs(weights).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
+            values = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+            stored = graph.add_initialiser(f"{name}.int8", values)
+            by = graph.add_initialiser(f"{name}.scale", scale.astype(np.float32))
+            new.append(helper.make_node("Cast", [stored], [f"{name}.cast"], f"{name}/cast", to=TensorProto.FLOAT))
+            new.append(helper.make_node("Mul", [f"{name}.cast", by], [wide[name]], f"{name}/scale"))
+        node.input[1] = wide[name]
+    nodes = [*new, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx_graph.tidy(model)
+    onnx_graph.check(model)
+    return model, names
 
 
 def _spare_fp32_nodes(model: onnx.ModelProto, plan: PrecisionPlan) -> None:

@@ -53,6 +53,11 @@ _STEM = Island(
     nodes=r"^/conv1/|^/conv2_dw/",
     precisions=("int8",),
 )
+_DEPTHWISE_AND_END = Island(
+    "depthwise layers, which int8 does no faster, and the last ones: what a face reaches there beyond the calibration's moves its points",
+    nodes=r"/conv_dw/|^/conv_6_sep/|/conv_6_dw/",
+    precisions=("int8",),
+)
 _NARROW_BODY = Island(
     "depthwise layers of a narrow trunk: a third of the work, and nine tenths of what int8 costs boxes",
     nodes=r"^/body/stage[12]/",
@@ -90,7 +95,7 @@ ISLANDS: dict[str, tuple[Island, ...]] = {
     N.RETINAFACE_MOBILENET025.name: (*_COMMON, _LAST, _NARROW_BODY),
     N.MULTITASK_V2.name: _MULTITASK,
     N.MULTITASK_V28.name: _MULTITASK,
-    N.MOBILEFACENET.name: (*_COMMON, _LAST, _STEM),
+    N.MOBILEFACENET.name: (*_COMMON, _LAST, _STEM, _DEPTHWISE_AND_END),
     # their last layers are a third of their weights, and an embedding is compared by its direction
     N.ARCFACE.name: _COMMON,
     N.FACENET.name: _COMMON,
@@ -124,3 +129,10 @@ QUANTISED: dict[str, tuple[str, ...]] = {
     H.FACEMESH.name: _WEIGHTED,
 }
 """Operators that are done in int8, by network."""
+
+NO_FASTER_IN_INT8: dict[str, tuple[str, ...]] = {
+    # small layers about PReLU: what it costs to round between them is more than int8's products save
+    N.MOBILEFACENET.name: ("onnxruntime",),
+    H.FACEMESH.name: ("onnxruntime", "openvino"),
+}
+"""By network, backends that compute it no faster in int8: on a CPU they are given int8 weights, and compute in fp32."""
