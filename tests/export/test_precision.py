@@ -146,7 +146,7 @@ def test_flags_exclude_each_other(tmp_path):
 
 
 def test_a_logit_is_compared_as_the_probability_that_it_means():
-    gate = Gate("presence", "logit", 0.04)
+    gate = Gate("presence", "probability", 0.04)
     said, found = np.array([[0.0], [35.0], [-800.0]], np.float32), np.array([[0.4], [34.0], [800.0]], np.float32)
     assert differences.difference(gate, said, found, 192) == pytest.approx(
         [1 / (1 + np.exp(-0.4)) - 0.5, 0.0, 1.0], abs=1e-7
