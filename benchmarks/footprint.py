@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from fexport.bench import cold, measure, pyfeat
+from fexport.bench import cold, measure, pyfeat, workload
 from fexport.bench.runner import described
 from fexruntime import open_bundle
 from fexruntime.backends.base import Place
@@ -51,9 +51,11 @@ def main(bundle: Path, pyfeat_python: Path | None, threads: int, times: int, par
         if name not in chosen.values():
             raise click.UsageError(f"{str(bundle)!r} has no artefact for {name}: build it with --target {name}")
         place = Place(backend=chosen, threads=threads)
-        memory[name] = {"backends": chosen, "runs": cold.start(str(bundle), place, times=times)}
-        last = memory[name]["runs"][-1]
-        said = f"{name}: {last['rss_mb']:.0f} MB resident, at most {last['peak_mb']:.0f} MB"
+        frame = workload.frame_of(None, (640, 480))
+        runs = cold.start(str(bundle), place, frame, workload.boxes_for(1, 480, 640), times=times)
+        memory[name] = {"backends": chosen, "runs": runs}
+        last = runs[-1]
+        said = f"{name}: {last['steady_mb']:.0f} MB resident, at most {last['peak_mb']:.0f} MB"
         click.echo(said, err=part is not None)
     result = {"machine": measure.machine(), "bundle": described(opened), "threads": threads, "memory": memory}
     if part not in BACKENDS:

@@ -83,9 +83,9 @@ WORKLOADS = {
 }
 PRECISIONS = {
     "int8_vga_1_face": Workload("detectorv2 int8", ("--faces", "1"), (14,), start_up=True),
-    "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10,)),
+    "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10,), start_up=True),
     "int8_hd_1_face_detector_640": Workload("detectorv2 int8", ("--faces", "1", *HD, "--detector-size", "640"), (7,)),
-    "bf16_vga_1_face": Workload("detectorv2 bf16", ("--faces", "1"), (12,)),
+    "bf16_vga_1_face": Workload("detectorv2 bf16", ("--faces", "1"), (12,), start_up=True),
     "fp16_vga_1_face": Workload("detectorv2 fp16", ("--faces", "1"), (12,)),
 }
 BUNDLES = ("detectorv2", "detectorv1", "detectorv1 default", "detectorv2 int8", "detectorv2 bf16", "detectorv2 fp16")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pieces import RESULTS
 
-from fexport.bench import measure
+from fexport.bench import measure, report
 
 _ROWS = {
     "vga_1_face": "Detectorv2, 640 x 480, 1 face",
@@ -38,9 +38,10 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     begun = [statistics.median(r["import_s"] + r["load_s"] for r in runs) for runs in ([cold], later)]
     taken = json.loads((RESULTS / "footprint.json").read_text(encoding="utf-8"))
     installed, disk = sum(taken["installed"]["cpu,ncnn"].values()), taken["pyfeat_installed_mb"]
+    ours = report.steady_mb(first)
     memory = [
-        f"{side['rss_mb']:.0f} MB" + (f", at most {side['peak_mb']:.0f}" if "peak_mb" in side else "")
-        for side in (first["fexport"], theirs)
+        f"{first['fexport']['rss_mb'] if ours is None else ours:.0f} MB",
+        f"{theirs['rss_mb']:.0f} MB" + (f", at most {theirs['peak_mb']:.0f}" if "peak_mb" in theirs else ""),
     ]
     return [
         *rows,

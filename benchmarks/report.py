@@ -121,7 +121,9 @@ def _precisions() -> list[str]:
     lines = [
         "## Lower precisions",
         "",
-        "| workload | backends | fexport p50 ms | py-feat p50 ms | ratio | asked | RSS MB | recorded | commit |",
+        "Resident: of a process that runs the workload and nothing else; in brackets of `fexport bench`, which measures in it too.",
+        "",
+        "| workload | backends | fexport p50 ms | py-feat p50 ms | ratio | asked | resident MB | recorded | commit |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, path in speeds.items():
@@ -130,9 +132,9 @@ def _precisions() -> list[str]:
         backends = ", ".join(f"{r} {d['backend']}" for r, d in result["describe"].items())
         asked = PRECISION_TARGETS.get(name)
         ratio = f"{result['ratio']['paired_p50']:.2f} | {'–' if asked is None else asked}"
-        lines.append(
-            f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {result['fexport']['rss_mb']:.0f} | {_when(result)} |"
-        )
+        steady, benched = report.steady_mb(result), result["fexport"]["rss_mb"]
+        resident = f"({benched:.0f})" if steady is None else f"{steady:.0f} ({benched:.0f})"
+        lines.append(f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {resident} | {_when(result)} |")
     lines += [
         "",
         "| precision | artefact | output | unit | max | p99 | budget | |",
@@ -261,14 +263,18 @@ def _footprint() -> list[str]:
         f"and a face; {machine['cpu']}, {machine['date'].partition('T')[0]}, commit {machine['commit']}. Each in a process of its own, median of",
         "those that found optimised graphs in the cache; the first optimises them.",
         "",
-        "| backend | runs | resident MB | at most MB | at most, first | load s |",
-        "|---|---|---|---|---|---|",
+        "| backend | runs | resident after a frame, MB | after ten more | at most in the first frame | at most, first process | load s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, measured in result["memory"].items():
         on_it = [role for role, backend in measured["backends"].items() if backend == name]
         first, *later = measured["runs"]
         rss, peak, load = (statistics.median(r[k] for r in later) for k in ("rss_mb", "peak_mb", "load_s"))
-        lines.append(f"| {name} | {', '.join(on_it)} | {rss:.0f} | {peak:.0f} | {first['peak_mb']:.0f} | {load:.2f} |")
+        steady = [r["steady_mb"] for r in later if "steady_mb" in r]  # older records have none
+        after = f"{statistics.median(steady):.0f}" if steady else "not measured"
+        lines.append(
+            f"| {name} | {', '.join(on_it)} | {rss:.0f} | {after} | {peak:.0f} | {first['peak_mb']:.0f} | {load:.2f} |"
+        )
     theirs = result.get("pyfeat_installed_mb")
     whole = sum(theirs.values()) if theirs else None
     lines += [

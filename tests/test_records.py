@@ -84,7 +84,7 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
     made = scripts("report")
     monkeypatch.setattr(made, "RESULTS", tmp_path)
     assert made._footprint() == []
-    run = {"import_s": 0.1, "load_s": 1.0, "first_frame_s": 0.2, "rss_mb": 100.0, "peak_mb": 200.0}
+    run = {"import_s": 0.1, "load_s": 1.0, "first_frame_s": 0.2, "rss_mb": 100.0, "peak_mb": 200.0, "steady_mb": 150.0}
     record = {
         "machine": {"cpu": "a CPU", "date": "2026-12-01T10:00:00+00:00", "commit": "abc"},
         "bundle": {"pipeline": "detectorv2", "networks": {"faces": "retinaface-r34", "multitask": "multitask-v28"}},
@@ -101,7 +101,7 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
     }
     (tmp_path / "footprint.json").write_text(json.dumps(record), encoding="utf-8")
     text = "\n".join(made._footprint())
-    assert "| ncnn | faces | 200 | 200 | 900 | 1.00 |" in text
+    assert "| ncnn | faces | 200 | 150 | 200 | 900 | 1.00 |" in text
     assert "| fexport[cpu,ncnn] | 400 | 1/16.6 | 1/6.7 |" in text
     assert "fexport[ncnn] met." in text
     assert "fexport[cpu,ncnn] missed." in text

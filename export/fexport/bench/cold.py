@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fexport
 import fexruntime
+from fexport.bench.workload import write_picture
+from fexruntime.arrays import U8
 from fexruntime.backends.base import Place
 from fexruntime.errors import FexportError
 
@@ -22,40 +26,70 @@ RUNTIME_PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "click", "
 
 _LONGEST_S = 600
 
+STEADY_FRAMES = 10
+"""Frames behind the first after which memory is looked at once more: networks lay their weights out anew as they run."""
+
 _PROGRAM = """
 import json, sys, time
 start = time.perf_counter()
 import numpy
 from fexruntime import Detector
 imported = time.perf_counter()
-detector = Detector(sys.argv[1], **json.loads(sys.argv[2]))
+bundle, place, picture, boxes, options, more = sys.argv[1:]
+detector = Detector(bundle, **json.loads(place))
 loaded = time.perf_counter()
-frame = numpy.full((int(sys.argv[3]), int(sys.argv[4]), 3), 127, numpy.uint8)
-detector.detect(frame, boxes=numpy.array([[200, 100, 360, 300]], numpy.float32))
-detector.detect(frame)
+boxes, options = json.loads(boxes), json.loads(options)
+frame = numpy.load(picture) if picture.endswith(".npy") else picture
+def once():
+    if boxes is None:
+        detector.detect(frame, **options)
+    else:
+        detector.detect(frame, columns=("facebox",), **options)
+        detector.detect(frame, boxes=numpy.array(boxes, numpy.float32), **options)
+def memory():
+    with open("/proc/self/status", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return [int(fields[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM")]
+begun = time.perf_counter()
+once()
 ran = time.perf_counter()
-fields = dict(line.split(":", 1) for line in open("/proc/self/status", encoding="ascii"))
+rss, peak = memory()
+for _ in range(int(more)):
+    once()
 print(json.dumps({
-    "import_s": imported - start, "load_s": loaded - imported, "first_frame_s": ran - loaded,
-    "rss_mb": int(fields["VmRSS"].split()[0]) * 1024 / 1e6, "peak_mb": int(fields["VmHWM"].split()[0]) * 1024 / 1e6,
+    "import_s": imported - start, "load_s": loaded - imported, "first_frame_s": ran - begun, "rss_mb": rss, "peak_mb": peak,
+    "steady_mb": memory()[0],
 }))
 """
 
 
-def start(bundle: str, place: Place, size_hw: tuple[int, int] = (480, 640), times: int = 3) -> list[dict[str, float]]:
-    """Seconds to import, to load and to run a first frame, and resident megabytes (then, and at most), in `times` fresh processes.
+def start(
+    bundle: str,
+    place: Place,
+    frame: U8,
+    boxes: Sequence[Sequence[float]] | None = None,
+    options: Mapping[str, int] | None = None,
+    times: int = 3,
+) -> list[dict[str, float]]:
+    """Of `times` fresh processes that hold a service's imports and no more: seconds to import, to load and to run a first frame,
+    and resident megabytes: then, at most until then, and after `STEADY_FRAMES` more.
 
+    The frame [H,W,3] uint8 RGB is read as a workload's is: finding, then the faces in `boxes` [N,4], or those found (None).
     They have a cache of their own: the first optimises the graphs, the later ones find them. Engines are not made by a first run,
     so with TensorRT they have the user's.
     """
     given = {"backend": place.backend, "device": place.device, "pixels": place.pixels, "threads": place.threads}
-    said = json.dumps({k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()})
-    words = [bundle, said, *map(str, size_hw)]
+    said = {k: dict(v) if isinstance(v, Mapping) else v for k, v in given.items()}
     backends = [place.backend] if isinstance(place.backend, str) else place.backend.values()
-    if "tensorrt" in backends:
-        return [_once(words, {}) for _ in range(times)]
-    with tempfile.TemporaryDirectory() as cache:
-        return [_once(words, {"FEXPORT_CACHE": cache}) for _ in range(times)]
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / ("frame.png" if options and "output_size" in options else "frame.npy")
+        if picture.suffix == ".png":
+            write_picture(frame, picture)
+        else:
+            np.save(picture, frame)
+        words = [json.dumps(said), str(picture), json.dumps(boxes), json.dumps(options or {}), str(STEADY_FRAMES)]
+        also = {} if "tensorrt" in backends else {"FEXPORT_CACHE": str(Path(folder) / "cache")}
+        return [_once([bundle, *words], also) for _ in range(times)]
 
 
 def _once(words: list[str], also: Mapping[str, str]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fexport.bench import plots
+from fexport.bench.cold import STEADY_FRAMES
 from fexport.bench.page import page
 from fexruntime.files import check_folder, check_ours, replacing
 
@@ -131,10 +132,12 @@ def start_up(result: Mapping[str, Any]) -> list[str]:
                 f"Start-up in a fresh process, {label}: import {run['import_s']:.2f} s, load {run['load_s']:.2f} s, first frame "
                 f"{run['first_frame_s']:.2f} s; resident then {_memory(run)}.",
             ]
+        if (steady := steady_mb(result)) is not None:
+            lines.append(f"Resident after {STEADY_FRAMES} more frames there {steady:.0f} MB.")
     ours = result["fexport"]
     sizes = result["installed_mb"]
     lines += [
-        f"Resident after all frames {_memory(ours)}.",
+        f"Resident after all frames, with what measures them in the same process, {_memory(ours)}.",
         f"Installed: {sum(sizes.values()):.0f} MB ({', '.join(f'{k} {v:.0f}' for k, v in sizes.items())}).",
     ]
     if theirs is not None:
@@ -149,6 +152,12 @@ def start_up(result: Mapping[str, Any]) -> list[str]:
             f"py-feat: import and load {theirs['load_s']:.1f} s; resident after all frames {_memory(theirs)}; {environment}.",
         ]
     return lines
+
+
+def steady_mb(result: Mapping[str, Any]) -> float | None:
+    """Resident megabytes of a process that runs the workload and nothing else, once graphs are kept; None in older records."""
+    runs = [run["steady_mb"] for run in result.get("start_up", ())[1:] if "steady_mb" in run]
+    return float(np.median(runs)) if runs else None
 
 
 def _memory(side: Mapping[str, Any]) -> str:

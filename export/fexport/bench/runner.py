@@ -89,7 +89,9 @@ def run(options: Options, say: Say = lambda text: None) -> dict[str, Any]:
     gpu_memory = vram.of(bundle, options.place)  # without a GPU that is said here
     if options.start_up:
         say("start-up, in fresh processes")
-        result["start_up"] = cold.start(str(bundle.path), resolved(bundle, options.place), (height, width))
+        sizes = {"detector_size": options.detector_size, "output_size": options.output_size}
+        more = {name: size for name, size in sizes.items() if size is not None}
+        result["start_up"] = cold.start(str(bundle.path), resolved(bundle, options.place), frame, boxes, more)
     with (
         tempfile.TemporaryDirectory() as folder,
         workload.Workload(
