@@ -22,6 +22,23 @@ def give_back() -> None:
         trim(0)
 
 
+BLOCK = 1 << 16
+"""Bytes that are written at once to a file that will be mapped."""
+
+
+def write_to_map(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that `MappedFile` will read a little of.
+
+    Linux keeps a file that was just written in pieces as large as the writes were, and from 6.18 on whoever touches a byte of a
+    piece has all of it in memory: of 150 MB that were written at once, that is most.
+    """
+    with path.open("wb", buffering=0) as file, memoryview(data) as whole:
+        for start in range(0, len(whole), BLOCK):
+            part = whole[start : start + BLOCK]
+            while len(part):
+                part = part[file.write(part) :]
+
+
 class MappedFile:
     """A file as memory: read where it is touched, shared by the processes that map it, and given back when it is not needed.
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ import pytest
 
 from fexruntime import Detector
 from fexruntime.files import file_sha256
+from fexruntime.memory import BLOCK, write_to_map
 from fexruntime.store import Store, default_folder, open_store
 
 KEY = {"kind": "test", "network": "n", "model_sha256": "0" * 64}
@@ -34,6 +36,36 @@ def test_what_was_kept_is_found_by_its_whole_key(tmp_path):
     assert item.key == KEY
     assert item.size_bytes == 4
     assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, 3 * BLOCK + 17])
+def test_a_file_that_will_be_mapped_is_written_in_small_pieces_and_whole(tmp_path, size, monkeypatch):
+    """Also where the system takes less at a time than it was given."""
+    data = np.random.RandomState(0).bytes(size)
+    write_to_map(tmp_path / "file", data)
+    assert (tmp_path / "file").read_bytes() == data
+    written = []
+
+    class Slow:
+        def __init__(self, file):
+            self._file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._file.close()
+
+        def write(self, part):
+            written.append(len(part))
+            return self._file.write(part[: max(1, len(part) // 2)])
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: Slow(opened(path, mode, buffering)))
+    write_to_map(tmp_path / "slow", memoryview(data))
+    monkeypatch.undo()
+    assert (tmp_path / "slow").read_bytes() == data
+    assert all(0 < count <= BLOCK for count in written)
 
 
 @pytest.mark.parametrize("change", [{"key": {"kind": "other"}}, {"sha256": "0" * 64}, {"key": None}])

@@ -28,7 +28,7 @@ from fexruntime.backends.onnxruntime import cpu_features
 from fexruntime.bundle import BundleNetwork
 from fexruntime.errors import BundleError, EnvironmentMissingError, InferenceError, one_line
 from fexruntime.manifest import Variant
-from fexruntime.memory import MappedFile
+from fexruntime.memory import MappedFile, give_back, write_to_map
 
 BF16, INT8 = "bf16", "int8"
 SHAPES = 32
@@ -121,7 +121,7 @@ class OpenVino:
             try:
                 with store.writing(key) as place_to_write:
                     if place_to_write is not None:
-                        place_to_write.write_bytes(made.compiled.export_model().getvalue())
+                        write_to_map(place_to_write, made.compiled.export_model().getbuffer())
             except RuntimeError as error:  # OpenVINO cannot export it: it is compiled again next time
                 _log.info("nothing was kept of %s: %s", self._name, one_line(error, -1))
             path = store.find(key)
@@ -176,6 +176,7 @@ class OpenVino:
             # the first run on a shape lays its weights out anew: most of the file is not looked at again
             self._shapes.add(given)
             self._file.give_back()
+            give_back()
         names = [t.name for t in self.spec.outputs] if out is None else out
         found = {name: self._request.get_tensor(name).data for name in names}
         if out is None:
