@@ -86,6 +86,23 @@ def test_a_bundle_without_the_artefact_says_so():
         Detector(backend="ncnn")
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_ncnns_idle_threads_are_told_to_sleep_soon_as_it_is_loaded(tmp_path, given):
+    """In its libgomp's environment, for that moment; not where the user says how threads wait."""
+    (tmp_path / "ncnn.py").write_text("import os; seen = dict(os.environ)", encoding="utf-8")
+    program = (
+        "import json, os; from fexruntime.backends import ncnn; seen = ncnn.import_ncnn().seen\n"
+        "names = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')\n"
+        "print(json.dumps([{n: e[n] for n in names if n in e} for e in (seen, os.environ)] + [ncnn.SPINS]))"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = clean | {"PYTHONPATH": str(tmp_path)} | given
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    while_loaded, after, spins = json.loads(done.stdout)
+    assert while_loaded == (given or {"GOMP_SPINCOUNT": str(spins)})
+    assert after == given
+
+
 def test_ncnns_small_tiles_are_a_backend_of_their_own_that_was_held_to_torch(targets_bundle, photo):
     networks = open_bundle(targets_bundle).networks
     verified = {n.row.name: n.variant("fp32", ("ncnn",)).verified_on for r, n in networks.items() if r in NCNN}

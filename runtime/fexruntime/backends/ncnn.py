@@ -10,6 +10,7 @@ third on maps of 14 x 14). Which is faster is the CPU's to say, so both are ther
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -26,6 +27,10 @@ ROUNDING = (
     "use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_packed", "use_bf16_storage",
     "use_int8_packed", "use_int8_storage", "use_int8_arithmetic", "use_int8_inference",
 )  # fmt: skip
+SPINS = 20_000
+"""How often an idle thread of ncnn's OpenMP looks for work before it sleeps: some tenths of a millisecond, longer than what lies between
+layers. libgomp's own 300 000 keep a core for several milliseconds behind a network, which the next one's threads wait for."""
+_SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 class Ncnn:
@@ -41,7 +46,7 @@ class Ncnn:
     """Ways to convolve that it does without: ncnn's options."""
 
     def __init__(self, network: BundleNetwork, variant: Variant, place: Place) -> None:
-        self._ncnn = _import_ncnn()
+        self._ncnn = import_ncnn()
         self._network = network.row.name
         self.threads = place.threads_of(network.role)
         self.spec = Spec(network.record.inputs, network.record.outputs)
@@ -135,9 +140,19 @@ def vulkan_devices(ncnn: Any) -> list[str]:
     return [ncnn.get_gpu_info(n).device_name() for n in range(ncnn.get_gpu_count())]
 
 
-def _import_ncnn() -> Any:
+def import_ncnn() -> Any:
+    """The ncnn module, its idle threads told to sleep soon, unless the user's environment says how they wait.
+
+    Its libgomp reads that from the environment as it is loaded, and from nowhere else; the variable is there for that moment.
+    """
+    ours = None if any(name in os.environ for name in _SPINNING) else _SPINNING[0]
+    if ours is not None:
+        os.environ[ours] = str(SPINS)
     try:
         import ncnn
     except ImportError as error:
         raise EnvironmentMissingError(f"the backend 'ncnn' needs ncnn ({error}): pip install 'fexport[ncnn]'") from None
+    finally:
+        if ours is not None:
+            os.environ.pop(ours, None)
     return ncnn
