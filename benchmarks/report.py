@@ -24,6 +24,7 @@ TARGETS = {
     "multitask alone, one thread": ("vga_1_face", "multitask", 1.3),
     "ArcFace alone, one thread": ("vga_1_face", "identity", 1.1),
     "MobileFaceNet alone, one thread": ("detectorv1_vga_1_face", "landmarks", 2.4),
+    "MobileFaceNet alone, two threads": ("detectorv1_vga_1_face", "landmarks on_threads", 2.4),
 }
 REMADE = {
     *(f"{name}.json" for name in (*RECORDS, *WORKLOADS)),
@@ -161,7 +162,12 @@ def _targets(found: dict[str, dict]) -> list[str]:
     for name, (workload, what, least) in TARGETS.items():
         if workload in found:
             result = found[workload]
-            ratio = result["ratio"]["paired_p50"] if what == "frame" else result["pyfeat"]["networks"][what]["ratio"]
+            role, _, on_threads = what.partition(" ")
+            measured = result["pyfeat"].get("networks", {}).get(role, {})
+            measured = measured.get(on_threads, {}) if on_threads else measured
+            ratio = result["ratio"]["paired_p50"] if what == "frame" else measured.get("ratio")
+            if ratio is None:  # an older record
+                continue
             lines.append(f"| {name} | {least} | {ratio:.2f} | {'met' if ratio >= least else 'missed'} |")
     return [
         *lines,

@@ -114,7 +114,14 @@ def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundl
     assert result["ratio"]["p50"] == pytest.approx(500 / ours)
     assert result["pyfeat"]["networks"]["landmarks"]["ratio"] > 0
     assert "ratio" not in result["pyfeat"]["networks"]["pose"]
+    alone = {role: n.get("on_threads") for role, n in result["pyfeat"]["networks"].items()}
+    assert alone["pose"] is None  # it reads what networks say: py-feat runs it in no part of its own
+    threaded = alone["landmarks"]
+    assert (threaded["threads"], set(threaded["pyfeat_wall_ms"])) == (2, {500.0})
+    assert len(threaded["wall_ms"]) == len(threaded["pyfeat_wall_ms"]) == 3 * runner.RUNS_A_TURN
+    assert threaded["ratio"] == pytest.approx(500 / np.median(threaded["wall_ms"]))
     text = report.markdown(result)
+    assert "network alone, 2 threads, wall ms" in text
     for said in (
         "times py-feat",
         "NOISY (py-feat): other processes used 50%",

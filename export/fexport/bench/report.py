@@ -113,6 +113,18 @@ def markdown(result: dict[str, Any], pictures: str = "") -> str:
             backend = entry.get("backend", "not said")  # older records
             lines.append(f"| {entry['network']} | {backend} | {entry['cpu_p50_ms']:.2f} | {other} | {work_of} |")
         lines.append("")
+        threaded = {e["network"]: e["on_threads"] for e in networks.values() if "on_threads" in e}
+        if threaded:
+            lines += [
+                f"| network alone, {work['threads']} threads, wall ms | backend | its threads | fexport | py-feat | ratio |",
+                "|---|---|---|---|---|---|",
+            ]
+        for name, entry in threaded.items():
+            ours_ms, theirs_ms = (np.median(entry[key]) for key in ("wall_ms", "pyfeat_wall_ms"))
+            lines.append(
+                f"| {name} | {entry['backend']} | {entry['backend_threads']} | {ours_ms:.2f} | {theirs_ms:.2f} | {entry['ratio']:.2f} |"
+            )
+        lines += [""] if threaded else []
     lines += [part for line in start_up(result) for part in (line, "")]
     return "\n".join(lines)
 

@@ -26,6 +26,8 @@ from fexruntime.tuning import resolved
 
 PAUSE_S = 0.3
 """Longer than any runtime's idle threads spin."""
+RUNS_A_TURN = 5
+"""Of a network alone: some take a few milliseconds."""
 
 Say = Callable[[str], None]
 
@@ -192,6 +194,9 @@ def _against(
     if options.networks:
         with PyFeat(*common, 1, boxes, frame, models) as pyfeat:
             answer["networks"] = _networks_alone(bundle, frame.shape[:2], options, say, pyfeat)
+        if options.threads > 1:
+            with PyFeat(*common, options.threads, boxes, frame, models) as pyfeat:
+                _networks_on_threads(answer["networks"], bundle, frame.shape[:2], options, say, pyfeat)
     return answer
 
 
@@ -207,7 +212,7 @@ def _networks_alone(
         mine, theirs = [], []
         comparable = not network.choice.reads or network.choice.crop is not None
         for k in range(options.rounds):
-            mine.append(_cpu_ms(backend, inputs, warmup=2 if k == 0 else 0))
+            mine.append(_run(backend, inputs, warmup=2 if k == 0 else 0).cpu_ms)
             if comparable and pyfeat is not None:
                 theirs.append(pyfeat.network(role, warmup=2 if k == 0 else 0).cpu_ms)
         entry: dict[str, Any] = {
@@ -221,6 +226,36 @@ def _networks_alone(
             entry |= {"pyfeat_cpu_ms": theirs, "ratio": float(np.median(theirs)) / float(np.median(mine))}
         found[role] = entry
     return found
+
+
+def _networks_on_threads(
+    found: dict[str, Any], bundle: Bundle, size_hw: tuple[int, int], options: Options, say: Say, pyfeat: PyFeat
+) -> None:
+    """Put wall milliseconds of each network on all threads beside them, one item a run, `RUNS_A_TURN` runs of each side in turn."""
+    for role, entry in found.items():
+        if "ratio" not in entry:
+            continue
+        say(f"{entry['network']} alone, {options.threads} threads")
+        network = bundle.networks[role]
+        backend = open_backend(network, resolved(bundle, Place(backend=options.backend, threads=options.threads)))
+        inputs = _random_inputs(network, size_hw)
+        mine: list[float] = []
+        theirs: list[float] = []
+        for _ in range(options.rounds):
+            time.sleep(PAUSE_S)
+            mine += [_run(backend, inputs, warmup=2 if k == 0 else 0).wall_ms for k in range(RUNS_A_TURN)]
+            time.sleep(PAUSE_S)
+            theirs += [pyfeat.network(role, warmup=2 if k == 0 else 0).wall_ms for k in range(RUNS_A_TURN)]
+        said = backend.describe()
+        entry["on_threads"] = {
+            "threads": options.threads,
+            "backend": said["backend"],
+            "backend_threads": said["threads"],
+            "wall_ms": mine,
+            "pyfeat_wall_ms": theirs,
+            "ratio": float(np.median(theirs)) / float(np.median(mine)),
+        }
+        backend.close()
 
 
 def _gflop(bundle: Bundle, size_hw: tuple[int, int]) -> dict[str, float]:
@@ -241,12 +276,12 @@ def _one_item(shape: tuple[int | str, ...], size_hw: tuple[int, int]) -> tuple[i
     return tuple(axis if isinstance(axis, int) else frame.get(axis, 1) for axis in shape)
 
 
-def _cpu_ms(backend: Backend, inputs: dict[str, F32], warmup: int) -> float:
+def _run(backend: Backend, inputs: dict[str, F32], warmup: int) -> Sample:
     for _ in range(warmup):
         backend.infer(inputs)
     with (meter := Meter()):
         backend.infer(inputs)
-    return meter.sample.cpu_ms
+    return meter.sample
 
 
 def _command() -> str:

@@ -50,7 +50,11 @@ PYFEAT = "pyfeat"
 @device_option
 @pixels_option
 @click.option("--no-start-up", is_flag=True, help="Leave out start-up and memory of fresh processes.")
-@click.option("--networks", is_flag=True, help="Each network alone, too: CPU time on one thread.")
+@click.option(
+    "--networks",
+    is_flag=True,
+    help="Each network alone, too: CPU time on one thread; beside py-feat also wall time on all.",
+)
 @click.option(
     "--against",
     type=AGAINST,

@@ -56,6 +56,16 @@ def _networks(networks: Mapping[str, Any], gflop: Mapping[str, float]) -> None:
         said = [f"{statistics.median(entry['pyfeat_cpu_ms']):.1f}", f"{entry['ratio']:.2f}"] if "ratio" in entry else []
         table.add(entry["network"], f"{entry['cpu_p50_ms']:.2f}", f"{gflop[role]:.3g}" if role in gflop else "", *said)
     table.show()
+    if threaded := {e["network"]: e["on_threads"] for e in networks.values() if "on_threads" in e}:
+        threads = next(iter(threaded.values()))["threads"]
+        table = Sheet(
+            Column(f"network alone, {threads} threads"), Column("backend", 2), Column("wall ms", right=True),
+            Column("py-feat", 1, right=True), Column("ratio", right=True),
+        )  # fmt: skip
+        for name, entry in threaded.items():
+            medians = [f"{statistics.median(entry[key]):.2f}" for key in ("wall_ms", "pyfeat_wall_ms")]
+            table.add(name, entry["backend"], *medians, f"{entry['ratio']:.2f}")
+        table.show()
 
 
 def show_two(result: Mapping[str, Any]) -> None:
