@@ -127,11 +127,18 @@ def test_a_bundle_against_its_own_rows_and_against_rows_that_were_changed(tmp_pa
 
     with table.open(newline="") as file:
         cells = list(csv.DictReader(file))
-    cells[0]["Yaw"] = str(float(cells[0]["Yaw"]) + math.radians(2))
-    with changed.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(cells[0]))
-        writer.writeheader()
-        writer.writerows(cells)
+
+    def write_with_yaw(yaw):
+        with changed.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(cells[0]))
+            writer.writeheader()
+            writer.writerows([cells[0] | {"Yaw": yaw}, *cells[1:]])
+
+    write_with_yaw("")
+    done = fexport("compare", "facemesh", changed, photo)
+    refused(done, "beyond the budget: pose that one side lacks")
+    assert "one lacks" in done.stdout
+    write_with_yaw(str(float(cells[0]["Yaw"]) + math.radians(2)))
     done = fexport("compare", "facemesh", changed, photo, "--report", tmp_path / "worst")
     refused(done, "beyond the budget: pose 2 °")
     assert [p.name for p in (tmp_path / "worst").iterdir()] == ["01_astronaut.png"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -197,7 +198,7 @@ def _show(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> No
         title=f"{called[0]} against {called[1]}: {counts(found.frames, 'frame')}, {counts(found.pairs, 'face')}",
     )  # fmt: skip
     for line in found.table():
-        numbers = (f"{line[k]:.2e}" if line["values"] else "–" for k in ("max", "p99", "mean"))
+        numbers = (_number(line[k]) if line["values"] else "–" for k in ("max", "p99", "mean"))
         verdict = "ok" if line["passed"] else tables.BEYOND
         cells = (str(line[k]) for k in ("group", "unit", "columns", "values"))
         table.add(*cells, *numbers, f"{line['budget']:.1e}", verdict if line["values"] else "none compared")
@@ -210,8 +211,16 @@ def _show(found: Comparison, called: tuple[str, str], lone: Sequence[str]) -> No
         )
 
 
+def _number(value: Any) -> str:
+    return f"{value:.2e}" if math.isfinite(value) else "one lacks"
+
+
 def _verdict(found: Comparison) -> str:
-    beyond = [f"{line['group']} {line['judged']:.3g} {line['unit']}" for line in found.table() if not line["passed"]]
+    beyond = []
+    for line in found.table():
+        judged: Any = line["judged"]
+        said = f"{judged:.3g} {line['unit']}" if math.isfinite(judged) else "that one side lacks"
+        beyond += [] if line["passed"] else [f"{line['group']} {said}"]
     said = [f"beyond the budget: {', '.join(beyond)}"] if beyond else []
     if found.only_first or found.only_second:
         said.append(f"{found.only_first + found.only_second} faces of one side alone")
