@@ -77,13 +77,13 @@ WORKLOADS = {
     "hd_1_face": Workload("detectorv2", ("--faces", "1", *HD), (5,)),
     "hd_1_face_output_size_640": Workload("detectorv2", ("--faces", "1", *HD, "--output-size", "640"), (14,)),
     "hd_1_face_detector_640": Workload("detectorv2", ("--faces", "1", *HD, "--detector-size", "640"), (8,)),
-    "detectorv1_vga_1_face": Workload("detectorv1", ("--faces", "1"), (12,), networks=6, start_up=True),
+    "detectorv1_vga_1_face": Workload("detectorv1", ("--faces", "1"), (12,), networks=12, start_up=True),
     "detectorv1_default_vga_1_face": Workload("detectorv1 default", ("--faces", "1"), (12,), start_up=True),
     "detectorv1_default_vga_5_faces": Workload("detectorv1 default", ("--faces", "5"), (6,), start_up=True),
 }
 PRECISIONS = {
     "int8_vga_1_face": Workload("detectorv2 int8", ("--faces", "1"), (14,), start_up=True),
-    "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10,), start_up=True),
+    "int8_vga_5_faces": Workload("detectorv2 int8", ("--faces", "5"), (10, 10), start_up=True),
     "int8_hd_1_face_detector_640": Workload("detectorv2 int8", ("--faces", "1", *HD, "--detector-size", "640"), (7,)),
     "bf16_vga_1_face": Workload("detectorv2 bf16", ("--faces", "1"), (12,), start_up=True),
     "fp16_vga_1_face": Workload("detectorv2 fp16", ("--faces", "1"), (12,)),
