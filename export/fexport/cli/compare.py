@@ -219,8 +219,8 @@ def _verdict(found: Comparison) -> str:
     beyond = []
     for line in found.table():
         judged: Any = line["judged"]
-        said = f"{judged:.3g} {line['unit']}" if math.isfinite(judged) else "that one side lacks"
-        beyond += [] if line["passed"] else [f"{line['group']} {said}"]
+        apart = f"{judged:.3g} {line['unit']}" if math.isfinite(judged) else "that one side lacks"
+        beyond += [] if line["passed"] else [f"{line['group']} {apart}"]
     said = [f"beyond the budget: {', '.join(beyond)}"] if beyond else []
     if found.only_first or found.only_second:
         said.append(f"{found.only_first + found.only_second} faces of one side alone")
