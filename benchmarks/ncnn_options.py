@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import ncnn
 import numpy as np
 
 from fexport.bench import measure
 from fexruntime import open_bundle
-from fexruntime.backends.ncnn import ROUNDING
+from fexruntime.backends.ncnn import ROUNDING, import_ncnn
 from fexruntime.bundle import BundleNetwork
 
+ncnn = import_ncnn()
 RESULTS = Path(__file__).parent / "results"
 CHOICES: dict[str, tuple[str, ...]] = {
     "default": (),

@@ -40,7 +40,7 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     installed, disk = sum(taken["installed"]["cpu,ncnn"].values()), taken["pyfeat_installed_mb"]
     ours = report.steady_mb(first)
     memory = [
-        f"{first['fexport']['rss_mb'] if ours is None else ours:.0f} MB",
+        f"{first['fexport']['rss_mb'] if ours is None else ours:.0f} MB, at most {max(r['peak_mb'] for r in later):.0f} once graphs are kept",
         f"{theirs['rss_mb']:.0f} MB" + (f", at most {theirs['peak_mb']:.0f}" if "peak_mb" in theirs else ""),
     ]
     return [
@@ -49,7 +49,7 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
         f"fp32, {first['workload']['threads']} threads, {machine['cpu']}; py-feat {theirs['versions']['py-feat']} with torch "
         f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}"
         + (f", commit {machine['commit']}." if machine.get("commit") else "."),
-        f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); resident after the first row's frames",
-        f"{memory[0]} (py-feat {memory[1]}); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
+        f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); resident in a fresh process",
+        f"after eleven frames of the first row {memory[0]} (py-feat's after its rounds {memory[1]}); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
         f"{disk['cuda']:.0f} MB more that serve CUDA alone).",
     ]

@@ -356,8 +356,8 @@ def _without_avx512() -> list[str]:
     lines = [
         "## Without AVX-512 (a stand-in)",
         "",
-        f"`benchmarks/without_avx512.py`: {record['machine']['cpu']}, from both sides, so that each library runs the kernels it has for such CPUs;",
-        f"frequencies and caches stay this machine's. {_when(record).replace(' | ', ', commit ')}. `auto` after `tune` there, 2 threads.",
+        f"`benchmarks/without_avx512.py`: {record['machine']['cpu']}, from what runs networks on both sides (not from NumPy and OpenCV), so that it runs",
+        f"the kernels it has for such CPUs; frequencies and caches stay this machine's. {_when(record).replace(' | ', ', commit ')}. `auto` after `tune` there, 2 threads.",
         "",
         "| whole frame | backends | fexport p50 ms | py-feat p50 ms | ratio | middle half |",
         "|---|---|---|---|---|---|",
@@ -370,8 +370,8 @@ def _without_avx512() -> list[str]:
         lines.append(f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {middle} |")
     lines += [
         "",
-        "| network alone | threads | backend | fexport ms | py-feat ms | ratio |",
-        "|---|---|---|---|---|---|",
+        "| bundle of | network alone | threads | backend | fexport ms | py-feat ms | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     ratios = []
     for result in record["frames"].values():
@@ -383,7 +383,8 @@ def _without_avx512() -> list[str]:
             of_more = (more["threads"], more["backend"], more["wall_ms"], more["pyfeat_wall_ms"], more["ratio"])
             for threads, backend, mine, others, ratio in (of_one, of_more):
                 cells = f"{statistics.median(mine):.1f} | {statistics.median(others):.1f} | {ratio:.2f}"
-                lines.append(f"| {entry['network']} | {threads} | {backend} | {cells} |")
+                pipeline = result["workload"]["bundle"]["pipeline"]
+                lines.append(f"| {pipeline} | {entry['network']} | {threads} | {backend} | {cells} |")
                 ratios.append(ratio)
     slower = sum(ratio < 1 for ratio in ratios)
     return [*lines, "", f"Networks slower than torch: {slower or 'none'} of {len(ratios)} rows.", ""]

@@ -1,10 +1,11 @@
-"""Both sides as on a CPU without AVX-512, VNNI, bfloat16 and AMX, by hiding them: results/without_avx512.json.
+"""Networks of both sides as on a CPU without AVX-512, VNNI, bfloat16 and AMX, by hiding them: results/without_avx512.json.
 
     python benchmarks/without_avx512.py --pyfeat-python PYFEAT_ENV/bin/python --work WORK
 
 A stand-in for such a machine, on one that has them: frequencies, caches and memory stay this machine's. Libraries choose their kernels by
 what CPUID answers. In copies of ONNX Runtime, ncnn and OpenVINO each CPUID becomes an instruction that traps (as long, found by objdump), and a
-preloaded handler (`without_avx512.c`) answers with the bits taken out. torch is told by its own variables. `WORK` is `record.py`'s, with weights and
+preloaded handler (`without_avx512.c`) answers with the bits taken out. torch is told by its own variables. NumPy and OpenCV, which cut crops on
+both sides, see all of the CPU. `WORK` is `record.py`'s, with weights and
 bundles; binutils and a C compiler are needed.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -47,6 +49,10 @@ def main(pyfeat_python: Path, work: Path, inside: bool) -> None:
     if inside:
         measured(at)
         return
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise click.ClickException("this hides what x86-64 CPUs have, on Linux")
+    if missing := [tool for tool in ("cc", "objdump", "readelf") if shutil.which(tool) is None]:
+        raise click.ClickException(f"{', '.join(missing)} not found: install a C compiler and binutils")
     place = at.folder / "without_avx512"
     changed = environment(place / "environment")
     mask = place / "mask.so"
@@ -61,7 +67,12 @@ def main(pyfeat_python: Path, work: Path, inside: bool) -> None:
 def environment(place: Path) -> dict[str, int]:
     """A copy of this environment (hard links) whose libraries trap where they ask for the CPU's features; how many places each has."""
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(sys.prefix, place, symlinks=True, copy_function=os.link)
+    try:
+        shutil.copytree(sys.prefix, place, symlinks=True, copy_function=os.link)
+    except (OSError, shutil.Error) as error:
+        raise click.ClickException(
+            f"--work has to lie on the disk of {sys.prefix!r}, to share its files: {error}"
+        ) from None
     (packages,) = place.glob("lib/python*/site-packages")
     found = {}
     for library in sorted(p for pattern in LIBRARIES for p in packages.glob(pattern) if not p.is_symlink()):
@@ -70,6 +81,10 @@ def environment(place: Path) -> dict[str, int]:
         if addresses:
             _trap(library, addresses)
             found[library.name] = len(addresses)
+    if len(found) < len(LIBRARIES):
+        raise click.ClickException(
+            f"a library looks at the CPU in a way that is not known here: only {', '.join(found)} were changed"
+        )
     return found
 
 

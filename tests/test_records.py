@@ -107,6 +107,44 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
     assert "fexport[cpu,ncnn] missed." in text
 
 
+def test_what_was_measured_without_avx512_says_what_is_slower_than_torch(scripts, monkeypatch, tmp_path):
+    made = scripts("report")
+    monkeypatch.setattr(made, "RESULTS", tmp_path)
+    assert made._without_avx512() == []
+
+    def network(name, mine, theirs):
+        on_threads = {
+            "threads": 2,
+            "backend": "ncnn",
+            "wall_ms": [mine],
+            "pyfeat_wall_ms": [theirs],
+            "ratio": theirs / mine,
+        }
+        one = {"backend": "onnxruntime", "cpu_ms": [2.0], "pyfeat_cpu_ms": [3.0], "ratio": 1.5}
+        return {"network": name, **one, "on_threads": on_threads}
+
+    networks = {
+        "faces": network("finder", 10.0, 20.0),
+        "pose": {"network": "mlp"},
+        "identity": network("slow", 4.0, 3.0),
+    }
+    frame = {
+        "workload": {"bundle": {"pipeline": "detectorv9"}},
+        "fexport": {"statistics": {"p50_ms": 100.0}},
+        "pyfeat": {"statistics": {"p50_ms": 150.0}, "networks": networks},
+        "describe": {"faces": {"backend": "ncnn"}},
+        "ratio": {"paired_p25": 1.4, "paired_p50": 1.5, "paired_p75": 1.6},
+    }
+    machine = {"cpu": "a CPU (avx2; AVX-512 hidden)", "date": "2026-12-01T10:00:00+00:00", "commit": "abc"}
+    record = {"machine": machine, "frames": {"vga": frame}}
+    (tmp_path / "without_avx512.json").write_text(json.dumps(record), encoding="utf-8")
+    text = "\n".join(made._without_avx512())
+    assert "| vga | faces ncnn | 100 | 150 | 1.50 | 1.40 to 1.60 |" in text
+    assert "| detectorv9 | finder | 1 | onnxruntime | 2.0 | 3.0 | 1.50 |" in text
+    assert "| detectorv9 | slow | 2 | ncnn | 4.0 | 3.0 | 0.75 |" in text
+    assert "Networks slower than torch: 1 of 4 rows." in text
+
+
 def test_the_pages_of_robustness_are_what_the_records_say(scripts):
     """`python benchmarks/robustness.py` makes both."""
     made = scripts("robustness")

@@ -53,7 +53,7 @@ def make_with(
         precision = options.precision or network.record.precision
         own = replace(options, precision=precision)
         if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or precision == FULL:
-            variant = network.variant(precision, ("onnx",), TYPED)
+            variant = _typed(network, precision)
         elif FLAGGED in network.record.not_held:
             done[role] = (
                 f"{network.row.name} is not for TensorRT {trt.__version__} ({network.record.not_held[FLAGGED]})"
@@ -77,6 +77,18 @@ def make_with(
             path.write_bytes(plan)
         done[role] = f"{network.row.name}, {precision}, {len(plan) / 1e6:.1f} MB"
     return done
+
+
+def _typed(network: BundleNetwork, precision: str) -> Variant:
+    """The graph for a TensorRT that takes types from it; InputError for int8 where the bundle has none for TensorRT: its quantisers
+    are not those of CPUs, and CPUs' may be of weights alone, which would be computed in fp32.
+    """
+    variant = network.variant(precision, ("onnx",), TYPED)
+    if precision == "int8" and variant.target != TYPED:
+        raise InputError(
+            f"{network.row.name} has no int8 graph for TensorRT here: build the bundle with --target tensorrt, or use --precision fp32"
+        )
+    return variant
 
 
 def _flagged(trt: Any, network: BundleNetwork, precision: str) -> Variant:

@@ -17,6 +17,7 @@ UNITS = {
     "relative": "of its range",
     "scaled": "of its value",
     "cosine": "1 - cos",
+    "logit": "probability",
     **detections.UNITS,
 }
 """How each task's unit is printed; the others have none."""
@@ -53,7 +54,7 @@ def difference(gate: Gate, expected: F32, found: F32, crop_size: int) -> F64:
         a, b = a[..., list(gate.columns)], b[..., list(gate.columns)]
     if not a.size:
         return np.empty(0)
-    if gate.task == "probability":  # of the logit that the output is
+    if gate.task == "logit":
         a, b = (1.0 / (1.0 + np.exp(-np.clip(v, -500.0, 500.0))) for v in (a, b))
     if gate.task == "cosine":
         dot = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))

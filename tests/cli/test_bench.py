@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from command import fexport, refused
 
-from fexport.bench import measure, report, workload
+from fexport.bench import cold, measure, report, workload
 from fexport.bench.measure import Sample
 from fexruntime import open_bundle
+from fexruntime.backends.base import Place
 from fexruntime.errors import EnvironmentMissingError, InputError
 
 
@@ -31,6 +32,8 @@ def test_a_run_keeps_its_samples_and_shows_them(tmp_path):
     assert result["networks"]["faces"]["network"] == "retinaface-mobilenet025"
     assert result["networks"]["faces"]["backend"] == "onnxruntime"
     assert len(result["start_up"]) == 3
+    assert all(0 < run["steady_mb"] < 4000 for run in result["start_up"])
+    assert "Resident after 10 more frames there" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert sum(result["fexport"]["stages_ms"].values()) > 0
     assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")
     # the same command again replaces what it wrote, and leaves what somebody put beside it
@@ -93,6 +96,14 @@ def _worker(path, monkeypatch, faces=1):
     monkeypatch.setattr(pyfeat, "_version", lambda python: "2.0.3")
     monkeypatch.setattr(pyfeat, "DETECTORS", {"detectorv1": ("retinaface-mobilenet025",)})
     monkeypatch.setattr(runner, "PAUSE_S", 0.0)
+
+
+@pytest.mark.parametrize("options", [None, {"output_size": 200}, {"detector_size": 160}])
+def test_a_fresh_process_reads_the_workload(v1_edge_bundle, options):
+    frame = workload.frame_of(None, (320, 240))
+    (run,) = cold.start(str(v1_edge_bundle), Place(threads=1), frame, workload.boxes_for(2, 240, 320), options, times=1)
+    assert set(run) == {"import_s", "load_s", "first_frame_s", "rss_mb", "peak_mb", "steady_mb"}
+    assert all(value > 0 for value in run.values())
 
 
 def test_a_comparison_goes_through_a_worker_in_another_environment(v1_edge_bundle, tmp_path, monkeypatch):

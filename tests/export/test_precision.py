@@ -11,7 +11,7 @@ import pytest
 from command import fexport
 
 from fexport import build as building
-from fexport import modules, onnx_graph
+from fexport import modules, onnx_graph, tensorrt_engines
 from fexport.plan import plan
 from fexport.samples import PHOTOGRAPH
 from fexruntime import Detector, backends, differences
@@ -146,11 +146,16 @@ def test_flags_exclude_each_other(tmp_path):
 
 
 def test_a_logit_is_compared_as_the_probability_that_it_means():
-    gate = Gate("presence", "probability", 0.04)
+    gate = Gate("presence", "logit", 0.04)
     said, found = np.array([[0.0], [35.0], [-800.0]], np.float32), np.array([[0.4], [34.0], [800.0]], np.float32)
     assert differences.difference(gate, said, found, 192) == pytest.approx(
         [1 / (1 + np.exp(-0.4)) - 0.5, 0.0, 1.0], abs=1e-7
     )
+
+
+def test_a_probability_is_compared_as_it_is():
+    said, found = np.array([[0.0, 0.2, 1.0]], np.float32), np.array([[0.1, 0.3, 0.9]], np.float32)
+    assert differences.difference(Gate("au", "probability", 1e-4), said, found, 224) == pytest.approx([0.1] * 3)
 
 
 def test_differences_of_detections():
@@ -232,7 +237,7 @@ def test_a_networks_weights_are_read_once_though_it_is_lowered(tmp_path, monkeyp
     assert read == [NETWORK]
 
 
-def test_openvino_has_an_int8_graph_of_its_own_where_there_are_slopes(tmp_path):
+def test_openvino_has_an_int8_graph_of_its_own_of_mobilefacenet(tmp_path):
     """PReLU stays one operator there, and what a convolution gives it is not rounded first: both are done in its kernel."""
     pytest.importorskip("openvino")
     out = tmp_path / "bundle"
@@ -277,8 +282,13 @@ def test_facemesh_in_int8_has_int8_weights_and_stays_within_its_budgets(tmp_path
     full = open_bundle("facemesh").networks["mesh"]
     sizes = [len(n.read(n.variant(p, ("onnx",)).model)) for n, p in ((network, "int8"), (full, "fp32"))]
     assert sizes[0] < 0.75 * sizes[1]  # the packaged one's weights are float16
-    (kept,) = json.loads(network.read(variant.plan))["nodes"].values()
+    said = json.loads(network.read(variant.plan))
+    (kept,) = said["nodes"].values()
     (stored,) = (names for why, names in kept.items() if "int8" in why)
+    assert set(kept) - {"no weights"} == {
+        next(why for why in kept if word in why) for word in ("int8", "few", "constants")
+    }
+    assert said["fp32_tensors"]
     graph = onnx_graph.Graph(onnx.load_from_string(network.read(variant.model)))
     behind = {n.name: graph.producer.get(n.input[1]) for n in graph.proto.node if n.op_type == "Conv"}
     assert sorted(stored) == sorted(name for name, made in behind.items() if made is not None and made.op_type == "Mul")
@@ -290,3 +300,7 @@ def test_facemesh_in_int8_has_int8_weights_and_stays_within_its_budgets(tmp_path
         answers.append([backend.infer({tensor.name: case})["mesh"] for case in cases])
     gap = np.abs(np.stack(answers[0]) - np.stack(answers[1])).max()
     assert 0 < gap < 1.5
+    assert "fp32 (weights int8) onnx" in " ".join(fexport("inspect", out).stdout.split())
+    # an engine of this graph would be called int8, and be fp32
+    with pytest.raises(InputError, match="no int8 graph for TensorRT here: build the bundle with --target tensorrt"):
+        tensorrt_engines._typed(network, "int8")

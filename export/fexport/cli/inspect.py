@@ -10,7 +10,7 @@ import click
 from fexport.cli import tables
 from fexport.cli.paths import BUNDLE
 from fexruntime.backends.base import precision_said
-from fexruntime.backends.onnx_bytes import Types, types_in
+from fexruntime.backends.onnx_bytes import Types, types_as, types_in
 from fexruntime.bundle import EDGE, Bundle, open_bundle
 from fexruntime.errors import BundleError, InputError
 from fexruntime.manifest import Variant, WeightsRecord
@@ -80,11 +80,11 @@ def command(bundle: str, as_json: bool, sbom: bool) -> None:
 
 def _artefact(variant: Variant, bundle: Bundle) -> str:
     size = sum(f.size_bytes for f in (variant.model, *variant.parts))
-    stored = variant.precision
+    types = Types(variant.precision, variant.precision)
     if variant.kind == "onnx":
         with variant.model.opened(bundle.path) as verified:
-            stored = types_in(verified).stored
-    precision = precision_said(Types(variant.precision, stored).said())
+            types = types_as(variant.precision, types_in(verified))
+    precision = precision_said(types.said())
     return f"{precision} {variant.form}, {tables.size(size)}, verified on {', '.join(variant.verified_on)}"
 
 

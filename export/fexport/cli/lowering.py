@@ -14,7 +14,7 @@ from fexruntime.errors import InputError
 _PRECISION_HELP = {
     "fp16": "Half the bytes: networks in float16, what would lose by it in fp32.",
     "bf16": "Half the bytes, in bfloat16: faster in OpenVINO on CPUs that have it.",
-    "int8": "Fastest on CPUs with VNNI; needs --calibration or --ranges.",
+    "int8": "A quarter of the bytes, fastest on CPUs with VNNI; needs --calibration or --ranges.",
 }
 REDUCED = tuple(_PRECISION_HELP)
 

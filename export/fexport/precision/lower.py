@@ -21,7 +21,7 @@ from fexport.plan import NCNN, OPENVINO, TENSORRT, Part
 from fexport.precision import cast, magnitudes, quantise, smooth, tensorrt
 from fexport.precision.plan import PrecisionPlan, plan_of, plan_of_weights
 from fexruntime.bundle import BundleNetwork
-from fexruntime.contracts.precision import ISLANDS, NO_FASTER_IN_INT8
+from fexruntime.contracts.precision import INT8_WEIGHTS_ALONE, ISLANDS
 from fexruntime.engines import FLAGGED
 from fexruntime.errors import InputError
 from fexruntime.manifest import ANY, FileRecord, NetworkRecord, Variant
@@ -76,9 +76,9 @@ class Lowering:
         assert self.known is not None  # int8 is not begun without
         return self.known.by(self.method)
 
-    def no_faster_on(self, backend: str) -> bool:
-        """Whether this precision saves no time there."""
-        return self.precision == "int8" and backend in NO_FASTER_IN_INT8.get(self.name, ())
+    def of_weights_alone(self, target: str) -> bool:
+        """Whether int8 is of weights alone there."""
+        return self.precision == "int8" and target in INT8_WEIGHTS_ALONE.get(self.name, ())
 
     def source(self, target: str = ANY) -> _Graph:
         """What is lowered for `target`: fp32, with a plan."""
@@ -103,7 +103,7 @@ class Lowering:
         """The graph that every engine reads."""
         if self.known is None:
             return dataclasses.replace(source, model=cast.lowered(source.model, source.plan))
-        if self.no_faster_on("onnxruntime"):
+        if self.of_weights_alone(ANY):
             model = copy.deepcopy(self.plain)
             passes = onnx_passes.apply(model, [n for n in onnx_passes.FOR_ANY if n != "float16-constants"])
             _with_names(model)
@@ -113,7 +113,7 @@ class Lowering:
 
     def for_openvino(self) -> _Graph | None:
         """OpenVINO's own graph, of a network that runs faster there in another form. In float16 it computes nothing: none."""
-        if self.precision == "fp16" or self.no_faster_on(OPENVINO):
+        if self.precision == "fp16" or self.of_weights_alone(OPENVINO):
             return None
         source = self.source(OPENVINO)
         if not onnx_passes.is_worth_its_own(source.model, source.passes, self.precision):
@@ -236,6 +236,7 @@ def lower(
         elif graph is not for_any:
             its_plan = plan if graph.plan is for_any.plan else planned(graph, TENSORRT)
             variants.append(artefact(graph, target, targets[:1], its_plan))
+            passes = passes | (steps.named_for(graph.passes, TENSORRT) if graph.passes != for_any.passes else {})
     made = dataclasses.replace(record, variants=tuple(variants), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)

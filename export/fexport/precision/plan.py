@@ -121,9 +121,19 @@ def plan_of(
 
 def plan_of_weights(model: onnx.ModelProto, stored: Container[str]) -> PrecisionPlan:
     """The plan of a graph that is computed in fp32; the weights of nodes named in `stored` are int8."""
-    held = "its weights are int8 with a scale a channel, and computed with in fp32: in int8 it is no faster"
-    why = {n.name: held if n.name in stored else "no weights, or few" for n in model.graph.node}
-    return PrecisionPlan("int8", dict.fromkeys(why, FULL), why)
+    graph = Graph(model)
+
+    def reason(node: onnx.NodeProto) -> str:
+        if node.name in stored:
+            return "its weights are int8 with a scale a channel, and computed with in fp32: in int8 it is no faster"
+        if all(graph.value(name) is not None for name in node.input if name):
+            return "of constants alone: done once, when the graph is loaded"
+        if node.op_type in WEIGHTED and _has_weights(graph, node):
+            return "few weights, or of grouped channels: they stay fp32"
+        return "no weights"
+
+    why = {n.name: reason(n) for n in model.graph.node}
+    return PrecisionPlan("int8", dict.fromkeys(why, FULL), why, {n.name: tuple(n.output) for n in model.graph.node})
 
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:

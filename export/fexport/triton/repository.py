@@ -22,6 +22,7 @@ import fexruntime
 from fexport.triton.pbtxt import Word, text
 from fexruntime.backends import chosen
 from fexruntime.backends.base import AUTO, CPU, Place
+from fexruntime.backends.onnx_bytes import types_as, types_of
 from fexruntime.backends.triton import Step
 from fexruntime.bundle import Bundle, BundleNetwork
 from fexruntime.columns import select
@@ -266,13 +267,13 @@ def steps_of(bundle: Bundle, engine: str | None, serving: Serving) -> dict[str, 
 
 def onnx_steps(bundle: Bundle) -> dict[str, Engine]:
     """Each graph as it is, for Triton's ONNX Runtime backend."""
-    return {
-        role: Engine(
-            "onnxruntime", "model.onnx", network.read(variant.model), MOST_ITEMS if is_batched(network) else None,
-            {"precision": variant.precision, "sha256": variant.model.sha256},
-        )
-        for role, network, variant in graphs(bundle)
-    }  # fmt: skip
+    made = {}
+    for role, network, variant in graphs(bundle):
+        graph = network.read(variant.model)
+        computed = types_as(variant.precision, types_of(graph)).computed
+        note = {"precision": computed, "sha256": variant.model.sha256}
+        made[role] = Engine("onnxruntime", "model.onnx", graph, MOST_ITEMS if is_batched(network) else None, note)
+    return made
 
 
 def tensorrt_steps(bundle: Bundle, version: str, here: Gpu) -> dict[str, Engine]:

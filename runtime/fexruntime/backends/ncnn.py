@@ -11,6 +11,8 @@ third on maps of 14 x 14). Which is faster is the CPU's to say, so both are ther
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ SPINS = 20_000
 """How often an idle thread of ncnn's OpenMP looks for work before it sleeps: some tenths of a millisecond, longer than what lies between
 layers. libgomp's own 300 000 keep a core for several milliseconds behind a network, which the next one's threads wait for."""
 _SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+_importing = threading.Lock()
 
 
 class Ncnn:
@@ -145,14 +148,17 @@ def import_ncnn() -> Any:
 
     Its libgomp reads that from the environment as it is loaded, and from nowhere else; the variable is there for that moment.
     """
-    ours = None if any(name in os.environ for name in _SPINNING) else _SPINNING[0]
-    if ours is not None:
-        os.environ[ours] = str(SPINS)
-    try:
-        import ncnn
-    except ImportError as error:
-        raise EnvironmentMissingError(f"the backend 'ncnn' needs ncnn ({error}): pip install 'fexport[ncnn]'") from None
-    finally:
-        if ours is not None:
-            os.environ.pop(ours, None)
+    with _importing:
+        told = "ncnn" in sys.modules or any(name in os.environ for name in _SPINNING)
+        if not told:
+            os.environ[_SPINNING[0]] = str(SPINS)
+        try:
+            import ncnn
+        except ImportError as error:
+            raise EnvironmentMissingError(
+                f"the backend 'ncnn' needs ncnn ({error}): pip install 'fexport[ncnn]'"
+            ) from None
+        finally:
+            if not told:
+                os.environ.pop(_SPINNING[0], None)
     return ncnn

@@ -28,6 +28,13 @@ class Types(NamedTuple):
         return {"precision": self.computed} | ({"weights": self.stored} if self.stored != self.computed else {})
 
 
+def types_as(precision: str, found: Types) -> Types:
+    """Types of an artefact of some precision, in whose graph `found` was. Only int8 is the graph's to say (its weights may be all of
+    it); what bfloat16 and float16 are computed in is the engine's choice.
+    """
+    return Types(found.computed if precision == "int8" else precision, found.stored)
+
+
 def types_of(model: bytes | mmap) -> Types:
     """Types of a graph: "int8" for one that quantises; weights that are only cast when they are read are computed in fp32."""
     with memoryview(model) as whole:

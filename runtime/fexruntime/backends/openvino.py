@@ -173,7 +173,7 @@ class OpenVino:
             raise InferenceError(f"OpenVINO could not run {self._name} on {shapes}: {one_line(error, -1)}") from error
         given = tuple(value.shape for value in inputs.values())
         if self._file is not None and given not in self._shapes and len(self._shapes) < SHAPES:
-            # the first run on a shape lays its weights out anew: most of the file is not looked at again
+            # the first run on a shape lays its weights out anew: most of the file is not looked at again, and what that took is free
             self._shapes.add(given)
             self._file.give_back()
             give_back()

@@ -61,7 +61,7 @@ def _budgets(times: float, cosine: float) -> dict[str, tuple[Gate, ...]]:
         # in pixels of its crop of 192; presence as the probability that rows show and that 0.5 is asked of
         H.FACEMESH.name: (
             Gate("mesh", "value", 0.3 if times == 1 else 1.5),
-            Gate("presence", "probability", probability),
+            Gate("presence", "logit", probability),
         ),
     }
 
