@@ -242,11 +242,12 @@ class _Reader:
         found = [{name: value[:most] for name, value in f.items()} for f in found]
         role = self._finder.role
         picture = _Picture(frame.name, sha256, {role: self._runners[role].given[0]})
-        read_faces([frame], found, self._steps, self._bundle.pipeline.rect, self._workspace, self._options)
+        (result,) = read_faces([frame], found, self._steps, self._bundle.pipeline.rect, self._workspace, self._options)
         self._workspace.end_of_call()
         others: Iterable[str] = (r for r in self._runners if r != role)
         lists = {r: self._runners[r].given for r in others}
-        count = len(found[0]["scores"])
+        # a finder's false find that a later stage dropped is no face
+        count = len(found[0]["scores"]) if len(result.facerects_xywh_px) else 0
         # a stage may drop faces on the way: what later networks were given has lost its place then
         whole = {r: given for r, given in lists.items() if len(given) == count}
         picture.faces = [{r: given[k] for r, given in whole.items()} for k in range(count)]

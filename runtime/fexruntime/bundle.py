@@ -61,6 +61,8 @@ class BundleNetwork:
                     if (variant.precision, variant.kind, variant.target) == (precision, kind, made_for):
                         return variant
         there = ", ".join(f"{v.precision} {v.form}" for v in self.record.variants)
+        if "ncnn" in kinds:
+            there += f"; {self.record.not_held.get('ncnn', 'build the bundle with --target ncnn')}"
         raise BundleError(
             f"{self.row.name} ({self.role}) has no {precision} artefact of kind {' or '.join(kinds)} in this bundle: "
             f"it has {there}"

@@ -68,6 +68,9 @@ def test_budgets_by_group_win_over_those_by_unit():
     budgets = {(w.group, w.task): w.budget for w in what}
     assert budgets[("au", "probability")] == 0.25
     assert budgets[("facebox", "probability")] == 0.5
+    # a group's own is of its first values: the score of a box is no pixel
+    alone = {(w.group, w.task): w.budget for w in comparable(columns, columns, None, {"facebox": 2})[0]}
+    assert (alone[("facebox", "pixels")], alone[("facebox", "probability")]) == (2, BUDGETS["probability"])
     assert budgets[("pose", "degrees")] == 2
     assert lone == ["Z"]
     with pytest.raises(InputError, match="no group or unit 'aux'"):

@@ -8,6 +8,7 @@ import pytest
 from fexcalibration import METHODS, chips, ranges
 from fexport import samples
 from fexruntime.bundle import open_bundle
+from fexruntime.contracts import facemesh
 from fexruntime.errors import InputError
 
 
@@ -54,6 +55,15 @@ def test_pictures_that_say_nothing_are_refused_in_a_sentence(tmp_path):
     Image.new("RGB", (200, 200), "navy").save(tmp_path / "blank.png")
     with pytest.raises(InputError, match="no face was found in the 1 pictures"):
         chips.sample(open_bundle("edge"), [tmp_path])
+
+
+def test_finds_that_a_later_stage_drops_are_no_faces_to_calibrate_on(photo, monkeypatch):
+    """FaceMesh's finder sees faces where its network says that none is: here it says so of every one."""
+    bundle = open_bundle("facemesh")
+    assert chips.sample(bundle, [photo]).faces == 1
+    monkeypatch.setattr(facemesh, "PRESENCE", 2.0)
+    with pytest.raises(InputError, match="no face was found in the 1 pictures"):
+        chips.sample(bundle, [photo])
 
 
 def test_crowds_take_no_more_memory_and_every_picture_gives_its_best_face_first():

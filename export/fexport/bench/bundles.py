@@ -115,7 +115,7 @@ def _counted(faces: int) -> str:
 
 def _weights(bundle: Bundle, role: str) -> tuple[object, ...]:
     """What tells the weights of two networks apart."""
-    return tuple((w.sha256, w.seed, w.source) for w in bundle.networks[role].record.weights)
+    return tuple((w.sha256, w.seed) for w in bundle.networks[role].record.weights)
 
 
 def _size(bundle: Bundle) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fexruntime.backends.base import precision_said
+
 _COLOURS = {"fexport": "#1f6f8b", "py-feat": "#c8553d"}
 
 
@@ -52,8 +54,9 @@ def doubts(result: Mapping[str, Any]) -> list[str]:
     if work.get("output_size"):
         both = "both sides" if "pyfeat" in result else "it"
         said.append(f"frames are scaled to {work['output_size']} px (output_size), and read from a file, by {both}")
-    lower = [p for p in bundle["precision"] if p != "fp32"]
-    if lower:
+    if any(p != "fp32" for p in bundle["precision"]):
+        runs_in = [precision_said(d) for d in result.get("describe", {}).values() if "precision" in d]
+        lower = [said for said in dict.fromkeys(runs_in) if said != "fp32"]
         said.append(
             f"fexport has {', '.join(lower)} networks" + (", py-feat computes in fp32" if "pyfeat" in result else "")
         )

@@ -69,7 +69,7 @@ def command(bundle: str, weights: tuple[Path, ...], threads: int | None, device:
     for check in checks:
         name = f"{check.network} ({check.artefact})"
         verdict = "ok" if check.passed else tables.BEYOND
-        cells = (f"{check.output} ({check.unit or check.task})", f"{check.max:.1e}", f"{check.limit:.0e}", verdict)
+        cells = (f"{check.output} ({check.unit or check.task})", f"{check.max:.1e}", f"{check.limit:.1e}", verdict)
         table.add(name if name != before else "", *cells)
         before = name
     table.show()

@@ -70,7 +70,8 @@ def comparable(
 ) -> tuple[list[Compared], list[str]]:
     """(what both sides have, prediction columns that one side alone has), by the columns of each.
 
-    `groups` are the pipeline's (None: any pipeline's). `budgets` are by group or by task, in its unit; the group's wins.
+    `groups` are the pipeline's (None: any pipeline's). `budgets` are by group, in the unit of its first values (facebox's are pixels, its
+    score is a probability), or by task, in its unit; the group's wins.
     Raises InputError for a budget of neither, and if there is nothing to compare.
     """
     a, b, given = set(first), set(second), dict(budgets or {})
@@ -82,12 +83,14 @@ def comparable(
     found: list[Compared] = []
     taken: set[str] = set()
     for group in known:
-        for measure in MEASURES[group.value]:
+        for place, measure in enumerate(MEASURES[group.value]):
             whole = group.columns[measure.start : measure.stop]
             columns = tuple(c for c in whole if c in a and c in b and c not in taken)
             if not columns or (measure.task in ("cosine", "rotation") and columns != whole):
                 continue  # a part of a vector is none
-            budget = given.get(group.name, given.get(measure.task, BUDGETS[measure.task]))
+            budget = given.get(measure.task, BUDGETS[measure.task])
+            if place == 0:
+                budget = given.get(group.name, budget)
             found.append(Compared(group.name, measure.task, columns, budget))
             taken |= set(columns)
     if not found:

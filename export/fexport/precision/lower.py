@@ -240,6 +240,8 @@ def lower(
     made = dataclasses.replace(record, variants=tuple(variants), passes=passes, not_held=not_held)
     progress(role, f"verifying {loaded.network.name} in {precision}")
     network = BundleNetwork(role, part.stage, part.choice, loaded.network, made, staging)
+    made = steps.with_own_answers(network, part, loaded)
+    network = dataclasses.replace(network, record=made)
     reports = steps.compare_artefacts(network, loaded, more={HELD_OUT: batches(faces.held_out)})
     return steps.Made(made, reports)
 
@@ -287,7 +289,10 @@ def check_ranges(loaded: Loaded, ranges: calibrated.Ranges | None) -> calibrated
     """These ranges; InputError if there are none, or they are of other weights."""
     name = loaded.network.name
     if ranges is None:
-        raise InputError(f"there are no ranges for {name}: calibrate it with the others")
+        raise InputError(
+            f"there are no ranges for {name}: make a file that has it, fexport calibrate FILE PICTURES --bundle BUNDLE, of a bundle with "
+            "the same networks"
+        )
     if ranges.weights != digests_of(loaded):
         raise InputError(f"the ranges of {name} were measured on other weights: calibrate again, with these")
     return ranges
