@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fexport.bench import measure
@@ -40,3 +41,15 @@ def today(result: dict[str, Any]) -> dict[str, Any]:
         counted = {role: GFLOP.get(name) for role, name in work["bundle"]["networks"].items()}
         result["gflop"] = {role: value for role, value in counted.items() if value is not None}
     return result
+
+
+def when(result: Mapping[str, Any]) -> str:
+    """Date and commit of a record, or of each of its parts where they are of several, as two cells of a table."""
+    machine = result.get("machine", {})
+    commits = dict.fromkeys(p.get("commit") or "–" for p in result.get("parts", [machine]))
+    return f"{machine.get('date', 'not said').partition('T')[0]} | {', '.join(commits)}"
+
+
+def recorded(result: Mapping[str, Any]) -> str:
+    """The same, in a sentence."""
+    return when(result).replace(" | ", ", commit ")

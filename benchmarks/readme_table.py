@@ -9,6 +9,7 @@ from typing import Any
 from pieces import RESULTS
 
 from fexport.bench import measure, report
+from fexport.bench.cold import STEADY_FRAMES
 
 _ROWS = {
     "vga_1_face": "Detectorv2, 640 x 480, 1 face",
@@ -38,9 +39,8 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     begun = [statistics.median(r["import_s"] + r["load_s"] for r in runs) for runs in ([cold], later)]
     taken = json.loads((RESULTS / "footprint.json").read_text(encoding="utf-8"))
     installed, disk = sum(taken["installed"]["cpu,ncnn"].values()), taken["pyfeat_installed_mb"]
-    ours = report.steady_mb(first)
     memory = [
-        f"{first['fexport']['rss_mb'] if ours is None else ours:.0f} MB, at most {max(r['peak_mb'] for r in later):.0f} once graphs are kept",
+        f"{report.steady_mb(first):.0f} MB, at most {max(r['peak_mb'] for r in later):.0f} once graphs are kept",
         f"{theirs['rss_mb']:.0f} MB" + (f", at most {theirs['peak_mb']:.0f}" if "peak_mb" in theirs else ""),
     ]
     return [
@@ -50,6 +50,6 @@ def lines(found: dict[str, dict[str, Any]]) -> list[str]:
         f"{theirs['versions']['torch']}; {machine['date'].partition('T')[0]}"
         + (f", commit {machine['commit']}." if machine.get("commit") else "."),
         f"Import and load {begun[1]:.1f} s ({begun[0]:.1f} s the first time; py-feat {theirs['load_s']:.1f} s); resident in a fresh process",
-        f"after eleven frames of the first row {memory[0]} (py-feat's after its rounds {memory[1]}); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
+        f"after {STEADY_FRAMES + 1} frames of the first row {memory[0]} (py-feat's after its rounds {memory[1]}); installed {installed:.0f} MB with ncnn (py-feat's environment {disk['rest']:.0f} MB, and",
         f"{disk['cuda']:.0f} MB more that serve CUDA alone).",
     ]

@@ -60,14 +60,14 @@ def text(found: dict[str, dict]) -> str:
         noisy = [side for side, key in (("fexport", "fexport"), ("py-feat", "pyfeat")) if result[key]["noise"]]
         lines.append(
             f"| {name} | {measure.processor(result['machine'])} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f} | "
-            f"{len(result['fexport']['samples'])} | {' and '.join(noisy) or 'none seen'} | {_when(result)} |"
+            f"{len(result['fexport']['samples'])} | {' and '.join(noisy) or 'none seen'} | {older_records.when(result)} |"
         )
     lines += [
         "",
         *_targets(found),
         *_footprint(),
         *report_networks.backends(),
-        *_without_avx512(),
+        *report_networks.without_avx512(),
         *_in_turns(),
         *_precisions(),
         *_limit(found),
@@ -97,13 +97,6 @@ def main() -> None:
     (HERE / "REPORT.md").write_text(text(found), encoding="utf-8")
     (HERE / "REPORT.html").write_text(page(text(found), "fexport: what was measured", pictures), encoding="utf-8")
     page_tables.write(found)
-
-
-def _when(result: dict) -> str:
-    """Date and commit of a record, or of each of its parts where they are of several."""
-    machine = result.get("machine", {})
-    commits = dict.fromkeys(p.get("commit") or "–" for p in result.get("parts", [machine]))
-    return f"{machine.get('date', 'not said').partition('T')[0]} | {', '.join(commits)}"
 
 
 PRECISION_TARGETS = {
@@ -136,7 +129,9 @@ def _precisions() -> list[str]:
         ratio = f"{result['ratio']['paired_p50']:.2f} | {'–' if asked is None else asked}"
         steady, benched = report.steady_mb(result), result["fexport"]["rss_mb"]
         resident = f"({benched:.0f})" if steady is None else f"{steady:.0f} ({benched:.0f})"
-        lines.append(f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {resident} | {_when(result)} |")
+        lines.append(
+            f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio} | {resident} | {older_records.when(result)} |"
+        )
     lines += [
         "",
         "| precision | artefact | output | unit | max | p99 | budget | |",
@@ -184,7 +179,7 @@ def _limit(found: dict[str, dict]) -> list[str]:
     lines = [
         "## Arithmetic",
         "",
-        f"One layer alone in ONNX Runtime, fp32, {record['threads']} threads; {record['machine']['cpu']}, {_when(record).replace(' | ', ', commit ')}.",
+        f"One layer alone in ONNX Runtime, fp32, {record['threads']} threads; {record['machine']['cpu']}, {older_records.recorded(record)}.",
         "",
         "| layer | GFLOP/s, median | best |",
         "|---|---|---|",
@@ -231,10 +226,10 @@ def _elsewhere() -> list[str]:
         ours, theirs = (result[side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
         ratio = result["ratio"]["paired_p50"]
         lines.append(
-            f"| {result['machine']['cpu']} | {path.stem} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} | {_when(result)} |"
+            f"| {result['machine']['cpu']} | {path.stem} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} | {older_records.when(result)} |"
         )
         lines += [
-            f"| {result['machine']['cpu']} | {path.stem}: {n['network']} alone ({n.get('backend', 'not said')}), one thread, CPU ms | {n['cpu_p50_ms']:.1f} | {statistics.median(n['pyfeat_cpu_ms']):.1f} | {n['ratio']:.2f} | {_when(result)} |"
+            f"| {result['machine']['cpu']} | {path.stem}: {n['network']} alone ({n.get('backend', 'not said')}), one thread, CPU ms | {n['cpu_p50_ms']:.1f} | {statistics.median(n['pyfeat_cpu_ms']):.1f} | {n['ratio']:.2f} | {older_records.when(result)} |"
             for n in result["pyfeat"].get("networks", {}).values()
             if "ratio" in n
         ]
@@ -277,8 +272,8 @@ def _footprint() -> list[str]:
         on_it = [role for role, backend in measured["backends"].items() if backend == name]
         first, *later = measured["runs"]
         rss, peak, load = (statistics.median(r[k] for r in later) for k in ("rss_mb", "peak_mb", "load_s"))
-        steady = [r["steady_mb"] for r in later if "steady_mb" in r]  # older records have none
-        after = f"{statistics.median(steady):.0f}" if steady else "not measured"
+        steady = report.steady_mb({"start_up": measured["runs"]})
+        after = "not measured" if steady is None else f"{steady:.0f}"
         lines.append(
             f"| {name} | {', '.join(on_it)} | {rss:.0f} | {after} | {peak:.0f} | {first['peak_mb']:.0f} | {load:.2f} |"
         )
@@ -337,7 +332,7 @@ def _gate() -> list[str]:
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
     said = [
-        f"`{record['command']}`, {_when(record).replace(' | ', ', commit ')}:",
+        f"`{record['command']}`, {older_records.recorded(record)}:",
         "",
         "```",
         *record["said"],
@@ -345,49 +340,6 @@ def _gate() -> list[str]:
         "",
     ]
     return ["## The gate, on a build that was made slower", "", *said]
-
-
-def _without_avx512() -> list[str]:
-    """Both sides with AVX-512 hidden from them."""
-    path = RESULTS / "without_avx512.json"
-    if not path.exists():
-        return []
-    record = json.loads(path.read_text(encoding="utf-8"))
-    lines = [
-        "## Without AVX-512 (a stand-in)",
-        "",
-        f"`benchmarks/without_avx512.py`: {record['machine']['cpu']}, from what runs networks on both sides (not from NumPy and OpenCV), so that it runs",
-        f"the kernels it has for such CPUs; frequencies and caches stay this machine's. {_when(record).replace(' | ', ', commit ')}. `auto` after `tune` there, 2 threads.",
-        "",
-        "| whole frame | backends | fexport p50 ms | py-feat p50 ms | ratio | middle half |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, result in record["frames"].items():
-        ours, theirs = (result[side]["statistics"]["p50_ms"] for side in ("fexport", "pyfeat"))
-        backends = ", ".join(f"{r} {d['backend']}" for r, d in result["describe"].items())
-        ratio = result["ratio"]
-        middle = f"{ratio['paired_p25']:.2f} to {ratio['paired_p75']:.2f}"
-        lines.append(f"| {name} | {backends} | {ours:.0f} | {theirs:.0f} | {ratio['paired_p50']:.2f} | {middle} |")
-    lines += [
-        "",
-        "| bundle of | network alone | threads | backend | fexport ms | py-feat ms | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    ratios = []
-    for result in record["frames"].values():
-        for entry in result["pyfeat"].get("networks", {}).values():
-            if "ratio" not in entry:
-                continue
-            of_one = (1, entry["backend"], entry["cpu_ms"], entry["pyfeat_cpu_ms"], entry["ratio"])
-            more = entry["on_threads"]
-            of_more = (more["threads"], more["backend"], more["wall_ms"], more["pyfeat_wall_ms"], more["ratio"])
-            for threads, backend, mine, others, ratio in (of_one, of_more):
-                cells = f"{statistics.median(mine):.1f} | {statistics.median(others):.1f} | {ratio:.2f}"
-                pipeline = result["workload"]["bundle"]["pipeline"]
-                lines.append(f"| {pipeline} | {entry['network']} | {threads} | {backend} | {cells} |")
-                ratios.append(ratio)
-    slower = sum(ratio < 1 for ratio in ratios)
-    return [*lines, "", f"Networks slower than torch: {slower or 'none'} of {len(ratios)} rows.", ""]
 
 
 def _others() -> list[str]:
@@ -400,7 +352,7 @@ def _others() -> list[str]:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         said = record if isinstance(record, dict) else {}
-        lines.append(f"| {path.relative_to(RESULTS)} | {_when(said)} |")
+        lines.append(f"| {path.relative_to(RESULTS)} | {older_records.when(said)} |")
     return [*lines, ""]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pieces import RESULTS, Work, Workload, benched, joined, tuned
+from pieces import RESULTS, Work, Workload, beside_pyfeat, tuned
 
 from fexport.bench import measure
 
@@ -122,10 +122,9 @@ def measured(at: Work) -> None:
         tunings[f"{bundle}, {threads} threads"] = tuned(bundle, threads)(at)
     frames = {}
     for name, workload in FRAMES.items():
-        frames[name] = joined([benched(workload, n, "--no-start-up")(at) for n in workload.rounds], "without_avx512.py")
-        if workload.networks is not None:
-            alone = benched(workload, workload.networks, "--no-start-up", "--networks")(at)
-            frames[name]["pyfeat"]["networks"] = alone["pyfeat"]["networks"]
+        record = beside_pyfeat(name, name, workload)
+        parts = {part: piece.run(at) for part, piece in record.pieces.items()}
+        frames[name] = {**record.join(parts)[f"{name}.json"], "command": Path(__file__).name}
         print(f"{name}: {frames[name]['ratio']['paired_p50']:.2f}", flush=True)
     said = {
         "machine": machine,

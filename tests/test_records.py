@@ -108,9 +108,9 @@ def test_memory_and_disk_of_the_footprint_with_their_verdict(scripts, monkeypatc
 
 
 def test_what_was_measured_without_avx512_says_what_is_slower_than_torch(scripts, monkeypatch, tmp_path):
-    made = scripts("report")
+    made = scripts("report_networks")
     monkeypatch.setattr(made, "RESULTS", tmp_path)
-    assert made._without_avx512() == []
+    assert made.without_avx512() == []
 
     def network(name, mine, theirs):
         on_threads = {
@@ -138,7 +138,7 @@ def test_what_was_measured_without_avx512_says_what_is_slower_than_torch(scripts
     machine = {"cpu": "a CPU (avx2; AVX-512 hidden)", "date": "2026-12-01T10:00:00+00:00", "commit": "abc"}
     record = {"machine": machine, "frames": {"vga": frame}}
     (tmp_path / "without_avx512.json").write_text(json.dumps(record), encoding="utf-8")
-    text = "\n".join(made._without_avx512())
+    text = "\n".join(made.without_avx512())
     assert "| vga | faces ncnn | 100 | 150 | 1.50 | 1.40 to 1.60 |" in text
     assert "| detectorv9 | finder | 1 | onnxruntime | 2.0 | 3.0 | 1.50 |" in text
     assert "| detectorv9 | slow | 2 | ncnn | 4.0 | 3.0 | 0.75 |" in text

@@ -199,16 +199,17 @@ def with_own_answers(network: BundleNetwork, part: Part, loaded: Loaded) -> Netw
     for variant in network.record.variants:
         if variant.target != ANY and variant.target in variant.verified_on:
             backend = open_variant(network, variant, Place(backend=variant.target, cache=False))
-            names = [t.name for t in backend.spec.inputs]
-
-            def run(case: session.Case, backend: Backend = backend, names: list[str] = names) -> dict[str, F32]:
-                return backend.infer(dict(zip(names, case, strict=True)))
-
-            answer = npz(recorded(loaded, part, network.record.inputs, run))
+            answer = npz(recorded(loaded, part, network.record.inputs, _runner(backend)))
             variant = dataclasses.replace(variant, canonical=write(network.folder, variant.canonical.file, answer))
             backend.close()
         variants.append(variant)
     return dataclasses.replace(network.record, variants=tuple(variants))
+
+
+def _runner(backend: Backend) -> session.Runner:
+    """A backend as what runs a case: its inputs, in order."""
+    inputs = [t.name for t in backend.spec.inputs]
+    return lambda case: backend.infer(dict(zip(inputs, case, strict=True)))
 
 
 def compare_artefacts(
@@ -228,18 +229,13 @@ def compare_artefacts(
     for variant in network.record.variants:
         for name in variant.verified_on:
             backend = open_variant(network, variant, Place(backend=name, threads=threads, cache=False))
-            inputs = [t.name for t in backend.spec.inputs]
-
-            def run(case: session.Case, backend: Backend = backend, inputs: list[str] = inputs) -> dict[str, F32]:
-                return backend.infer(dict(zip(inputs, case, strict=True)))
-
             of_other = variant.target not in (ANY, name)  # an engine's graph that another engine stands in for
             against = f"{name} {variant.precision}" + (f" for {variant.target}" if of_other else "")
             alone = len(network.record.variants) == len(variant.verified_on) == 1
             called = network.role if alone or name == TARGETS[0] else f"{network.role} {name}"
             called += f" {variant.target}" if of_other else ""
             report = verify.compare(
-                loaded, run, cases, network.choice.crop_size, variant.precision, against, variant.limit
+                loaded, _runner(backend), cases, network.choice.crop_size, variant.precision, against, variant.limit
             )
             report.target = variant.target
             reports[called] = report

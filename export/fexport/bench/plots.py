@@ -54,9 +54,11 @@ def doubts(result: Mapping[str, Any]) -> list[str]:
     if work.get("output_size"):
         both = "both sides" if "pyfeat" in result else "it"
         said.append(f"frames are scaled to {work['output_size']} px (output_size), and read from a file, by {both}")
+    lower = []
     if any(p != "fp32" for p in bundle["precision"]):
         runs_in = [precision_said(d) for d in result.get("describe", {}).values() if "precision" in d]
-        lower = [said for said in dict.fromkeys(runs_in) if said != "fp32"]
+        lower = [kind for kind in dict.fromkeys(runs_in) if kind != "fp32"]
+    if lower:
         said.append(
             f"fexport has {', '.join(lower)} networks" + (", py-feat computes in fp32" if "pyfeat" in result else "")
         )

@@ -218,9 +218,10 @@ def _number(value: Any) -> str:
 def _verdict(found: Comparison) -> str:
     beyond = []
     for line in found.table():
-        judged: Any = line["judged"]
-        apart = f"{judged:.3g} {line['unit']}" if math.isfinite(judged) else "that one side lacks"
-        beyond += [] if line["passed"] else [f"{line['group']} {apart}"]
+        if not line["passed"]:
+            judged: Any = line["judged"]
+            apart = f"{judged:.3g} {line['unit']}" if math.isfinite(judged) else "that one side lacks"
+            beyond.append(f"{line['group']} {apart}")
     said = [f"beyond the budget: {', '.join(beyond)}"] if beyond else []
     if found.only_first or found.only_second:
         said.append(f"{found.only_first + found.only_second} faces of one side alone")

@@ -59,10 +59,7 @@ def _budgets(times: float, cosine: float) -> dict[str, tuple[Gate, ...]]:
         # a matrix's entries: sines and cosines of the angles
         H.TOKENHPE.name: (Gate("rotation", "value", degrees / 57.3), Gate("tokens", "value", degrees / 57.3)),
         # in pixels of its crop of 192; presence as the probability that rows show and that 0.5 is asked of
-        H.FACEMESH.name: (
-            Gate("mesh", "value", 0.3 if times == 1 else 1.5),
-            Gate("presence", "logit", probability),
-        ),
+        H.FACEMESH.name: (Gate("mesh", "value", 0.3 if times == 1 else 1.5), Gate("presence", "logit", probability)),
     }
 
 
